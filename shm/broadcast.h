@@ -1,0 +1,970 @@
+/* broadcast.h - one writer, many readers, variable-length messages: the protocol.
+ *
+ * The writer copies a payload into the arena, describes it in descriptors[sequence & mask], and
+ * stores the descriptor's seq1 with release. A reader that acquires seq1 == sequence + 1 sees the
+ * whole message. Prior art: Firedancer's mcache/dcache for the two rings, the LMAX Disruptor for
+ * gating sequences, Dekker's algorithm for sleeping, and the seqlock for the lossy reader.
+ *
+ * The gate
+ *
+ *   header.gate is the one word that says what may be gone: every sequence below it, and the
+ *   arena below its position, may be overwritten at any moment. The writer never overwrites
+ *   anything at or above the gate. To move it up from g:
+ *
+ *       m = lowest cursor of all gating readers            (acquire: their reads are done)
+ *       G = as far as needed, and a sixteenth of the ring; at most m
+ *       gate = G;  fence(seq_cst);  look at the cursors again;  lower G to any below it
+ *
+ *   and a reader that joins, from any start it likes:
+ *
+ *       cursor = start;  gating bit on;  fence(seq_cst);  cursor = max(start, gate)
+ *
+ *   Of two such parties at least one sees the other: either the writer's second look finds the
+ *   joiner's cursor, or the joiner's load finds the new gate. A gating cursor below the writer's
+ *   own gate is a joiner's that is not corrected yet. It means "no further for now".
+ *
+ *   A lossy reader does not gate. It copies, then fence(acquire), then loads the gate: the copy
+ *   holds if gate <= sequence, since the gate moved (and was fenced) before any byte changed.
+ *   A successor of a dead writer starts from the same word; there is no other record of what the
+ *   dead one may have left half-written, and none is needed.
+ *
+ * Sleeping
+ *
+ *   reader: waiter bit on;  fence(seq_cst);  look again;  nothing: sem_clockwait, 100 ms at most
+ *           bit off;  if the writer had taken it, take back one token without waiting
+ *   writer: published (release);  fence(seq_cst);  load waiters;  if any: exchange(0), post each
+ *
+ *   Again one of the two sees the other. A token is a hint to look, never a right: a stale one
+ *   costs one look, a missing one (the writer died between exchange and post) 100 ms.
+ *   The writer sleeps for room in the same way. `wanted` is the cursor it cannot do without: while
+ *   it is up, readers store their cursors at every message. `enough` lies a little higher, so that
+ *   a full ring does not cost two context switches a message: only the reader that crosses it takes
+ *   it down and answers with a token. (The writer looks each 20 ms besides, so what it could not
+ *   do without does not wait for what would be enough.)
+ *
+ * Slots
+ *
+ *   FREE -> JOINING -> ACTIVE -> DEMOTING -> DEMOTED, and from any but FREE: EVICTED or DEAD,
+ *   then FREE. Whoever makes a slot FREE holds the lock byte of that slot, and the kernel takes
+ *   the lock from a process only when it dies; so a slot is never handed on while its owner may
+ *   still store a cursor, and cursors need no generation. The state word has one, so that a
+ *   demotion meant for one reader cannot reach the next.
+ *
+ * A whole writer                                A whole lossless reader
+ *
+ *   while (!rc_writer_try_put(w, &m, p, n))       switch (rc_reader_peek(r, &m)) {
+ *       rc_writer_wait(w, n, how, until);         case RC_MESSAGE: rc_reader_advance(r, 1, m.f.length);
+ *   rc_writer_release(w);                                          use(r->arena + (m.f.position & mask));
+ *                                                                  rc_reader_flush(r, r->next); break;
+ *                                                 case RC_EMPTY:   rc_reader_wait(&copy_of_r, how, until);
+ *
+ * No function here allocates, and every loop is bounded by a number taken from the geometry or by
+ * a deadline. One thread at a time works an rc_writer or an rc_reader. rc_reader_wait takes a
+ * snapshot (a copy of the rc_reader), so one thread may wait while another works the original.
+ */
+#ifndef RINGCAST_BROADCAST_H
+#define RINGCAST_BROADCAST_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* sem_clockwait */
+#endif
+#include <errno.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <string.h>
+#include <time.h>
+
+#include "layout.h"
+
+#define RC_SLICE_NS INT64_C(100000000)       /* longest sleep before looking around: 100 ms */
+#define RC_ROOM_SLICE_NS INT64_C(20000000)   /* the writer's, so that it reaps in time: 20 ms */
+#define RC_FLUSH_MESSAGES UINT64_C(256)      /* most messages between two stores of a cursor */
+#define RC_SPINS_PER_CLOCK 64                /* looks between two readings of the clock */
+
+#define rc_likely(x) __builtin_expect(!!(x), 1)
+#define rc_unlikely(x) __builtin_expect(!!(x), 0)
+#define rc_load(p) atomic_load_explicit((p), memory_order_relaxed)
+#define rc_load_acquire(p) atomic_load_explicit((p), memory_order_acquire)
+#define rc_store(p, v) atomic_store_explicit((p), (v), memory_order_relaxed)
+#define rc_store_release(p, v) atomic_store_explicit((p), (v), memory_order_release)
+
+/* A test build can make the process die at a numbered step (see tests/integration). */
+#ifdef RC_FAULTS
+void rc_fault(int step);
+#define RC_FAULT(step) rc_fault(step)
+#else
+#define RC_FAULT(step) ((void)0)
+#endif
+
+/* ThreadSanitizer does not know seq_cst fences. Where only a fence orders two accesses both sides
+ * are atomic, so nothing is hidden from it but the order itself, which the models check. */
+#if defined(__SANITIZE_THREAD__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wtsan"
+#endif
+
+static inline void rc_fence(void) { atomic_thread_fence(memory_order_seq_cst); }
+static inline void rc_fence_acquire(void) { atomic_thread_fence(memory_order_acquire); }
+
+static inline void rc_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("isb" ::: "memory");
+#else
+    atomic_signal_fence(memory_order_seq_cst);
+#endif
+}
+
+static inline int64_t rc_clock_ns(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static inline int64_t rc_now_ns(void) { return rc_clock_ns(CLOCK_MONOTONIC); }
+
+/* Copies between private memory and the arena. A lossy reader may copy what the writer is writing
+ * and throws the copy away; ThreadSanitizer is shown that race as relaxed atomics. */
+static inline void rc_copy_in(uint8_t *arena, const uint8_t *from, size_t n)
+{
+#if defined(__SANITIZE_THREAD__)
+    for (size_t i = 0; i < n; i++)
+        __atomic_store_n(arena + i, from[i], __ATOMIC_RELAXED);
+#else
+    if (n)
+        memcpy(arena, from, n);
+#endif
+}
+
+static inline void rc_copy_out(uint8_t *to, const uint8_t *arena, size_t n)
+{
+#if defined(__SANITIZE_THREAD__)
+    for (size_t i = 0; i < n; i++)
+        to[i] = __atomic_load_n(arena + i, __ATOMIC_RELAXED);
+#else
+    if (n)
+        memcpy(to, arena, n);
+#endif
+}
+
+/* ---- semaphores and waiting ------------------------------------------------------------- */
+
+/* How an endpoint waits. spin_ns is how long to look before sleeping; RC_BLOCKING only. */
+typedef enum rc_wait_kind { RC_BUSY_SPIN = 0, RC_YIELDING = 1, RC_BLOCKING = 2 } rc_wait_kind;
+typedef struct rc_wait_strategy {
+    rc_wait_kind kind;
+    int64_t spin_ns;
+} rc_wait_strategy;
+
+/* Take a token before the deadline (CLOCK_MONOTONIC). 1: taken; 0: not, or a signal came. */
+static inline int rc_take_token_until(sem_t *semaphore, int64_t deadline_ns)
+{
+    struct timespec t = {.tv_sec = deadline_ns / 1000000000, .tv_nsec = deadline_ns % 1000000000};
+    return sem_clockwait(semaphore, CLOCK_MONOTONIC, &t) == 0;
+}
+
+/* EOVERFLOW would need 2^31 stale tokens; the sleeper looks at least each 100 ms all the same. */
+static inline void rc_post(sem_t *semaphore) { (void)sem_post(semaphore); }
+
+static inline void rc_drain(sem_t *semaphore)
+{
+    for (uint32_t i = 0; i < RC_READERS_MAX && sem_trywait(semaphore) == 0; i++)
+        ;
+}
+
+/* ---- bitmaps and slots, used from both sides -------------------------------------------- */
+
+static inline uint64_t rc_bit(uint32_t slot) { return UINT64_C(1) << (slot & 63); }
+
+static inline rc_slot *rc_slot_at(rc_control *control, uint32_t index)
+{
+    return &control->readers[index];
+}
+
+static inline uint64_t rc_state_word(uint64_t generation, uint64_t state)
+{
+    return generation << 8 | state;
+}
+
+/* The state word of a reader that is asked to step down and cannot yet: it reads on meanwhile. */
+static inline uint64_t rc_demoting(uint64_t state)
+{
+    return rc_state_word(state >> 8, RC_DEMOTING);
+}
+
+/* A writer that waits for room is told that a gating reader has left. */
+static inline void rc_wake_writer(rc_control *control, sem_t *space)
+{
+    rc_fence(); /* pairs with the fence in rc_writer_sleep() */
+    if (rc_load(&control->enough) &&
+        atomic_exchange_explicit(&control->enough, 0, memory_order_acq_rel))
+        rc_post(space);
+}
+
+/* Stop gating and stop waiting. Whoever calls owns the slot, or has just evicted or reaped it.
+ * release: the owner's reads come before; pairs with the acquire in rc_lowest_cursor(). */
+static inline void rc_slot_silence(rc_control *control, uint32_t index)
+{
+    atomic_fetch_and_explicit(&control->gating[index / 64], ~rc_bit(index), memory_order_acq_rel);
+    atomic_fetch_and_explicit(&control->waiters[index / 64], ~rc_bit(index), memory_order_acq_rel);
+}
+
+/* Free a slot. The caller HOLDS its lock byte: it is the owner, or the owner is dead. Every step
+ * may be repeated, so whoever finds the lock free after a death in here starts again. */
+static inline void rc_slot_free(rc_control *control, uint32_t index, sem_t *space)
+{
+    rc_slot *slot = &control->readers[index];
+    uint64_t word = rc_load_acquire(&slot->state);
+    if ((word & 0xff) == RC_FREE)
+        return;
+    rc_store_release(&slot->state, rc_state_word(word >> 8, RC_DEAD));
+    RC_FAULT(40);
+    rc_slot_silence(control, index);
+    RC_FAULT(41);
+    rc_store_release(&slot->state, rc_state_word((word >> 8) + 1, RC_FREE));
+    rc_wake_writer(control, space);
+}
+
+/* Ask the reader to step down. 0 if it is not a gating, active reader. */
+static inline int rc_slot_demote(rc_control *control, uint32_t index)
+{
+    rc_slot *slot = &control->readers[index];
+    uint64_t word = rc_load_acquire(&slot->state);
+    if ((word & 0xff) != RC_ACTIVE || rc_load(&slot->policy) != RC_BLOCK)
+        return 0;
+    /* acq_rel: pairs with the load at the head of rc_reader_peek() */
+    return atomic_compare_exchange_strong_explicit(&slot->state, &word,
+                                                   rc_state_word(word >> 8, RC_DEMOTING),
+                                                   memory_order_acq_rel, memory_order_relaxed);
+}
+
+/* Take the slot's hold on the ring away. 0 if nobody is in it. The state changes before the gating
+ * bit goes, and so before any byte is overwritten: rc_reader_holds() relies on that order. */
+static inline int rc_slot_evict(rc_control *control, uint32_t index)
+{
+    rc_slot *slot = &control->readers[index];
+    uint64_t word = rc_load_acquire(&slot->state);
+    for (int tries = 0; tries < 8; tries++) { /* a slot has no more than six changes of state */
+        uint64_t state = word & 0xff;
+        if (state == RC_FREE || state == RC_DEAD || state == RC_EVICTED)
+            return 0;
+        if (atomic_compare_exchange_strong_explicit(
+                &slot->state, &word, rc_state_word(word >> 8, RC_EVICTED), memory_order_seq_cst,
+                memory_order_acquire)) {
+            rc_slot_silence(control, index);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* ---- the writer -------------------------------------------------------------------------- */
+
+typedef struct rc_writer {
+    rc_header *header;
+    rc_control *control;
+    rc_descriptor *descriptors;
+    uint8_t *arena;
+    sem_t **readers_wake; /* one for each reader slot */
+    sem_t *space;
+    uint64_t slots, capacity, max_message;
+    uint64_t next;          /* sequence of the next message */
+    uint64_t published;     /* what header.published holds */
+    uint64_t head;          /* position of the first byte not used by a message */
+    uint64_t gate;          /* everything below may be overwritten */
+    uint64_t gate_position; /* the same in bytes */
+    uint64_t evictions;     /* readers evicted for an impossible cursor */
+    uint32_t max_readers;
+    uint32_t epoch;
+    uint32_t wants; /* control.wanted is up */
+} rc_writer;
+
+static inline void rc_writer_map(rc_writer *w, void *data, void *control, const rc_geometry *g,
+                                 sem_t **readers_wake, sem_t *space)
+{
+    memset(w, 0, sizeof *w);
+    w->header = data;
+    w->control = control;
+    w->descriptors = (rc_descriptor *)((uint8_t *)data + RC_DESCRIPTORS_OFFSET);
+    w->arena = (uint8_t *)(w->descriptors + g->slots);
+    w->readers_wake = readers_wake;
+    w->space = space;
+    w->slots = g->slots;
+    w->capacity = g->capacity;
+    w->max_message = g->max_message;
+    w->max_readers = g->max_readers;
+}
+
+static inline void rc_writer_sign(rc_writer *w, uint32_t epoch, uint64_t pid, uint64_t now_ns)
+{
+    w->epoch = epoch;
+    rc_store(&w->header->epoch, epoch);
+    rc_store(&w->header->writer_pid, pid);
+    rc_store(&w->header->writer_since_ns, now_ns);
+    rc_store_release(&w->header->state, RC_RING_OPEN);
+}
+
+/* Position of sequence in [gate, published]: where its payload starts, or for the next message
+ * the start of the unpublished bytes. */
+static inline uint64_t rc_writer_position(const rc_writer *w, uint64_t sequence)
+{
+    if (sequence >= w->published)
+        return w->head;
+    return rc_load(&w->descriptors[sequence & (w->slots - 1)].words[1]);
+}
+
+/* Lowest cursor of the gating readers, at most `published`. A cursor above that is a lie or a
+ * wild store: its owner is evicted rather than believed. */
+static inline uint64_t rc_lowest_cursor(rc_writer *w)
+{
+    uint64_t lowest = w->published;
+    for (uint32_t base = 0; base < w->max_readers; base += 64) {
+        /* acquire: pairs with the owner's fetch_and when it leaves, so its last reads are done */
+        uint64_t bits = rc_load_acquire(&w->control->gating[base / 64]);
+        if (w->max_readers - base < 64)
+            bits &= rc_bit(w->max_readers - base) - 1;
+        for (; bits; bits &= bits - 1) {
+            uint32_t index = base + (uint32_t)__builtin_ctzll(bits);
+            /* acquire: pairs with the release in rc_reader_flush() */
+            uint64_t cursor = rc_load_acquire(&w->control->readers[index].cursor);
+            if (rc_unlikely(cursor > w->published))
+                w->evictions += (uint64_t)rc_slot_evict(w->control, index);
+            else if (cursor < lowest)
+                lowest = cursor;
+        }
+    }
+    return lowest;
+}
+
+static inline void rc_writer_wake(rc_writer *w)
+{
+    for (uint32_t base = 0; base < w->max_readers; base += 64) {
+        _Atomic uint64_t *word = &w->control->waiters[base / 64];
+        if (rc_likely(!rc_load(word)))
+            continue;
+        /* acq_rel: whoever's bit this takes is owed exactly one token */
+        uint64_t bits = atomic_exchange_explicit(word, 0, memory_order_acq_rel);
+        RC_FAULT(20);
+        for (; bits; bits &= bits - 1) {
+            uint32_t index = base + (uint32_t)__builtin_ctzll(bits);
+            if (index < w->max_readers)
+                rc_post(w->readers_wake[index]);
+        }
+    }
+}
+
+/* Make all that was put known, and wake those who sleep. One release and one fence a batch. */
+static inline void rc_writer_release(rc_writer *w)
+{
+    if (w->published == w->next)
+        return;
+    w->published = w->next;
+    RC_FAULT(10);
+    rc_store_release(&w->header->published, w->published); /* acquire: rc_reader_available() */
+    RC_FAULT(11);
+    rc_fence(); /* pairs with the fence in rc_reader_sleep() */
+    rc_writer_wake(w);
+    RC_FAULT(12);
+}
+
+static inline uint64_t rc_align(uint64_t position)
+{
+    return (position + RC_ALIGNMENT - 1) & ~(uint64_t)(RC_ALIGNMENT - 1);
+}
+
+/* Where a payload of this length starts: at head, or at the arena's start if it would be cut. */
+static inline uint64_t rc_writer_place(const rc_writer *w, uint64_t length)
+{
+    uint64_t offset = w->head & (w->capacity - 1);
+    return offset + length <= w->capacity ? w->head : w->head + (w->capacity - offset);
+}
+
+static inline int rc_writer_fits(const rc_writer *w, uint64_t end)
+{
+    return w->next - w->gate < w->slots && end - w->gate_position <= w->capacity;
+}
+
+/* The lowest gate in [gate, limit] that leaves `messages` free descriptors and lets bytes up to
+ * `end` be written; limit if none does. Positions grow with sequences, so a bisection finds it. */
+static inline uint64_t rc_gate_for(const rc_writer *w, uint64_t messages, uint64_t end,
+                                   uint64_t limit)
+{
+    uint64_t low = w->gate, high = limit;
+    uint64_t position = end > w->capacity ? end - w->capacity : 0;
+    if (w->next + messages > w->slots && w->next + messages - w->slots > low)
+        low = w->next + messages - w->slots;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (rc_writer_position(w, middle) >= position)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low < limit ? low : limit;
+}
+
+/* The gate the writer would like for one more message that ends at `end`: what is needed and a
+ * sixteenth of the ring, so that a full ring is not looked over anew for every message. */
+static inline uint64_t rc_gate_wished(const rc_writer *w, uint64_t end, uint64_t limit)
+{
+    return rc_gate_for(w, 1 + w->slots / 16, end + w->capacity / 16, limit);
+}
+
+/* Move the gate up if a message that ends at `end` needs it and the readers let it. */
+static inline int rc_writer_make_room(rc_writer *w, uint64_t end)
+{
+    rc_writer_release(w); /* readers can't free what they have not been shown */
+    uint64_t lowest = rc_lowest_cursor(w);
+    if (lowest <= w->gate)
+        return rc_writer_fits(w, end);
+    uint64_t gate = rc_gate_wished(w, end, lowest);
+    rc_store(&w->header->gate, gate);
+    RC_FAULT(30);
+    rc_fence(); /* pairs with the fence in rc_reader_join() */
+    lowest = rc_lowest_cursor(w);
+    if (rc_unlikely(lowest < gate)) {
+        gate = lowest > w->gate ? lowest : w->gate;
+        rc_store(&w->header->gate, gate);
+    }
+    w->gate_position = rc_writer_position(w, gate);
+    w->gate = gate;
+    RC_FAULT(31);
+    if (!rc_writer_fits(w, end))
+        return 0;
+    if (w->wants) {
+        rc_store(&w->control->wanted, 0);
+        rc_store(&w->control->enough, 0);
+        w->wants = 0;
+    }
+    return 1;
+}
+
+/* Room for `length` contiguous bytes and a descriptor. 1 and *start, or 0: the ring is full. */
+static inline int rc_writer_room(rc_writer *w, uint64_t length, uint64_t *start)
+{
+    *start = rc_writer_place(w, length);
+    return rc_likely(rc_writer_fits(w, *start + length)) ||
+           rc_writer_make_room(w, *start + length);
+}
+
+/* Describe the next message, whose bytes stand at `start`. Not known to batch readers and
+ * sleepers before rc_writer_release(). */
+static inline void rc_writer_commit(rc_writer *w, rc_descriptor *message, uint64_t start)
+{
+    rc_descriptor *d = &w->descriptors[w->next & (w->slots - 1)];
+    message->f.position = start;
+    message->f.epoch = w->epoch;
+    for (int i = 1; i < 8; i++)
+        rc_store(&d->words[i], rc_load(&message->words[i]));
+    RC_FAULT(2);
+    /* release: pairs with the acquire in rc_reader_peek(); payload and fields come before */
+    rc_store_release(&d->words[0], w->next + 1);
+    RC_FAULT(3);
+    w->head = rc_align(start + message->f.length);
+    w->next++;
+}
+
+/* Copy one message in. `message` carries topic, time, kind and so on; 0: the ring is full. */
+static inline int rc_writer_try_put(rc_writer *w, rc_descriptor *message, const uint8_t *bytes,
+                                    uint32_t length)
+{
+    uint64_t start;
+    if (!rc_writer_room(w, length, &start))
+        return 0;
+    RC_FAULT(0);
+    rc_copy_in(w->arena + (start & (w->capacity - 1)), bytes, length);
+    RC_FAULT(1);
+    message->f.length = length;
+    rc_writer_commit(w, message, start);
+    return 1;
+}
+
+/* Say which cursor is needed for a message of this length, then look once more. Readers store
+ * their cursors at every message while something is wanted. 1: there is room after all. */
+static inline int rc_writer_want(rc_writer *w, uint64_t length)
+{
+    uint64_t end = rc_writer_place(w, length) + length;
+    rc_writer_release(w);
+    /* 0 means that nobody waits, so cursors are stored plus one */
+    rc_store(&w->control->wanted, rc_gate_for(w, 1, end, w->published) + 1);
+    rc_store(&w->control->enough, rc_gate_wished(w, end, w->published) + 1);
+    w->wants = 1;
+    rc_fence(); /* pairs with the fence in rc_reader_flush() and rc_wake_writer() */
+    return rc_writer_make_room(w, end);
+}
+
+/* The same without waiting, after a try that failed. A token that comes of an earlier one is taken
+ * back, so that tokens do not pile up under a writer that only ever tries. */
+static inline int rc_writer_hint(rc_writer *w, uint64_t length)
+{
+    (void)sem_trywait(w->space);
+    return rc_writer_want(w, length);
+}
+
+/* Want, look, and sleep until a reader crosses what is wanted or the deadline comes. Returns 1 if
+ * there may be room. Bounded: at most RC_ROOM_SLICE_NS. */
+static inline int rc_writer_sleep(rc_writer *w, uint64_t length, int64_t deadline_ns)
+{
+    if (rc_writer_want(w, length))
+        return 1;
+    int64_t slice = rc_now_ns() + RC_ROOM_SLICE_NS;
+    return rc_take_token_until(w->space, slice < deadline_ns ? slice : deadline_ns);
+}
+
+/* Look for room until the deadline, spinning; at most RC_ROOM_SLICE_NS. 1: there is room. */
+static inline int rc_writer_spin(rc_writer *w, uint64_t length, int64_t deadline_ns, int yield)
+{
+    int64_t limit = rc_now_ns() + RC_ROOM_SLICE_NS;
+    uint64_t start;
+    if (limit > deadline_ns)
+        limit = deadline_ns;
+    do {
+        for (int i = 0; i < RC_SPINS_PER_CLOCK; i++) {
+            if (rc_writer_room(w, length, &start))
+                return 1;
+            if (yield)
+                sched_yield();
+            else
+                rc_relax();
+        }
+    } while (rc_now_ns() < limit);
+    return 0;
+}
+
+/* Wait for room as `strategy` says, at most RC_ROOM_SLICE_NS and at most until the deadline. */
+static inline int rc_writer_wait(rc_writer *w, uint64_t length, rc_wait_strategy strategy,
+                                 int64_t deadline_ns)
+{
+    if (strategy.kind != RC_BLOCKING)
+        return rc_writer_spin(w, length, deadline_ns, strategy.kind == RC_YIELDING);
+    if (strategy.spin_ns > 0) {
+        int64_t spin_until = rc_now_ns() + strategy.spin_ns;
+        if (rc_writer_spin(w, length, spin_until < deadline_ns ? spin_until : deadline_ns, 0))
+            return 1;
+    }
+    return rc_writer_sleep(w, length, deadline_ns);
+}
+
+/* Take over from a dead writer, whose lock the caller holds. Messages it had committed are
+ * published, none is rewritten; a message it had not finished was never seen and is gone.
+ * Returns 0 if the ring's contents are impossible. */
+static inline int rc_writer_resume(rc_writer *w)
+{
+    uint64_t next = rc_load_acquire(&w->header->published);
+    uint64_t gate = rc_load_acquire(&w->header->gate);
+    if (gate > next || next - gate > w->slots)
+        return 0;
+    for (uint64_t i = 0; i < w->slots; i++, next++) /* acquire: pairs with rc_writer_commit() */
+        if (rc_load_acquire(&w->descriptors[next & (w->slots - 1)].words[0]) != next + 1)
+            break;
+    if (next - gate > w->slots)
+        return 0;
+    w->next = next;
+    w->published = next;
+    if (next > 0) {
+        const rc_descriptor *last = &w->descriptors[(next - 1) & (w->slots - 1)];
+        if (last->f.length > w->max_message ||
+            (last->f.position & (w->capacity - 1)) + last->f.length > w->capacity)
+            return 0;
+        w->head = rc_align(last->f.position + last->f.length);
+    }
+    /* The dead writer may have stored a gate that it had not yet looked at twice. Whoever joined
+     * below it is safe where it is; whoever is still joining may have seen either gate, and is
+     * sent back to join again. */
+    for (uint32_t i = 0; i < w->max_readers; i++)
+        if ((rc_load_acquire(&w->control->readers[i].state) & 0xff) == RC_JOINING)
+            rc_slot_evict(w->control, i);
+    uint64_t lowest = rc_lowest_cursor(w);
+    if (lowest < gate)
+        gate = next - lowest <= w->slots ? lowest : gate;
+    rc_store_release(&w->header->gate, gate);
+    w->gate = gate;
+    w->gate_position = rc_writer_position(w, gate);
+    if (w->head < w->gate_position || w->head - w->gate_position > w->capacity)
+        return 0;
+    rc_store(&w->control->wanted, 0);
+    rc_store(&w->control->enough, 0);
+    rc_store_release(&w->header->published, next);
+    return 1;
+}
+
+static inline void rc_writer_wake_all(rc_writer *w)
+{
+    for (uint32_t i = 0; i < w->max_readers; i++)
+        if ((rc_load(&w->control->readers[i].state) & 0xff) != RC_FREE)
+            rc_post(w->readers_wake[i]);
+}
+
+/* The end: readers drain what is there, then see it. */
+static inline void rc_writer_end(rc_writer *w)
+{
+    rc_writer_release(w);
+    rc_store_release(&w->header->state, RC_RING_CLOSED); /* acquire: rc_reader_nothing() */
+    rc_fence();
+    rc_writer_wake_all(w);
+}
+
+/* ---- the reader -------------------------------------------------------------------------- */
+
+typedef enum rc_result {
+    RC_MESSAGE = 1, /* one was taken */
+    RC_EMPTY,       /* nothing to read now */
+    RC_ENDED,       /* nothing to read, and the writer has closed the ring */
+    RC_OVERRUN,     /* lossy only: messages are gone; call rc_reader_resync() */
+    RC_STEP_DOWN,   /* lossless only: the writer asks; let go, then rc_reader_step_down() */
+    RC_TAKEN_AWAY,  /* evicted */
+    RC_IMPOSSIBLE,  /* the segment holds what no writer writes */
+} rc_result;
+
+typedef struct rc_reader {
+    const rc_header *header;
+    const rc_descriptor *descriptors;
+    const uint8_t *arena;
+    rc_control *control;
+    rc_slot *slot;
+    sem_t *wake, *space;
+    uint64_t slots, capacity, max_message;
+    uint64_t state;       /* what slot->state should hold */
+    uint64_t next;        /* next sequence to take */
+    uint64_t stored;      /* what slot->cursor holds */
+    uint64_t unflushed;   /* payload bytes taken since */
+    uint64_t flush_every; /* messages */
+    uint64_t received, lost;
+    uint64_t gap; /* messages missed just before `next` and not yet told with a message */
+    uint32_t index;
+    uint32_t lossy;
+} rc_reader;
+
+static inline void rc_reader_map(rc_reader *r, const void *data, void *control,
+                                 const rc_geometry *g, uint32_t index, sem_t *wake, sem_t *space)
+{
+    memset(r, 0, sizeof *r);
+    r->header = data;
+    r->control = control;
+    r->descriptors = (const rc_descriptor *)((const uint8_t *)data + RC_DESCRIPTORS_OFFSET);
+    r->arena = (const uint8_t *)(r->descriptors + g->slots);
+    r->slot = &r->control->readers[index];
+    r->wake = wake;
+    r->space = space;
+    r->slots = g->slots;
+    r->capacity = g->capacity;
+    r->max_message = g->max_message;
+    r->index = index;
+    r->flush_every = g->slots / 8 < RC_FLUSH_MESSAGES ? g->slots / 8 : RC_FLUSH_MESSAGES;
+    if (!r->flush_every)
+        r->flush_every = 1;
+}
+
+/* First half of joining: the slot, whose lock the caller holds and which is FREE, becomes ours. */
+static inline void rc_reader_claim(rc_reader *r, int lossy)
+{
+    uint64_t generation = rc_load_acquire(&r->slot->state) >> 8;
+    r->lossy = (uint32_t)lossy;
+    r->state = rc_state_word(generation, RC_JOINING);
+    rc_store(&r->slot->policy, lossy ? RC_LOSSY : RC_BLOCK);
+    rc_store(&r->slot->received, 0);
+    rc_store(&r->slot->lost, 0);
+    rc_store_release(&r->slot->state, r->state);
+    rc_drain(r->wake);
+    RC_FAULT(50);
+}
+
+/* Second half: start at `start`, or at the gate if that is past it; what lies between is lost.
+ * 0: a successor of the writer sent all joiners back; free the slot and begin again. */
+static inline int rc_reader_join(rc_reader *r, uint64_t start)
+{
+    uint64_t gate;
+    rc_store(&r->slot->cursor, start);
+    if (!r->lossy) {
+        /* release: the cursor is in place before the bit that makes the writer look at it */
+        atomic_fetch_or_explicit(&r->control->gating[r->index / 64], rc_bit(r->index),
+                                 memory_order_release);
+        RC_FAULT(51);
+        rc_fence(); /* pairs with the fence in rc_writer_make_room() */
+    }
+    gate = rc_load_acquire(&r->header->gate);
+    r->next = start > gate ? start : gate;
+    r->gap = r->next - start;
+    r->lost = r->gap;
+    r->stored = r->next;
+    rc_store_release(&r->slot->cursor, r->next);
+    rc_store(&r->slot->lost, r->lost);
+    RC_FAULT(52);
+    uint64_t joined = rc_state_word(r->state >> 8, RC_ACTIVE);
+    if (!atomic_compare_exchange_strong_explicit(&r->slot->state, &r->state, joined,
+                                                 memory_order_acq_rel, memory_order_acquire))
+        return 0;
+    r->state = joined;
+    return 1;
+}
+
+/* Is the slot still ours, so that what was just copied (or is about to be handed out) was not
+ * overwritten? Call after the copy. The fence pairs with the order in rc_slot_evict(). */
+static inline int rc_reader_holds(const rc_reader *r)
+{
+    rc_fence_acquire();
+    return (rc_load(&r->slot->state) & 0xff) != RC_EVICTED;
+}
+
+/* Lossy: was the copy of `sequence` taken before the gate passed it? Pairs with the fence in
+ * rc_writer_make_room(), which stands between the gate's store and the first overwritten byte. */
+static inline int rc_reader_intact(const rc_reader *r, uint64_t sequence)
+{
+    rc_fence_acquire();
+    return rc_load(&r->header->gate) <= sequence;
+}
+
+static inline int rc_reader_within(const rc_reader *r, const rc_descriptor *m)
+{
+    return m->f.length <= r->max_message &&
+           (m->f.position & (r->capacity - 1)) + m->f.length <= r->capacity;
+}
+
+static inline rc_result rc_reader_changed(const rc_reader *r)
+{
+    uint64_t word = rc_load_acquire(&r->slot->state);
+    if (word == r->state)
+        return RC_EMPTY;
+    if (word == rc_demoting(r->state) && !r->lossy)
+        return RC_STEP_DOWN;
+    return RC_TAKEN_AWAY;
+}
+
+/* seq1 is not the next message's: why? */
+static inline rc_result rc_reader_nothing(const rc_reader *r, uint64_t seq1)
+{
+    if (seq1 > r->next + 1) { /* the slot holds a later message */
+        if (r->lossy)
+            return (seq1 - 1 - r->next) % r->slots ? RC_IMPOSSIBLE : RC_OVERRUN;
+        return rc_reader_changed(r) == RC_TAKEN_AWAY ? RC_TAKEN_AWAY : RC_IMPOSSIBLE;
+    }
+    /* acquire: pairs with the release in rc_writer_end(); the last message is visible before */
+    if (rc_load_acquire(&r->header->state) != RC_RING_CLOSED)
+        return RC_EMPTY;
+    return rc_load_acquire(&r->descriptors[r->next & (r->slots - 1)].words[0]) > r->next
+               ? RC_EMPTY /* it came in between: look again */
+               : RC_ENDED;
+}
+
+/* Look at the next message; RC_MESSAGE fills *m, which is private memory. It is not taken yet:
+ * rc_reader_advance() does that. In a lossy reader *m and the payload may be torn until
+ * rc_reader_intact() says otherwise, but m always lies within the arena. */
+static inline rc_result rc_reader_peek(const rc_reader *r, rc_descriptor *m)
+{
+    if (rc_unlikely(rc_load(&r->slot->state) != r->state)) {
+        rc_result changed = rc_reader_changed(r);
+        if (changed != RC_EMPTY)
+            return changed;
+    }
+    const rc_descriptor *d = &r->descriptors[r->next & (r->slots - 1)];
+    uint64_t seq1 = rc_load_acquire(&d->words[0]); /* release: rc_writer_commit() */
+    if (seq1 != r->next + 1)
+        return rc_reader_nothing(r, seq1);
+    rc_store(&m->words[0], seq1);
+    for (int i = 1; i < 8; i++)
+        rc_store(&m->words[i], rc_load(&d->words[i]));
+    if (rc_likely(rc_reader_within(r, m)))
+        return RC_MESSAGE;
+    if (r->lossy && !rc_reader_intact(r, r->next))
+        return RC_OVERRUN;
+    return rc_reader_changed(r) == RC_TAKEN_AWAY ? RC_TAKEN_AWAY : RC_IMPOSSIBLE;
+}
+
+static inline void rc_reader_advance(rc_reader *r, uint64_t messages, uint64_t bytes)
+{
+    r->next += messages;
+    r->received += messages;
+    r->unflushed += bytes;
+    r->gap = 0;
+}
+
+/* Let the writer have everything below `upto`, and wake it if that is what it waits for. */
+static inline void rc_reader_flush(rc_reader *r, uint64_t upto)
+{
+    uint64_t before = r->stored;
+    if (upto <= before)
+        return;
+    /* release: every read of the messages below is done; pairs with rc_lowest_cursor() */
+    rc_store_release(&r->slot->cursor, upto);
+    rc_store(&r->slot->received, r->received);
+    r->stored = upto;
+    r->unflushed = 0;
+    if (r->lossy)
+        return;
+    rc_fence(); /* pairs with the fence in rc_writer_sleep() */
+    uint64_t enough = rc_load(&r->control->enough);
+    if (enough && before < enough - 1 && upto >= enough - 1 &&
+        atomic_compare_exchange_strong_explicit(&r->control->enough, &enough, 0,
+                                                memory_order_acq_rel, memory_order_relaxed))
+        rc_post(r->space);
+}
+
+/* Does the writer wait for a cursor above the one stored? */
+static inline int rc_reader_blocks(const rc_reader *r)
+{
+    uint64_t wanted = rc_load(&r->control->wanted);
+    return !r->lossy && wanted && r->stored < wanted - 1;
+}
+
+/* Is it time to flush? After a batch of messages or bytes, or while the writer waits for room. */
+static inline int rc_reader_flush_due(const rc_reader *r)
+{
+    return r->next - r->stored >= r->flush_every || r->unflushed >= r->capacity / 8 ||
+           rc_load(&r->control->wanted) != 0;
+}
+
+/* How many messages can be taken at once, at most `limit`, such that descriptors and payloads are
+ * contiguous: a batch stops where either ring starts over. Call after rc_reader_peek() has found
+ * the first, which is there even if its batch is not released yet (or never was: its writer died). */
+static inline uint64_t rc_reader_available(const rc_reader *r, uint64_t limit)
+{
+    uint64_t published = rc_load_acquire(&r->header->published); /* release: rc_writer_release() */
+    uint64_t first = r->next & (r->slots - 1);
+    uint64_t n = published - r->next;
+    if (published <= r->next || n > r->slots)
+        return 1;
+    if (n > limit)
+        n = limit;
+    if (n > r->slots - first)
+        n = r->slots - first;
+    if (n < 2)
+        return n;
+    /* Positions grow, so the first message of the arena's next round is found by bisection. */
+    const rc_descriptor *d = r->descriptors + first;
+    uint64_t round = rc_load(&d[0].words[1]) & ~(r->capacity - 1), low = 1, high = n;
+    if ((rc_load(&d[n - 1].words[1]) & ~(r->capacity - 1)) == round)
+        return n;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if ((rc_load(&d[middle].words[1]) & ~(r->capacity - 1)) == round)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* Lossy batches: how many of the first n messages to copy, and in *span how many bytes, an eighth
+ * of the arena unless the first alone has more. What stands there may be torn: the descriptors are
+ * believed only as far as they lie in order within one round of the arena, and rc_reader_intact()
+ * has the last word after the copy. 0: not even the first makes sense. */
+static inline uint64_t rc_reader_fitting(const rc_reader *r, const rc_descriptor *d, uint64_t n,
+                                         uint64_t *span)
+{
+    uint64_t origin = rc_load(&d[0].words[1]), offset = origin & (r->capacity - 1);
+    *span = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t start = rc_load(&d[i].words[1]) - origin;
+        uint64_t length = (uint32_t)rc_load(&d[i].words[2]);
+        if (length > r->max_message || start < *span || start > r->capacity ||
+            offset + start + length > r->capacity ||
+            (i && start + length > r->capacity / 8))
+            return i;
+        *span = start + length;
+    }
+    return n;
+}
+
+/* After an overrun: go on half-way between the oldest message still there and the newest, so that
+ * the next overrun is not at once. Counts what was missed. 0: the header is impossible. */
+static inline int rc_reader_resync(rc_reader *r)
+{
+    uint64_t gate = rc_load_acquire(&r->header->gate);
+    uint64_t published = rc_load_acquire(&r->header->published);
+    if (published < gate || gate <= r->next)
+        return 0;
+    uint64_t next = gate + (published - gate) / 2;
+    r->gap += next - r->next;
+    r->lost += next - r->next;
+    r->next = next;
+    rc_store(&r->slot->lost, r->lost);
+    return 1;
+}
+
+/* Acknowledge a demotion. The caller holds no message in place any more. 0: evicted meanwhile. */
+static inline int rc_reader_step_down(rc_reader *r)
+{
+    uint64_t expected = rc_demoting(r->state);
+    uint64_t demoted = rc_state_word(r->state >> 8, RC_DEMOTED);
+    if (!atomic_compare_exchange_strong_explicit(&r->slot->state, &expected, demoted,
+                                                 memory_order_acq_rel, memory_order_acquire))
+        return 0;
+    r->state = demoted;
+    r->lossy = 1;
+    rc_store(&r->slot->policy, RC_LOSSY);
+    rc_slot_silence(r->control, r->index);
+    rc_wake_writer(r->control, r->space);
+    return 1;
+}
+
+/* Leave an orderly slot behind. The caller holds the lock byte and gives it up afterwards. */
+static inline void rc_reader_leave(rc_reader *r)
+{
+    rc_slot_free(r->control, r->index, r->space);
+}
+
+/* Is there a reason to stop waiting? */
+static inline int rc_reader_ready(const rc_reader *r)
+{
+    return rc_load_acquire(&r->descriptors[r->next & (r->slots - 1)].words[0]) > r->next ||
+           rc_load(&r->slot->state) != r->state ||
+           rc_load_acquire(&r->header->state) == RC_RING_CLOSED;
+}
+
+static inline int rc_reader_spin(const rc_reader *r, int64_t limit_ns, int yield)
+{
+    do {
+        for (int i = 0; i < RC_SPINS_PER_CLOCK; i++) {
+            if (rc_reader_ready(r))
+                return 1;
+            if (yield)
+                sched_yield();
+            else
+                rc_relax();
+        }
+    } while (rc_now_ns() < limit_ns);
+    return 0;
+}
+
+/* The reader's half of sleeping and waking; at most until the deadline. One thread a slot. */
+static inline int rc_reader_sleep(const rc_reader *r, int64_t deadline_ns)
+{
+    _Atomic uint64_t *word = &r->control->waiters[r->index / 64];
+    uint64_t bit = rc_bit(r->index);
+    int token = 0, ready;
+    atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
+    rc_fence(); /* pairs with the fence in rc_writer_release() */
+    ready = rc_reader_ready(r);
+    if (!ready)
+        token = rc_take_token_until(r->wake, deadline_ns);
+    /* acq_rel: pairs with the exchange in rc_writer_wake() */
+    if (!(atomic_fetch_and_explicit(word, ~bit, memory_order_acq_rel) & bit) && !token)
+        (void)sem_trywait(r->wake); /* never wait for it: its poster may have died */
+    return ready || token;
+}
+
+/* Wait for something to happen as `strategy` says, at most RC_SLICE_NS and at most until the
+ * deadline. 1: look; 0: nothing happened. */
+static inline int rc_reader_wait(const rc_reader *r, rc_wait_strategy strategy,
+                                 int64_t deadline_ns)
+{
+    int64_t now = rc_now_ns();
+    int64_t limit = now + RC_SLICE_NS < deadline_ns ? now + RC_SLICE_NS : deadline_ns;
+    if (strategy.kind != RC_BLOCKING)
+        return rc_reader_spin(r, limit, strategy.kind == RC_YIELDING);
+    if (strategy.spin_ns > 0) {
+        int64_t spin_until = now + strategy.spin_ns < limit ? now + strategy.spin_ns : limit;
+        if (rc_reader_spin(r, spin_until, 0))
+            return 1;
+    }
+    return rc_reader_sleep(r, limit);
+}
+
+#if defined(__SANITIZE_THREAD__)
+#pragma GCC diagnostic pop
+#endif
+
+#endif

@@ -1,0 +1,213 @@
+"""One writer, any number of readers: every message is written once and read where it lies.
+
+A reader's policy is its own. ``block``: it gets every message, its messages stay valid while they
+live, and while it lags a full ring the writer waits. ``lossy``: it never holds anybody up, its
+messages are checked copies, and it is told exactly what it missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Literal, Self
+
+from . import _ring, liveness, segment, signals
+from .errors import RingClosed, RingCorrupt, RingError, RingNotFound
+from .signals import Blocking, Bridge
+
+__all__ = ["Batch", "Message", "Reader", "Reservation", "Writer"]
+
+Message = _ring.Message
+Batch = _ring.Batch
+Reservation = _ring.Reservation
+
+_JOINS = 20
+_MESSAGES_A_TURN = 128  # how many an async loop takes before other tasks get theirs
+
+
+class Writer(_ring.Writer):
+    """The one writer of a ring. Made with `create` or `resume`, not directly.
+
+    Threads may share it. As a context manager it closes and unlinks the ring at the end.
+    """
+
+    _endpoint: _ring.Endpoint
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        *,
+        slots: int = 65536,
+        capacity: int = 64 << 20,
+        max_readers: int = 64,
+        mode: int = 0o600,
+        wait: _ring.Wait | None = None,
+    ) -> Self:
+        """Make a new ring; what a closed ring or a dead creator left of that name is replaced.
+
+        Args:
+            name: 1 to 20 of a-z, 0-9, _ and -.
+            slots: messages it holds, a power of two.
+            capacity: bytes of payload it holds, a power of two; the longest message is a quarter.
+            max_readers: how many can be attached at once, 1 to 1024.
+            mode: 0o600, or 0o640 to let the group attach.
+            wait: how to wait for room; `Blocking()` by default.
+
+        Raises:
+            RingExists: one of that name lives, or can be resumed.
+            ValueError: a bad name or size.
+            RingError: /dev/shm has no room.
+        """
+        opened = segment.create(name, slots, capacity, max_readers, mode)
+        return cls._open_ring(opened, wait, resume=False)
+
+    @classmethod
+    def resume(cls, name: str, *, wait: _ring.Wait | None = None) -> Self:
+        """Take over a ring whose writer died: sequences go on without a hole or a repeat, under a
+        new epoch, and readers keep their attachment.
+
+        Raises:
+            RingNotFound: there is none.
+            RingExists: its writer is alive.
+            RingClosed: its writer ended it.
+            LayoutMismatch, RingCorrupt: it can't be used.
+        """
+        opened = segment.open_ring(name, writable=True)
+        try:
+            liveness.take_writer(opened)
+            if not segment.leads_here(name, opened.endpoint):
+                raise RingNotFound(f"ring {name!r} was replaced while it was opened: try again")
+            if opened.segments.ring_counters()[0]:
+                raise RingClosed(f"ring {name!r} was ended by its writer: create a new one")
+            return cls._open_ring(opened, wait, resume=True)
+        except BaseException:
+            opened.endpoint.close()
+            raise
+
+    @classmethod
+    def _open_ring(
+        cls, opened: segment.Opened, wait: _ring.Wait | None, *, resume: bool
+    ) -> Self:
+        ring = opened.segments
+        names = signals.all_semaphores(ring.name, ring.instance, ring.max_readers)
+        semaphores = _ring.Semaphores(names)
+        writer = cls(ring, opened.endpoint, semaphores, wait or Blocking())
+        writer._endpoint = opened.endpoint
+        writer._open(resume)
+        return writer
+
+    def unlink(self) -> None:
+        """Remove the ring's names, so that nobody can attach any more; who is attached reads on.
+        Does nothing if the name already leads to another ring."""
+        if segment.leads_here(self.name, self._endpoint):
+            segment.remove(self.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+        self.unlink()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"at {self.sequence}"
+        return f"<Writer of {self.name!r} {state}>"
+
+
+class Reader(_ring.Reader):
+    """One reader of a ring. Made with `attach`, not directly.
+
+    Iterating it, plainly or with ``async for``, waits for messages and ends with the ring. Threads
+    may share it: each message goes to one of them. A forked child can't use it; it attaches anew.
+    As a context manager it is closed at the end; what is still viewed stays valid until the last
+    view is gone, and holds its place in the ring so long.
+    """
+
+    @classmethod
+    def attach(
+        cls,
+        name: str,
+        *,
+        policy: Literal["block", "lossy"] = "block",
+        start: Literal["latest", "oldest"] | int = "latest",
+        wait: _ring.Wait | None = None,
+        label: str | None = None,
+        owner: int | None = None,
+    ) -> Self:
+        """Attach to a ring by name.
+
+        Args:
+            name: the ring's.
+            policy: "block": lossless, the writer waits for it; "lossy": may be overrun, is told.
+            start: "latest": what is published from now on; "oldest": all that is still there; or a
+                sequence: what went before the oldest still there counts as lost.
+            wait: how to wait for messages; `Blocking()` by default.
+            label: what to call this reader in `shm.status`; the program's name by default.
+            owner: user id the ring must belong to; None for the caller's own or root.
+
+        Raises:
+            RingNotFound: there is no such ring.
+            LayoutMismatch, RingCorrupt: it can't be used.
+            TooManyReaders: every slot is taken.
+            ValueError: a bad argument, or a start that is not published yet.
+        """
+        if policy not in ("block", "lossy"):
+            raise ValueError(f'policy is "block" or "lossy", not {policy!r}')
+        if start not in ("latest", "oldest") and (not isinstance(start, int) or start < 0):
+            raise ValueError(f'start is "latest", "oldest" or a sequence, not {start!r}')
+        if label is None:
+            label = Path(sys.argv[0]).name if sys.argv else "python"
+        name_bytes = label.encode()[: _ring.LABEL_MAX]
+        for _ in range(_JOINS):
+            opened = segment.open_ring(name, writable=False, owner=owner)
+            try:
+                reader = cls._take_slot(opened, wait)
+                if reader._join(policy == "lossy", name_bytes, start, liveness.process_started()):
+                    return reader
+            except BaseException:
+                opened.endpoint.close()
+                raise
+            opened.endpoint.close()  # a new writer is just taking over: begin again
+        raise RingError(f"ring {name!r} is being resumed over and over: try again later")
+
+    @classmethod
+    def _take_slot(cls, opened: segment.Opened, wait: _ring.Wait | None) -> Self:
+        ring = opened.segments
+        slot = liveness.take_slot(opened)
+        if not segment.leads_here(ring.name, opened.endpoint):
+            raise RingCorrupt(f"ring {ring.name!r} was replaced while it was opened: try again")
+        semaphores = _ring.Semaphores(
+            [
+                signals.reader_semaphore(ring.name, ring.instance, slot),
+                signals.space_semaphore(ring.name, ring.instance),
+            ]
+        )
+        gone = liveness.watch_writer(opened)
+        return cls(ring, opened.endpoint, slot, semaphores, wait or Blocking(), gone)
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self._messages()
+
+    async def _messages(self) -> AsyncIterator[Message]:
+        bridge = Bridge(self)
+        while True:
+            for _ in range(_MESSAGES_A_TURN):
+                try:
+                    message = self._take_nowait()
+                except RingClosed:
+                    if self.closed:
+                        raise
+                    return
+                if message is None:
+                    self._before_await()
+                    await bridge.wait()
+                else:
+                    yield message
+            await asyncio.sleep(0)  # other tasks' turn
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"at {self.cursor}"
+        return f"<Reader of {self.name!r} slot {self.slot} {self.policy} {state}>"

@@ -1,0 +1,338 @@
+/* layout.h - the bytes of a ringcast ring: what lies where, and who may write it.
+ *
+ * A ring NAME is two shared-memory segments and a set of named semaphores.
+ *
+ *   /rc.NAME.d   data      written by the writer only; readers map it PROT_READ
+ *   /rc.NAME.c   control   written by the writer and by readers; its inode carries the locks
+ *
+ * Data segment                                       Control segment
+ *
+ *   0x0000 +--------------------------------+          0x0000 +--------------------------------+
+ *          | identity  (constant)           |                 | identity  (constant)           |
+ *   0x0080 +--------------------------------+          0x0080 +--------------------------------+
+ *          | published                      |                 | wanted, enough                 |
+ *   0x0100 +--------------------------------+          0x0100 +--------------------------------+
+ *          | gate                           |                 | waiters   1024 bits            |
+ *   0x0180 +--------------------------------+          0x0180 +--------------------------------+
+ *          | writer: state epoch pid since  |                 | gating    1024 bits            |
+ *   0x0200 +--------------------------------+          0x0200 +--------------------------------+
+ *          | zero                           |                 | slot 0: cursor                 |
+ *   0x1000 +--------------------------------+          0x0280 |         identity, state        |
+ *          | descriptors  slots * 64 bytes  |          0x0300 |         statistics             |
+ *          +--------------------------------+          0x0380 +--------------------------------+
+ *          | arena        capacity bytes    |                 | slot 1 ...   max_readers slots |
+ *          +--------------------------------+                 +--------------------------------+
+ *
+ * Lines are 128 bytes, not 64: adjacent-line prefetchers move lines in pairs, and what one side
+ * writes must not share a pair with what the other side writes.
+ *
+ * Counters are monotonic and 64 bits wide. A *sequence* counts messages, a *position* counts
+ * arena bytes; sequence & (slots - 1) is a descriptor's index, position & (capacity - 1) an
+ * arena offset. At 10^9 messages a second a sequence lasts 584 years.
+ *
+ * Everything here is little or big endian as the machine is; the magic tells which. The numbers
+ * are asserted below, and tests compare them with what Python declares.
+ */
+#ifndef RINGCAST_LAYOUT_H
+#define RINGCAST_LAYOUT_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define RC_MAGIC_DATA UINT64_C(0x0a44474e49526372)    /* "rcRING" 'D' '\n' on little endian */
+#define RC_MAGIC_CONTROL UINT64_C(0x0a43474e49526372) /* "rcRING" 'C' '\n' */
+#define RC_VERSION 1u
+#define RC_LINE 128u
+
+#define RC_DESCRIPTORS_OFFSET 4096u
+#define RC_READERS_OFFSET 512u
+#define RC_READERS_MAX 1024u
+#define RC_BITMAP_WORDS (RC_READERS_MAX / 64u)
+
+#define RC_SLOTS_MIN 4u
+#define RC_SLOTS_MAX (UINT64_C(1) << 26)
+#define RC_CAPACITY_MIN 256u
+#define RC_CAPACITY_MAX (UINT64_C(1) << 40)
+#define RC_MESSAGE_MAX UINT64_C(0x7fffffff)
+#define RC_ALIGNMENT 8u /* of a payload the writer places itself; equal lengths give equal strides */
+#define RC_LABEL_MAX 64u
+
+/* Bytes of the control segment's inode that carry open-file-description locks. They are byte
+ * numbers for fcntl, not contents. */
+#define RC_LOCK_WRITER 0
+#define RC_LOCK_READER 1 /* + slot index */
+
+/* kind */
+enum { RC_KIND_TEXT = 1, RC_KIND_BINARY = 2, RC_KIND_EVENT = 16 };
+
+/* header.state */
+enum { RC_RING_OPEN = 1, RC_RING_CLOSED = 2 };
+
+/* Low byte of a reader slot's state word; the rest is the slot's generation. */
+enum {
+    RC_FREE = 0,
+    RC_JOINING = 1,
+    RC_ACTIVE = 2,
+    RC_DEMOTING = 3,
+    RC_DEMOTED = 4,
+    RC_EVICTED = 5,
+    RC_DEAD = 6,
+};
+
+/* reader policy */
+enum { RC_BLOCK = 1, RC_LOSSY = 2 };
+
+typedef struct rc_identity {
+    uint64_t magic; /* stored last of all, by the creator */
+    uint32_t version;
+    uint32_t max_readers;
+    uint64_t layout_hash;
+    uint64_t total_size; /* of this segment, bytes */
+    uint64_t instance;   /* random; the same in both segments and in the semaphores' names */
+    uint64_t slots;
+    uint64_t capacity;
+    uint64_t max_message; /* bytes */
+    uint64_t created_ns;  /* Unix time */
+} rc_identity;
+
+typedef struct rc_header {
+    _Alignas(128) rc_identity identity;
+    _Alignas(128) _Atomic uint64_t published; /* next sequence: all below it may be read */
+    _Alignas(128) _Atomic uint64_t gate;      /* all below it may be overwritten */
+    _Alignas(128) _Atomic uint32_t state;
+    _Atomic uint32_t epoch; /* 1 for the creator, one more at each resume */
+    _Atomic uint64_t writer_pid;
+    _Atomic uint64_t writer_since_ns; /* Unix time */
+} rc_header;
+
+/* One message. seq1 is the sequence plus one, so a zeroed slot holds no message; it is stored
+ * last, with release, and read first, with acquire. The rest is moved as relaxed words. */
+typedef union rc_descriptor {
+    struct {
+        uint64_t seq1;
+        uint64_t position; /* of the payload; monotonic */
+        uint32_t length;   /* bytes */
+        uint32_t topic;
+        uint64_t time_ns; /* Unix time of receipt */
+        uint64_t key;     /* partition hash; 0 for none */
+        uint16_t kind;
+        uint16_t connection;
+        uint16_t destination; /* 0 for everyone, else reader slot + 1 */
+        uint16_t flags;
+        uint32_t epoch;
+        uint32_t crc32c; /* 0 unless flags say otherwise */
+        uint64_t reserved;
+    } f;
+    _Atomic uint64_t words[8];
+} rc_descriptor;
+
+typedef struct rc_slot {
+    _Alignas(128) _Atomic uint64_t cursor; /* next sequence the reader needs; the owner stores it */
+    _Alignas(128) _Atomic uint64_t state;  /* generation << 8 | state */
+    _Atomic uint32_t policy;
+    _Atomic uint32_t pid;
+    _Atomic uint64_t started; /* the process's start time, clock ticks since boot */
+    _Atomic uint64_t joined_ns; /* Unix time */
+    char label[RC_LABEL_MAX];   /* UTF-8, NUL-terminated */
+    _Alignas(128) _Atomic uint64_t received; /* messages handed out */
+    _Atomic uint64_t lost;                   /* messages missed */
+} rc_slot;
+
+typedef struct rc_control {
+    _Alignas(128) rc_identity identity;
+    _Alignas(128) _Atomic uint64_t wanted; /* cursor + 1 that the writer waits for; 0: none */
+    _Atomic uint64_t enough;               /* cursor + 1 whose crossing wakes it; 0: none */
+    _Alignas(128) _Atomic uint64_t waiters[RC_BITMAP_WORDS];
+    _Alignas(128) _Atomic uint64_t gating[RC_BITMAP_WORDS];
+    _Alignas(128) rc_slot readers[]; /* max_readers */
+} rc_control;
+
+static_assert(sizeof(void *) == 8, "ringcast needs a 64-bit machine");
+static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "ringcast needs lock-free 64-bit atomics");
+static_assert(sizeof(_Atomic uint64_t) == 8, "atomics carry no lock");
+static_assert(sizeof(rc_descriptor) == 64, "a descriptor is one cache line");
+static_assert(offsetof(rc_descriptor, f.position) == 8, "");
+static_assert(offsetof(rc_descriptor, f.length) == 16, "");
+static_assert(offsetof(rc_descriptor, f.topic) == 20, "");
+static_assert(offsetof(rc_descriptor, f.time_ns) == 24, "");
+static_assert(offsetof(rc_descriptor, f.key) == 32, "");
+static_assert(offsetof(rc_descriptor, f.kind) == 40, "");
+static_assert(offsetof(rc_descriptor, f.connection) == 42, "");
+static_assert(offsetof(rc_descriptor, f.destination) == 44, "");
+static_assert(offsetof(rc_descriptor, f.flags) == 46, "");
+static_assert(offsetof(rc_descriptor, f.epoch) == 48, "");
+static_assert(offsetof(rc_descriptor, f.crc32c) == 52, "");
+static_assert(sizeof(rc_identity) == 72, "");
+static_assert(offsetof(rc_header, published) == 0x080, "");
+static_assert(offsetof(rc_header, gate) == 0x100, "");
+static_assert(offsetof(rc_header, state) == 0x180, "");
+static_assert(offsetof(rc_header, epoch) == 0x184, "");
+static_assert(offsetof(rc_header, writer_pid) == 0x188, "");
+static_assert(sizeof(rc_header) == 0x200 && sizeof(rc_header) <= RC_DESCRIPTORS_OFFSET, "");
+static_assert(offsetof(rc_control, wanted) == 0x080, "");
+static_assert(offsetof(rc_control, waiters) == 0x100, "");
+static_assert(offsetof(rc_control, gating) == 0x180, "");
+static_assert(offsetof(rc_control, readers) == RC_READERS_OFFSET, "");
+static_assert(sizeof(rc_slot) == 384, "");
+static_assert(offsetof(rc_slot, state) == 0x080, "");
+static_assert(offsetof(rc_slot, label) == 0x0a0, "");
+static_assert(offsetof(rc_slot, received) == 0x100, "");
+
+/* A fingerprint of the numbers above (FNV-1a, 64 bits): two builds that disagree on any of them
+ * refuse each other's rings. */
+static inline uint64_t rc_layout_hash(void)
+{
+    static const uint32_t numbers[] = {
+        RC_VERSION, RC_LINE, RC_DESCRIPTORS_OFFSET, RC_READERS_OFFSET, RC_READERS_MAX, RC_ALIGNMENT,
+        sizeof(rc_identity), sizeof(rc_header), sizeof(rc_descriptor), sizeof(rc_slot),
+        offsetof(rc_identity, instance), offsetof(rc_identity, max_message),
+        offsetof(rc_header, published), offsetof(rc_header, gate), offsetof(rc_header, state),
+        offsetof(rc_header, writer_pid), offsetof(rc_descriptor, f.position),
+        offsetof(rc_descriptor, f.length), offsetof(rc_descriptor, f.time_ns),
+        offsetof(rc_descriptor, f.key), offsetof(rc_descriptor, f.kind),
+        offsetof(rc_descriptor, f.epoch), offsetof(rc_control, wanted),
+        offsetof(rc_control, waiters), offsetof(rc_control, gating), offsetof(rc_slot, state),
+        offsetof(rc_slot, label), offsetof(rc_slot, received), RC_LOCK_WRITER, RC_LOCK_READER,
+    };
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        hash = (hash ^ numbers[i]) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+/* The numbers an endpoint works with. Copied out of the segment once, checked, and never read
+ * from it again: what stands in shared memory may change under a hostile peer's hand. */
+typedef struct rc_geometry {
+    uint64_t slots;
+    uint64_t capacity;
+    uint64_t max_message;
+    uint64_t instance;
+    uint32_t max_readers;
+} rc_geometry;
+
+typedef enum rc_fault_found {
+    RC_OK = 0,
+    RC_TOO_SMALL,       /* the segment is smaller than its header */
+    RC_INCOMPLETE,      /* no magic: the creator has not finished, or died */
+    RC_NOT_A_RING,      /* another magic */
+    RC_OTHER_ENDIAN,    /* the magic, byte-swapped */
+    RC_OTHER_VERSION,   /* another layout version */
+    RC_OTHER_LAYOUT,    /* the same version, other numbers */
+    RC_BAD_GEOMETRY,    /* slots, capacity or limits out of range */
+    RC_BAD_SIZE,        /* the segment's size is not what its header says */
+    RC_OTHER_INSTANCE,  /* data and control segments of different rings */
+} rc_fault_found;
+
+static inline int rc_is_power_of_two(uint64_t n) { return n && !(n & (n - 1)); }
+
+static inline uint64_t rc_data_size(uint64_t slots, uint64_t capacity)
+{
+    return RC_DESCRIPTORS_OFFSET + slots * sizeof(rc_descriptor) + capacity;
+}
+
+static inline uint64_t rc_control_size(uint32_t max_readers)
+{
+    return RC_READERS_OFFSET + (uint64_t)max_readers * sizeof(rc_slot);
+}
+
+static inline uint64_t rc_message_limit(uint64_t capacity)
+{
+    return capacity / 4 < RC_MESSAGE_MAX ? capacity / 4 : RC_MESSAGE_MAX;
+}
+
+static inline rc_fault_found rc_check_identity(const rc_identity *id, uint64_t magic)
+{
+    /* acquire: pairs with the release in rc_seal(), so a visible magic means a whole header */
+    uint64_t found = __atomic_load_n(&id->magic, __ATOMIC_ACQUIRE);
+    if (found == 0)
+        return RC_INCOMPLETE;
+    if (found == __builtin_bswap64(magic))
+        return RC_OTHER_ENDIAN;
+    if (found != magic)
+        return RC_NOT_A_RING;
+    if (id->version != RC_VERSION)
+        return RC_OTHER_VERSION;
+    return id->layout_hash == rc_layout_hash() ? RC_OK : RC_OTHER_LAYOUT;
+}
+
+static inline rc_fault_found rc_check_numbers(const rc_geometry *g)
+{
+    if (!rc_is_power_of_two(g->slots) || g->slots < RC_SLOTS_MIN || g->slots > RC_SLOTS_MAX)
+        return RC_BAD_GEOMETRY;
+    if (!rc_is_power_of_two(g->capacity) || g->capacity < RC_CAPACITY_MIN ||
+        g->capacity > RC_CAPACITY_MAX)
+        return RC_BAD_GEOMETRY;
+    if (g->max_readers < 1 || g->max_readers > RC_READERS_MAX)
+        return RC_BAD_GEOMETRY;
+    return g->max_message == rc_message_limit(g->capacity) ? RC_OK : RC_BAD_GEOMETRY;
+}
+
+static inline void rc_read_numbers(const rc_identity *id, rc_geometry *g)
+{
+    const volatile rc_identity *once = id;
+    g->slots = once->slots;
+    g->capacity = once->capacity;
+    g->max_message = once->max_message;
+    g->instance = once->instance;
+    g->max_readers = once->max_readers;
+}
+
+/* Check both segments, of which data_size and control_size bytes are mapped, and copy the
+ * geometry out. Nothing outside the mapped bytes is read, whatever the segments hold. */
+static inline rc_fault_found rc_check_segments(const void *data, uint64_t data_size,
+                                               const void *control, uint64_t control_size,
+                                               rc_geometry *out)
+{
+    const rc_header *header = data;
+    const rc_control *shared = control;
+    rc_geometry other;
+    rc_fault_found fault;
+    if (data_size < RC_DESCRIPTORS_OFFSET || control_size < RC_READERS_OFFSET)
+        return RC_TOO_SMALL;
+    if ((fault = rc_check_identity(&header->identity, RC_MAGIC_DATA)) != RC_OK)
+        return fault;
+    if ((fault = rc_check_identity(&shared->identity, RC_MAGIC_CONTROL)) != RC_OK)
+        return fault;
+    rc_read_numbers(&header->identity, out);
+    rc_read_numbers(&shared->identity, &other);
+    if ((fault = rc_check_numbers(out)) != RC_OK)
+        return fault;
+    if (other.instance != out->instance)
+        return RC_OTHER_INSTANCE;
+    if (other.slots != out->slots || other.capacity != out->capacity ||
+        other.max_message != out->max_message || other.max_readers != out->max_readers)
+        return RC_BAD_GEOMETRY;
+    if (header->identity.total_size != rc_data_size(out->slots, out->capacity) ||
+        shared->identity.total_size != rc_control_size(out->max_readers) ||
+        data_size != rc_data_size(out->slots, out->capacity) ||
+        control_size != rc_control_size(out->max_readers))
+        return RC_BAD_SIZE;
+    return RC_OK;
+}
+
+static inline void rc_fill_identity(rc_identity *id, const rc_geometry *g, uint64_t size,
+                                    uint64_t created_ns)
+{
+    id->version = RC_VERSION;
+    id->max_readers = g->max_readers;
+    id->layout_hash = rc_layout_hash();
+    id->total_size = size;
+    id->instance = g->instance;
+    id->slots = g->slots;
+    id->capacity = g->capacity;
+    id->max_message = g->max_message;
+    id->created_ns = created_ns;
+}
+
+/* The creator's last act: from here on the ring can be attached. The data segment's magic is the
+ * very last store. */
+static inline void rc_seal(void *data, void *control)
+{
+    /* release: pairs with the acquire in rc_check_identity() */
+    __atomic_store_n(&((rc_control *)control)->identity.magic, RC_MAGIC_CONTROL, __ATOMIC_RELEASE);
+    __atomic_store_n(&((rc_header *)data)->identity.magic, RC_MAGIC_DATA, __ATOMIC_RELEASE);
+}
+
+#endif

@@ -1,0 +1,365 @@
+"""The shared-memory objects of a ring: their names, how they are made, opened, listed, removed.
+
+A ring NAME is ``/rc.NAME.d`` (data, written by the writer alone), ``/rc.NAME.c`` (control, written
+by readers too) and semaphores ``/rc.NAME.INSTANCE.*``. The control segment is made first and removed
+last: its inode carries the locks, so whoever holds its writer lock may work on all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import stat
+from dataclasses import dataclass
+from multiprocessing import resource_tracker, shared_memory
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, Final
+
+import posix_ipc
+
+from . import _ring, signals
+from .errors import RingCorrupt, RingError, RingExists, RingNotFound
+
+SHM: Final = Path("/dev/shm")
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,19}")
+_TRIES: Final = 20
+
+
+class _NoTracker(ModuleType):
+    """Stands in for multiprocessing.resource_tracker: the tracker of a killed creator would unlink
+    the ring within a second, and before Python 3.13 an attaching process's does so at its exit."""
+
+    @staticmethod
+    def register(name: str, rtype: str) -> None:
+        """Do not."""
+
+    @staticmethod
+    def unregister(name: str, rtype: str) -> None:
+        """Do not."""
+
+
+def _untracked(method: Any) -> Any:
+    """The same method, looking up ``resource_tracker`` in a namespace of its own: the module's is
+    left alone, so blocks that others make in the same process stay tracked."""
+    names = {**vars(shared_memory), "resource_tracker": _NoTracker(resource_tracker.__name__)}
+    copy = FunctionType(method.__code__, names, method.__name__, method.__defaults__)
+    copy.__kwdefaults__ = method.__kwdefaults__
+    return copy
+
+
+class _SharedMemory(shared_memory.SharedMemory):
+    """A block that no resource tracker hears of."""
+
+    __init__ = _untracked(shared_memory.SharedMemory.__init__)
+    unlink = _untracked(shared_memory.SharedMemory.unlink)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A ring's segments, mapped, and the descriptor that is to hold this end's lock."""
+
+    segments: _ring.Segments
+    endpoint: _ring.Endpoint
+
+
+def check_name(name: str) -> str:
+    """Return `name`, or raise ValueError with what is wrong with it."""
+    if not isinstance(name, str):
+        raise TypeError(f"a ring's name is a string, not {type(name).__name__}")
+    if _NAME.fullmatch(name):
+        return name
+    if not name:
+        why = "it is empty"
+    elif len(name) > 20:
+        why = f"it has {len(name)} characters, at most 20 fit into a semaphore's name"
+    elif name[0] in "_-":
+        why = f"it starts with {name[0]!r}"
+    else:
+        bad = next(c for c in name if not re.fullmatch("[a-z0-9_-]", c))
+        why = f"it has the character {bad!r}"
+    raise ValueError(
+        f"{name!r} can't name a ring: {why}. Use 1 to 20 of a-z, 0-9, _ and -, starting with a"
+        " letter or digit"
+    )
+
+
+def data_name(name: str) -> str:
+    """Shared-memory name of the data segment."""
+    return f"/rc.{name}.d"
+
+
+def control_name(name: str) -> str:
+    """Shared-memory name of the control segment."""
+    return f"/rc.{name}.c"
+
+
+def _check_sizes(slots: int, capacity: int, max_readers: int, mode: int) -> None:
+    for what, value, low, high in (
+        ("slots", slots, _ring.SLOTS_MIN, _ring.SLOTS_MAX),
+        ("capacity", capacity, _ring.CAPACITY_MIN, _ring.CAPACITY_MAX),
+    ):
+        if not low <= value <= high or value & (value - 1):
+            near = min(max(1 << max(value - 1, 0).bit_length(), low), high)
+            raise ValueError(
+                f"{what}={value} is not a power of two from {low} to {high}: take {near}"
+            )
+    if not 1 <= max_readers <= _ring.READERS_MAX:
+        raise ValueError(f"max_readers={max_readers} is not from 1 to {_ring.READERS_MAX}")
+    if mode not in (0o600, 0o640):
+        raise ValueError(
+            f"mode={mode:#o}: 0o600 keeps the ring to one user, 0o640 lets its group attach;"
+            " no other is offered, since readers write the control segment"
+        )
+
+
+def create(name: str, slots: int, capacity: int, max_readers: int, mode: int) -> Opened:
+    """Make a new ring's segments and semaphores and take its writer lock.
+
+    Raises:
+        ValueError: a size or the mode is out of range.
+        RingExists: a ring of this name lives, or its writer died and left it to be resumed.
+        RingError: /dev/shm has no room, or the system refuses.
+    """
+    _check_sizes(slots, capacity, max_readers, mode)
+    check_name(name)
+    for _ in range(_TRIES):
+        try:
+            _make(control_name(name), _ring.control_size(max_readers), mode | (mode & 0o040) >> 1)
+        except FileExistsError:
+            _clear_leftovers(name)
+            continue
+        endpoint = open_endpoint(name)
+        if endpoint is None:
+            continue
+        if not endpoint.try_lock(_ring.LOCK_WRITER) or not leads_here(name, endpoint):
+            endpoint.close()
+            continue
+        try:
+            return _fill(name, endpoint, slots, capacity, max_readers, mode)
+        except BaseException:
+            remove(name)
+            endpoint.close()
+            raise
+    raise RingExists(f"ring {name!r} is being created by several processes at once: let one do it")
+
+
+def _fill(
+    name: str, endpoint: _ring.Endpoint, slots: int, capacity: int, max_readers: int, mode: int
+) -> Opened:
+    size = _ring.data_size(slots, capacity)
+    try:
+        _make(data_name(name), size, mode)
+    except FileExistsError:  # without a control segment nobody can be using it
+        posix_ipc.unlink_shared_memory(data_name(name))
+        _make(data_name(name), size, mode)
+    instance = secrets.randbits(63) | 1
+    signals.create(name, instance, max_readers, mode | (mode & 0o040) >> 1)
+    data = _map(data_name(name), size, writable=True)
+    control = _map(control_name(name), _ring.control_size(max_readers), writable=True)
+    _ring.format_segments(data, control, slots, capacity, max_readers, instance)
+    return Opened(_ring.Segments(name, data, control), endpoint)
+
+
+def _make(name: str, size: int, mode: int) -> None:
+    """Make one zeroed segment and take its pages now: a full /dev/shm is an error here rather than
+    a SIGBUS at some later store."""
+    _SharedMemory(name.removeprefix("/"), create=True, size=size).close()
+    with _descriptor(name) as fd:
+        try:
+            os.posix_fallocate(fd, 0, size)
+            os.fchmod(fd, mode)
+        except OSError as error:
+            posix_ipc.unlink_shared_memory(name)
+            if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+                raise RingError(f"cannot make {name}: {error.strerror}") from error
+            free = os.statvfs(SHM).f_bavail * os.statvfs(SHM).f_frsize
+            raise RingError(
+                f"/dev/shm has no room for {name}: {size >> 10} KiB are needed, {free >> 10} KiB"
+                " are free. Make the ring smaller (capacity=, slots=), remove what is stale, or"
+                " enlarge /dev/shm (in a container: --shm-size)"
+            ) from error
+
+
+@contextlib.contextmanager
+def _descriptor(name: str, *, read_only: bool = False) -> Any:
+    """A descriptor on a segment, closed at the end of the block."""
+    fd = posix_ipc.SharedMemory(name, read_only=read_only).fd
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _map(name: str, size: int, *, writable: bool) -> _ring.Mapping:
+    with _descriptor(name, read_only=not writable) as fd:
+        if os.fstat(fd).st_size != size:
+            raise RingCorrupt(f"{name} changed its size while it was opened")
+        return _ring.Mapping(fd, size, writable)
+
+
+def open_endpoint(name: str) -> _ring.Endpoint | None:
+    """The control segment opened for its locks; None if there is none."""
+    try:
+        return _ring.Endpoint(control_name(name))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RingError(
+            f"cannot open ring {name!r}: {error.strerror}. It belongs to another user; its owner"
+            " lets a group attach with mode=0o640"
+        ) from error
+
+
+def leads_here(name: str, endpoint: _ring.Endpoint) -> bool:
+    """Does the name still lead to the control segment that `endpoint` was opened on?"""
+    try:
+        there = (SHM / control_name(name).removeprefix("/")).lstat()
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == endpoint.inode
+
+
+def _check_owner(name: str, segment: str, status: os.stat_result, owner: int | None) -> None:
+    allowed = {os.geteuid(), 0} if owner is None else {owner}
+    if not stat.S_ISREG(status.st_mode):
+        raise RingCorrupt(f"{segment} is no shared-memory segment")
+    if status.st_uid not in allowed:
+        raise RingCorrupt(
+            f"{segment} belongs to user {status.st_uid}, not to you or root: attach with"
+            f" owner={status.st_uid} if ring {name!r} is meant to be that user's"
+        )
+    others = 0o022 if segment.endswith(".d") else 0o002
+    if status.st_mode & others:
+        raise RingCorrupt(
+            f"{segment} can be written by others (mode {stat.S_IMODE(status.st_mode):#o}):"
+            " ringcast never makes it so; remove it and create the ring again"
+        )
+
+
+def open_ring(name: str, *, writable: bool, owner: int | None = None) -> Opened:
+    """Open a ring that exists; everything is checked before it is mapped.
+
+    Args:
+        name: the ring's.
+        writable: map the data segment for writing (the writer), or PROT_READ (readers).
+        owner: user id the segments must belong to; None for the caller's own or root.
+
+    Raises:
+        RingNotFound, LayoutMismatch, RingCorrupt, RingError: see `shm.errors`.
+    """
+    check_name(name)
+    endpoint = open_endpoint(name)
+    if endpoint is None:
+        raise RingNotFound(f"there is no ring {name!r}: start its writer, or see shm.list_rings()")
+    try:
+        return Opened(open_segments(name, writable=writable, owner=owner), endpoint)
+    except posix_ipc.ExistentialError:
+        endpoint.close()
+        raise RingNotFound(f"ring {name!r} is being made or removed: try again") from None
+    except posix_ipc.PermissionsError as error:
+        endpoint.close()
+        raise RingError(f"cannot open ring {name!r}: permission denied ({error})") from None
+    except BaseException:
+        endpoint.close()
+        raise
+
+
+def open_segments(
+    name: str, *, writable: bool, owner: int | None, read_only: bool = False
+) -> _ring.Segments:
+    """Check and map both segments; `read_only` maps even the control segment without writing."""
+    sizes = []
+    heads = []
+    for segment, head in (
+        (data_name(name), _ring.DATA_HEADER),
+        (control_name(name), _ring.CONTROL_HEADER),
+    ):
+        with _descriptor(segment, read_only=True) as fd:
+            status = os.fstat(fd)
+            _check_owner(name, segment, status, owner)
+            sizes.append(status.st_size)
+            heads.append(os.pread(fd, head, 0))
+    _ring.check_headers(name, heads[0], sizes[0], heads[1], sizes[1])
+    data = _map(data_name(name), sizes[0], writable=writable)
+    control = _map(control_name(name), sizes[1], writable=not read_only)
+    return _ring.Segments(name, data, control)
+
+
+def _clear_leftovers(name: str) -> None:
+    """A control segment is in the way of a new ring: remove what a dead creator or a closed ring
+    left; raise RingExists for anything that somebody may still want."""
+    endpoint = open_endpoint(name)
+    if endpoint is None:
+        return
+    try:
+        if not endpoint.try_lock(_ring.LOCK_WRITER):
+            raise RingExists(f"ring {name!r} exists, and its writer is alive")
+        if not leads_here(name, endpoint):
+            return
+        if _is_finished(name):
+            remove(name)
+            return
+    finally:
+        endpoint.close()
+    raise RingExists(
+        f"ring {name!r} exists; its writer died. Writer.resume({name!r}) goes on with it,"
+        f" shm.unlink({name!r}) removes it"
+    )
+
+
+def _is_finished(name: str) -> bool:
+    """Was the ring closed by its writer, or its creation never finished?"""
+    try:
+        segments = open_segments(name, writable=False, owner=None, read_only=True)
+    except (RingNotFound, posix_ipc.ExistentialError):
+        return True
+    closed: bool = segments.ring_counters()[0]
+    return closed
+
+
+def remove(name: str) -> bool:
+    """Unlink whatever there is of a ring; False if there was nothing. The caller holds the writer
+    lock, or knows that nobody can want it. Processes that have it mapped keep their mapping."""
+    found = signals.remove(name)
+    for segment in (data_name(name), control_name(name)):
+        with contextlib.suppress(posix_ipc.ExistentialError):
+            posix_ipc.unlink_shared_memory(segment)
+            found = True
+    return found
+
+
+def unlink(name: str) -> None:
+    """Remove a ring that nobody writes: one that ended, one whose writer died, or leftovers.
+    Attached readers keep their mapping, read what is there, and then get RingClosed.
+
+    Raises:
+        RingNotFound: there is nothing of that name.
+        RingExists: its writer is alive; stop it first.
+    """
+    check_name(name)
+    endpoint = open_endpoint(name)
+    if endpoint is None:
+        if not remove(name):
+            raise RingNotFound(f"there is no ring {name!r}")
+        return
+    try:
+        if not endpoint.try_lock(_ring.LOCK_WRITER):
+            raise RingExists(f"ring {name!r} has a living writer: stop that process first")
+        if leads_here(name, endpoint):
+            remove(name)
+    finally:
+        endpoint.close()
+
+
+def names() -> list[str]:
+    """Names of all rings that have left anything in /dev/shm, sorted."""
+    found = set()
+    for entry in os.scandir(SHM):
+        parts = entry.name.removeprefix("sem.").split(".")
+        if parts[0] == "rc" and len(parts) >= 3 and _NAME.fullmatch(parts[1]):
+            found.add(parts[1])
+    return sorted(found)

@@ -1,0 +1,213 @@
+"""What an operator wants to know of a ring, read from its own memory without disturbing it.
+
+Only the segments are read, mapped without write permission; the ring's processes take no part and
+notice nothing. The figures are of one moment each, not all of the same one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+import posix_ipc
+
+from . import _ring, segment
+from .errors import RingError, RingNotFound
+
+_STATES: Final = ("free", "joining", "active", "demoting", "demoted", "evicted", "dead")
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderStatus:
+    """One reader slot in use.
+
+    Attributes:
+        slot: number of the slot.
+        pid: process id.
+        label: what the reader calls itself.
+        policy: "block" or "lossy".
+        state: "joining", "active", "demoting", "demoted", "evicted", or "dead" for one whose
+            process has died and whose slot nobody has needed yet.
+        cursor: next sequence it needs, as it last told; behind by up to an eighth of the ring.
+        lag: messages published above the cursor.
+        lag_bytes: arena bytes from the cursor to the newest message's end.
+        received, lost: messages handed out and missed.
+        waiting: it sleeps on its semaphore.
+        gating: the writer does not overwrite what it has not read.
+        joined_ns: when it attached, Unix time.
+    """
+
+    slot: int
+    pid: int
+    label: str
+    policy: str
+    state: str
+    cursor: int
+    lag: int
+    lag_bytes: int
+    received: int
+    lost: int
+    waiting: bool
+    gating: bool
+    joined_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingStatus:
+    """A ring.
+
+    Attributes:
+        name: its name.
+        state: "open"; "orphaned": the writer died and can be resumed; "closed": it has ended.
+        epoch: 1 for the first writer, one more for each that resumed.
+        slots, capacity_bytes, max_message: sizes: messages, bytes, bytes.
+        max_readers: reader slots.
+        used_slots, used_bytes: what the slowest gating reader still needs.
+        occupancy: 0..1, the larger of the two as a share of the ring.
+        sequence: next sequence to be published.
+        oldest: oldest sequence that is certainly still there.
+        writer_pid: the writer's process, dead or alive.
+        created_ns, writer_since_ns: Unix time.
+        readers: the slots in use.
+    """
+
+    name: str
+    state: str
+    epoch: int
+    slots: int
+    capacity_bytes: int
+    max_message: int
+    max_readers: int
+    used_slots: int
+    used_bytes: int
+    occupancy: float
+    sequence: int
+    oldest: int
+    writer_pid: int
+    created_ns: int
+    writer_since_ns: int
+    readers: tuple[ReaderStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RingEntry:
+    """One name of `list_rings`.
+
+    Attributes:
+        name: the ring's.
+        state: as in `RingStatus`, or "incomplete": its creator died or is at work; "invalid":
+            `shm.status` refuses it.
+        size_bytes: what its segments take of /dev/shm.
+        detail: for "incomplete" and "invalid", why.
+    """
+
+    name: str
+    state: str
+    size_bytes: int
+    detail: str
+
+
+def status(name: str, *, owner: int | None = None) -> RingStatus:
+    """Look at a ring without disturbing it.
+
+    Args:
+        name: the ring's.
+        owner: user id it must belong to; None for the caller's own or root.
+
+    Raises:
+        RingNotFound, LayoutMismatch, RingCorrupt, RingError: as attaching does.
+    """
+    opened = segment.open_ring(name, writable=False, owner=owner)
+    try:
+        return _look(opened)
+    finally:
+        opened.endpoint.close()
+
+
+def _look(opened: segment.Opened) -> RingStatus:
+    ring = opened.segments
+    closed, epoch, pid, since_ns, published, gate = ring.ring_counters()
+    alive = opened.endpoint.is_held(_ring.LOCK_WRITER)
+    _, last, length = ring.position(published - 1) if published else (0, 0, 0)
+    end = last + length
+    readers = []
+    for slot in range(ring.max_readers):
+        reader = _look_at_reader(opened, slot, published, end)
+        if reader is not None:
+            readers.append(reader)
+    gating = [reader for reader in readers if reader.gating]
+    used_slots = max((reader.lag for reader in gating), default=0)
+    used_bytes = max((reader.lag_bytes for reader in gating), default=0)
+    return RingStatus(
+        name=ring.name,
+        state="closed" if closed else "open" if alive else "orphaned",
+        epoch=epoch,
+        slots=ring.slots,
+        capacity_bytes=ring.capacity,
+        max_message=ring.max_message,
+        max_readers=ring.max_readers,
+        used_slots=used_slots,
+        used_bytes=used_bytes,
+        occupancy=min(1.0, max(used_slots / ring.slots, used_bytes / ring.capacity)),
+        sequence=published,
+        oldest=gate,
+        writer_pid=pid,
+        created_ns=ring.created_ns,
+        writer_since_ns=since_ns,
+        readers=tuple(readers),
+    )
+
+
+def _look_at_reader(
+    opened: segment.Opened, slot: int, published: int, end: int
+) -> ReaderStatus | None:
+    ring = opened.segments
+    (state, policy, pid, _, joined_ns, label, cursor, received, lost, gating, waiting) = (
+        ring.reader_counters(slot)
+    )
+    if state == 0:
+        return None
+    alive = opened.endpoint.is_held(_ring.LOCK_READER + slot)
+    lag = min(max(published - cursor, 0), ring.slots)
+    lag_bytes = 0
+    if lag:
+        seq1, position, _ = ring.position(cursor)
+        whole = seq1 == cursor + 1  # else it was overwritten: the reader is lossy and overrun
+        lag_bytes = min(max(end - position, 0), ring.capacity) if whole else ring.capacity
+    return ReaderStatus(
+        slot=slot,
+        pid=pid,
+        label=label,
+        policy="lossy" if policy == _ring.LOSSY else "block",
+        state=_STATES[state] if alive and state < len(_STATES) else "dead",
+        cursor=cursor,
+        lag=lag,
+        lag_bytes=lag_bytes,
+        received=received,
+        lost=lost,
+        waiting=waiting,
+        gating=gating,
+        joined_ns=joined_ns,
+    )
+
+
+def list_rings() -> list[RingEntry]:
+    """Every ring that has left anything in /dev/shm, by name; stale ones included. What is not
+    "open" can be removed with `shm.unlink`."""
+    return [_entry(name) for name in segment.names()]
+
+
+def _entry(name: str) -> RingEntry:
+    size = 0
+    for path in (segment.data_name(name), segment.control_name(name)):
+        try:
+            size += os.stat(segment.SHM / path.removeprefix("/")).st_size
+        except FileNotFoundError:
+            continue
+    try:
+        return RingEntry(name, status(name).state, size, "")
+    except RingNotFound as error:
+        return RingEntry(name, "incomplete", size, str(error))
+    except (RingError, posix_ipc.Error) as error:
+        return RingEntry(name, "invalid", size, str(error))

@@ -1,0 +1,160 @@
+/*
+ * The lossy reader: copy first, ask afterwards.
+ *
+ * A lossy reader sets no gating bit and holds nobody up.  It takes a sequence
+ * below `published`, copies the slot, which the writer may be overwriting
+ * meanwhile, makes an acquire fence, and loads the gate: the copy is good if
+ * the gate is not above the sequence.  The writer stores the gate, fences, and
+ * only then overwrites what is below the gate; having written a slot it stores
+ * `published` with release.  When a gating reader turns up at the writer's
+ * second look (room_join.pml) the gate comes back down a little, with no
+ * fence, though never so far that the slot to be overwritten is above it.
+ *
+ * Proved: a copy the reader accepts is whole and is the sequence it asked for.
+ * It may refuse a good copy, while the gate is up before it comes back down.
+ *
+ * The memory is weaker than x86.  Each variable of the writer's has a store
+ * buffer of its own, so its stores become visible in any order unless a fence
+ * or a release lies between them; the process `memory` drains the buffers when
+ * it likes.  The reader's loads may be made in any order that its acquire load
+ * of `published` and its acquire fence do not forbid.  A slot is copied in two
+ * halves, as a stand-in for many words.
+ *
+ * Left out: gating readers, the second look itself, more than one lossy reader
+ * (they do not see one another), and what a reader does about a refused copy.
+ *
+ * Mutants, all of which let the reader accept a torn or foreign copy:
+ *
+ *   CHECK_FIRST         the reader loads the gate before it copies.
+ *   READER_NO_FENCE     the load of the gate may overtake the copying.
+ *   READER_NO_ACQUIRE   the copying may overtake the load of `published`.
+ *   GATE_AFTER          the writer overwrites before it stores the gate.
+ *   WRITER_NO_FENCE     the overwriting may overtake the store of the gate.
+ *   WRITER_NO_RELEASE   `published` may overtake the writing of the slot.
+ */
+
+#define SLOTS 2
+#define LAST 5             /* sequences 0 .. LAST - 1 are published */
+#define READS 2
+#define EMPTY 255
+#define NOTHING 254        /* in a slot that was never written */
+
+#define HALF(s, h) (2 * ((s) % SLOTS) + (h))
+
+byte published;
+byte published_buffer = EMPTY;
+byte gate;
+byte gate_buffer = EMPTY;
+byte half[2 * SLOTS] = NOTHING;
+byte half_buffer[2 * SLOTS] = EMPTY;
+
+inline drain(where, buffer)
+{
+    atomic { buffer != EMPTY -> where = buffer; buffer = EMPTY }
+}
+
+active proctype memory()
+{
+    end:
+    do
+    :: drain(published, published_buffer)
+    :: drain(gate, gate_buffer)
+    :: drain(half[0], half_buffer[0])
+    :: drain(half[1], half_buffer[1])
+    :: drain(half[2], half_buffer[2])
+    :: drain(half[3], half_buffer[3])
+    od
+}
+
+#define DRAINED (published_buffer == EMPTY && gate_buffer == EMPTY && \
+                 half_buffer[0] == EMPTY && half_buffer[1] == EMPTY && \
+                 half_buffer[2] == EMPTY && half_buffer[3] == EMPTY)
+
+inline raise_gate()
+{
+    if
+    :: next >= SLOTS && private_gate <= next - SLOTS ->
+        select (wanted : next - SLOTS + 1 .. next);
+        gate_buffer = wanted;
+#ifndef WRITER_NO_FENCE
+        DRAINED;
+#endif
+        select (private_gate : next - SLOTS + 1 .. wanted);
+        if
+        :: private_gate < wanted -> gate_buffer = private_gate
+        :: else
+        fi;
+        wanted = 0
+    :: else
+    fi
+}
+
+active proctype writer()
+{
+    byte next, wanted, private_gate;
+
+    for (next : 0 .. LAST - 1) {
+#ifndef GATE_AFTER
+        raise_gate();
+#endif
+        half_buffer[HALF(next, 0)] = next;
+        half_buffer[HALF(next, 1)] = next;
+#ifdef GATE_AFTER
+        raise_gate();
+#endif
+        /* A release is visible no earlier than all the stores before it. */
+#ifndef WRITER_NO_RELEASE
+        DRAINED;
+#endif
+        published_buffer = next + 1
+    }
+}
+
+/* What a load must wait for in the reader. */
+#ifdef READER_NO_ACQUIRE
+#define AFTER_PUBLISHED true
+#else
+#define AFTER_PUBLISHED did_published
+#endif
+
+#ifdef CHECK_FIRST
+#define BEFORE_COPY did_gate
+#define AFTER_COPY true
+#else
+#define BEFORE_COPY true
+#ifdef READER_NO_FENCE
+#define AFTER_COPY true
+#else
+#define AFTER_COPY (did_first && did_second)
+#endif
+#endif
+
+active proctype reader()
+{
+    byte sequence, limit, first, second, gate_seen, round;
+    bool did_published, did_first, did_second, did_gate;
+
+    for (round : 1 .. READS) {
+        select (sequence : 0 .. LAST - 1);
+        do
+        :: !did_published -> atomic { limit = published; did_published = true }
+        :: !did_first && AFTER_PUBLISHED && BEFORE_COPY ->
+            atomic { first = half[HALF(sequence, 0)]; did_first = true }
+        :: !did_second && AFTER_PUBLISHED && BEFORE_COPY ->
+            atomic { second = half[HALF(sequence, 1)]; did_second = true }
+        :: !did_gate && AFTER_PUBLISHED && AFTER_COPY ->
+            atomic { gate_seen = gate; did_gate = true }
+        :: did_published && did_first && did_second && did_gate -> break
+        od;
+        if
+        :: sequence < limit && gate_seen <= sequence ->
+            assert(first == sequence && second == sequence)
+        :: else
+        fi;
+        atomic {
+            sequence = 0; limit = 0; first = 0; second = 0; gate_seen = 0;
+            did_published = false; did_first = false;
+            did_second = false; did_gate = false
+        }
+    }
+}
