@@ -1,12 +1,12 @@
 """Rings in shared memory: a broadcast ring from one process to many.
 
-    from shm import broadcast
+from shm import broadcast
 
-    writer = broadcast.Writer.create("md")
-    writer.publish(b"...")
+writer = broadcast.Writer.create("md")
+writer.publish(b"...")
 
-    with broadcast.Reader.attach("md") as reader:     # in any other process
-        for message in reader: ...
+with broadcast.Reader.attach("md") as reader:     # in any other process
+    for message in reader: ...
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: nonecheck=True, auto_pickle=False
 # cython: embedsignature=True, embedsignature.format=python
 """Rings as Python objects: who owns which bytes for how long, buffers, errors.
 
@@ -91,6 +92,7 @@ cdef int64_t deadline_of(object timeout) except -1:
 # ---- what an endpoint is made of -----------------------------------------------------------
 
 
+@cython.final
 cdef class Mapping:
     """A whole shared-memory segment mapped into this process; unmapped when nothing refers to it."""
 
@@ -108,6 +110,7 @@ cdef class Mapping:
             munmap(self.address, self.size)
 
 
+@cython.final
 cdef class Endpoint:
     """The descriptor whose locks say that this end of the ring is alive, and its phase.
 
@@ -115,7 +118,7 @@ cdef class Endpoint:
         FileNotFoundError, PermissionError, OSError: the segment cannot be opened.
     """
 
-    def __cinit__(self, str segment):
+    def __cinit__(self, str segment not None):
         cdef int error = rc_endpoint_init(&self.c, segment.encode())
         self.ready = error == 0
         if error:
@@ -170,10 +173,11 @@ cdef class Endpoint:
         raise RingClosed("this end of the ring is closed")
 
 
+@cython.final
 cdef class Semaphores:
     """Handles on named semaphores that exist already, in the order of their names."""
 
-    def __cinit__(self, list names):
+    def __cinit__(self, list names not None):
         self.count = 0
         self.handles = <sem_t **>calloc(len(names) + 1, sizeof(sem_t *))
         if self.handles == NULL:
@@ -224,6 +228,7 @@ cdef object explain(rc_fault_found fault, str name):
                        " while it was opened, or one of them was; try again")
 
 
+@cython.final
 cdef class Segments:
     """Both segments of a ring, mapped and checked, with the geometry copied out.
 
@@ -231,7 +236,7 @@ cdef class Segments:
         RingNotFound, LayoutMismatch, RingCorrupt: the header does not pass.
     """
 
-    def __cinit__(self, str name, Mapping data, Mapping control):
+    def __cinit__(self, str name not None, Mapping data not None, Mapping control not None):
         cdef rc_fault_found fault = rc_check_segments(
             data.address, data.size, control.address, control.size, &self.geometry)
         if fault != RC_OK:
@@ -300,8 +305,8 @@ cdef class Segments:
                 bool(rc_load_u64(&c.waiters[index // 64]) & rc_bit(index)))
 
 
-def check_headers(str name, const uint8_t[::1] data, uint64_t data_size,
-                  const uint8_t[::1] control, uint64_t control_size) -> None:
+def check_headers(str name, bytes data not None, uint64_t data_size, bytes control not None,
+                  uint64_t control_size) -> None:
     """Check copies of both headers, before anything is mapped, against the segments' true sizes.
 
     Raises:
@@ -310,8 +315,8 @@ def check_headers(str name, const uint8_t[::1] data, uint64_t data_size,
     cdef rc_geometry geometry
     if len(data) < RC_DESCRIPTORS_OFFSET or len(control) < RC_READERS_OFFSET:
         raise explain(RC_TOO_SMALL, name)
-    cdef rc_fault_found fault = rc_check_segments(&data[0], data_size, &control[0], control_size,
-                                                  &geometry)
+    cdef rc_fault_found fault = rc_check_segments(
+        PyBytes_AS_STRING(data), data_size, PyBytes_AS_STRING(control), control_size, &geometry)
     if fault != RC_OK:
         raise explain(fault, name)
 
@@ -326,8 +331,8 @@ def control_size(uint32_t max_readers) -> int:
     return rc_control_size(max_readers)
 
 
-def format_segments(Mapping data, Mapping control, uint64_t slots, uint64_t capacity,
-                    uint32_t max_readers, uint64_t instance) -> None:
+def format_segments(Mapping data not None, Mapping control not None, uint64_t slots,
+                    uint64_t capacity, uint32_t max_readers, uint64_t instance) -> None:
     """Write both headers of a new, zeroed ring; the magic last."""
     cdef rc_geometry g
     cdef uint64_t now = rc_clock_ns(CLOCK_REALTIME)
@@ -366,6 +371,7 @@ cdef void pin_unlink(rc_pin *pin) noexcept:
 # ---- the reader ----------------------------------------------------------------------------
 
 
+@cython.final
 @cython.no_gc
 @cython.freelist(256)
 cdef class Message:
@@ -375,9 +381,6 @@ cdef class Message:
     A Message exports the buffer protocol, read-only: ``memoryview``, numpy, orjson and the like
     read it without a copy. ``bytes(message)`` copies.
     """
-
-    def __cinit__(self):
-        self.pin.message = <void *>self
 
     def __init__(self):
         raise TypeError("messages come from a Reader")
@@ -472,7 +475,7 @@ cdef class Message:
 
     def __releasebuffer__(self, Py_buffer *view):
         self.pin.exports -= 1
-        if self.pin.exports == 0 and self.reader.lingering:
+        if self.pin.exports == 0 and self.pin.linked and self.reader.lingering:
             self.reader.let_go()
 
     def __repr__(self):
@@ -480,6 +483,7 @@ cdef class Message:
                 f" {self.size} bytes>")
 
 
+@cython.final
 @cython.no_gc
 cdef class View:
     """A piece of a Batch's memory as a buffer; it pins the batch while it lives."""
@@ -501,6 +505,7 @@ cdef class View:
                 self.batch.reader.let_go()
 
 
+@cython.final
 @cython.no_gc
 cdef class Batch:
     """Many messages at once, valid until its ``with`` block ends, or longer where an array or view
@@ -647,12 +652,10 @@ cdef class Batch:
 cdef class Reader:
     """The native half of `shm.broadcast.Reader`, which see."""
 
-    def __cinit__(self, *args, **kwargs):
+    def __cinit__(self, Segments segments not None, Endpoint endpoint not None, uint32_t index,
+                  Semaphores semaphores not None, Wait wait not None, writer_gone):
         self.pins.previous = &self.pins
         self.pins.following = &self.pins
-
-    def __init__(self, Segments segments, Endpoint endpoint, uint32_t index, Semaphores semaphores,
-                 Wait wait, writer_gone):
         if index >= segments.geometry.max_readers or semaphores.count != 2:
             raise ValueError("a reader needs a slot of the ring and its two semaphores")
         self.segments = segments
@@ -699,28 +702,34 @@ cdef class Reader:
         if self.joined and self.endpoint is not None and not is_finalizing():
             self.finish()
 
+    @cython.final
     cdef bint is_open(self) noexcept:
         return self.joined and rc_endpoint_phase(&self.endpoint.c) == RC_OPEN
 
+    @cython.final
     cdef object evicted(self):
         return Evicted(f"the writer evicted reader slot {self.ring.index}: it held the ring full for"
                        " too long. Views made from its messages are not valid; attach again, and"
                        " read faster or with policy='lossy'")
 
+    @cython.final
     cdef object corrupt(self):
         return RingCorrupt(f"ring {self.segments.name!r} holds an impossible descriptor or counter"
                            f" at sequence {self.ring.next}")
 
     # -- holding and letting go
 
+    @cython.final
     cdef uint64_t floor(self) noexcept:
         """The oldest sequence still needed here."""
         return self.pins.following.sequence if self.pins.following != &self.pins else self.ring.next
 
+    @cython.final
     cdef void flush_if_due(self) noexcept:
         if rc_reader_flush_due(&self.ring):
             rc_reader_flush(&self.ring, self.floor())
 
+    @cython.final
     cdef int settle(self) except -1:
         """Detach every message without an exported buffer, and tell the writer how far we are."""
         cdef rc_pin *pin = self.pins.following
@@ -733,6 +742,7 @@ cdef class Reader:
         rc_reader_flush(&self.ring, self.floor())
         return 0
 
+    @cython.final
     cdef int refuse_to_block_the_ring(self) except -1:
         """About to sleep: raise if what is held here is what the writer waits for."""
         if self.pins.following == &self.pins or not rc_reader_blocks(&self.ring):
@@ -746,6 +756,7 @@ cdef class Reader:
             f" {self.pins.following.sequence}, of which a view, an array or an open batch is still"
             " alive here. Release it, or copy what you keep with bytes(message)")
 
+    @cython.final
     cdef int step_down(self) except -1:
         """The writer asks this reader to go on as a lossy one. Done once nothing is exported."""
         self.asked = True
@@ -760,6 +771,7 @@ cdef class Reader:
 
     # -- taking messages
 
+    @cython.final
     cdef int take(self, Message message) except -1:
         """Fill a fresh message with the next one: 1; nothing to read: 0; the ring has ended: -2.
 
@@ -786,16 +798,19 @@ cdef class Reader:
                 return -2
             self.recover(result)
 
+    @cython.final
     cdef void hand_out(self, Message message) noexcept:
         cdef rc_descriptor *d = &message.descriptor
         message.reader = self
         message.data = self.ring.arena + (d.f.position & (self.ring.capacity - 1))
         message.size = d.f.length
         message.missed = self.ring.gap
+        message.pin.message = <void *>message
         pin_link(&self.pins, &message.pin, self.ring.next)
         rc_reader_advance(&self.ring, 1, d.f.length)
         self.flush_if_due()
 
+    @cython.final
     cdef int copy_out(self, Message message) except -1:
         """Lossy: copy and check. 0: overrun."""
         cdef rc_descriptor *d = &message.descriptor
@@ -816,6 +831,7 @@ cdef class Reader:
         self.flush_if_due()
         return 1
 
+    @cython.final
     cdef int recover(self, rc_result result) except -1:
         if result == RC_OVERRUN:
             if not rc_reader_resync(&self.ring):
@@ -828,12 +844,14 @@ cdef class Reader:
             raise self.corrupt()
         return 0
 
+    @cython.final
     cdef object ended(self):
         return RingClosed(f"ring {self.segments.name!r} has ended: its writer closed it, and every"
                           " message was read")
 
     # -- waiting
 
+    @cython.final
     cdef int look_around(self) except -1:
         """Each 100 ms of waiting: could there still come anything?"""
         cdef int64_t now = rc_now_ns()
@@ -845,6 +863,7 @@ cdef class Reader:
             raise RingClosed(reason)
         return 0
 
+    @cython.final
     cdef int wait_until(self, int64_t deadline) except -1:
         """Wait for something to happen, 100 ms at most; 0: the deadline is over."""
         cdef rc_reader snapshot
@@ -969,6 +988,7 @@ cdef class Reader:
                 batch.pin.sequence = self.ring.next
                 return batch
 
+    @cython.final
     cdef void hand_out_batch(self, Batch batch, rc_descriptor *first, uint64_t limit) noexcept:
         cdef uint64_t n = rc_reader_available(&self.ring, limit)
         cdef const rc_descriptor *table = self.ring.descriptors + (
@@ -982,6 +1002,7 @@ cdef class Reader:
         rc_reader_advance(&self.ring, n,
                           rc_load_u64(&table[n - 1].words[1]) - first.f.position + first.f.length)
 
+    @cython.final
     cdef int copy_out_batch(self, Batch batch, uint64_t limit) except -1:
         """Lossy: copy descriptors and payloads out, then check. 0: overrun."""
         cdef uint64_t span = 0, n = rc_reader_available(&self.ring, limit)
@@ -1074,6 +1095,7 @@ cdef class Reader:
         self.stop_waiting()
         self.linger()
 
+    @cython.final
     cdef bint exported(self) noexcept:
         cdef rc_pin *pin = self.pins.following
         while pin != &self.pins:
@@ -1082,12 +1104,14 @@ cdef class Reader:
             pin = pin.following
         return False
 
+    @cython.final
     cdef uint64_t oldest_export(self) noexcept:
         cdef rc_pin *pin = self.pins.following
         while pin.exports == 0 and pin.message != NULL:
             pin = pin.following
         return pin.sequence
 
+    @cython.final
     cdef int stop_waiting(self) except -1:
         """No thread waits in here when this returns. 100 ms at most for one that spins."""
         cdef bint empty = False
@@ -1097,6 +1121,7 @@ cdef class Reader:
             with nogil:
                 empty = rc_endpoint_empty(&self.endpoint.c, rc_now_ns() + RC_SLICE_NS)
 
+    @cython.final
     cdef int linger(self) except -1:
         """Hold what is exported, and nothing else; finish when that is gone."""
         self.lingering = True
@@ -1107,6 +1132,7 @@ cdef class Reader:
         self.let_go()
         return 0
 
+    @cython.final
     cdef void let_go(self) noexcept:
         """A buffer was released after the end: move on, or finish with the last."""
         if not self.joined or rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
@@ -1116,6 +1142,7 @@ cdef class Reader:
         else:
             self.finish()
 
+    @cython.final
     cdef void finish(self) noexcept:
         if self.joined:
             self.joined = False
@@ -1177,6 +1204,7 @@ cdef class Reader:
 # ---- the writer ----------------------------------------------------------------------------
 
 
+@cython.final
 @cython.no_gc
 cdef class Reservation:
     """Room in the arena to write a message in place; valid until `commit` or the end of its
@@ -1262,7 +1290,8 @@ cdef class Reservation:
 cdef class Writer:
     """The native half of `shm.broadcast.Writer`, which see."""
 
-    def __init__(self, Segments segments, Endpoint endpoint, Semaphores semaphores, Wait wait):
+    def __cinit__(self, Segments segments not None, Endpoint endpoint not None,
+                  Semaphores semaphores not None, Wait wait not None):
         if semaphores.count != <int>segments.geometry.max_readers + 1:
             raise ValueError("a writer needs every reader's semaphore, and its own last")
         self.segments = segments
@@ -1302,6 +1331,7 @@ cdef class Writer:
         self.reaped_ns = rc_now_ns()
         return reaped
 
+    @cython.final
     cdef int check(self) except -1:
         self.endpoint.check()
         if self.reservation != NULL:
@@ -1309,6 +1339,7 @@ cdef class Writer:
                               " alive: commit or leave it, and release its views")
         return 0
 
+    @cython.final
     cdef int check_length(self, uint64_t length) except -1:
         if length > self.ring.max_message:
             raise MessageTooLarge(
@@ -1320,6 +1351,7 @@ cdef class Writer:
     # Room. One thread at a time waits for it, without the GIL; `busy` keeps the others away from
     # the ring meanwhile: they queue for `turn`.
 
+    @cython.final
     cdef int wait_for_room(self, uint64_t length, int64_t deadline) except -1:
         """Wait at most 20 ms for room; reap. The caller has the turn. 0: the deadline is over."""
         cdef int64_t now = rc_now_ns()
@@ -1337,6 +1369,7 @@ cdef class Writer:
             self._reap()
         return 1
 
+    @cython.final
     cdef int begin_turn(self, int64_t deadline) except -1:
         """Become the one thread that works the ring while it is full. 0: not in time."""
         cdef double seconds = -1 if deadline == FOR_EVER else (
@@ -1346,16 +1379,19 @@ cdef class Writer:
         self.busy += 1
         return 1
 
+    @cython.final
     cdef int end_turn(self) except -1:
         self.busy -= 1
         self.turn.release()
         return 0
 
+    @cython.final
     cdef object full(self, uint64_t length, uint64_t published):
         return RingFull(
             f"no room for {length} bytes in ring {self.segments.name!r} in time: reader"
             f" {self.slowest()} holds it full", published)
 
+    @cython.final
     cdef object slowest(self):
         cdef uint32_t i
         cdef uint64_t cursor, lowest = UINT64_MAX
@@ -1368,6 +1404,7 @@ cdef class Writer:
                 found = f"slot {i} (process {counters[2]}, {counters[5]!r}, at {cursor})"
         return found or "(none any more)"
 
+    @cython.final
     cdef int put(self, rc_descriptor *d, const uint8_t *bytes, uint32_t length,
                  int64_t deadline) except -1:
         """Put one message in, waiting for room; the caller has the turn. 0: not in time."""
@@ -1377,6 +1414,7 @@ cdef class Writer:
             self.check()
         return 1
 
+    @cython.final
     cdef int put_slowly(self, rc_descriptor *d, const uint8_t *bytes, uint32_t length,
                         object timeout) except -1:
         cdef int64_t deadline = deadline_of(timeout)
@@ -1428,6 +1466,7 @@ cdef class Writer:
             PyBuffer_Release(&view)
         return sequence
 
+    @cython.final
     cdef int put_one(self, rc_descriptor *d, const uint8_t *bytes, uint64_t length,
                      object timeout) except -1:
         self.check_length(length)
@@ -1455,6 +1494,7 @@ cdef class Writer:
             PyBuffer_Release(&view)
         return sequence
 
+    @cython.final
     cdef int try_put(self, rc_descriptor *d, const uint8_t *bytes, uint32_t length) except -1:
         if self.busy:
             return 0
@@ -1522,6 +1562,7 @@ cdef class Writer:
                 self.end_turn()
         return range(first, first + n)
 
+    @cython.final
     cdef int check_buffer(self, object item) except -1:
         cdef Py_buffer view
         if PyBytes_CheckExact(item):
@@ -1531,6 +1572,7 @@ cdef class Writer:
         PyBuffer_Release(&view)
         return self.check_length(length)
 
+    @cython.final
     cdef int put_item(self, rc_descriptor *d, object item) except -1:
         """Put one in if there is room."""
         cdef Py_buffer view
@@ -1546,6 +1588,7 @@ cdef class Writer:
             PyBuffer_Release(&view)
         return done
 
+    @cython.final
     cdef int put_item_slowly(self, rc_descriptor *d, object item, int64_t deadline,
                              uint64_t first) except -1:
         cdef Py_buffer view
@@ -1614,6 +1657,7 @@ cdef class Writer:
         rc_post(self.semaphores.handles[slot])
         return True
 
+    @cython.final
     cdef int check_slot(self, uint32_t slot) except -1:
         if slot >= self.ring.max_readers:
             raise IndexError(f"the ring has reader slots 0 to {self.ring.max_readers - 1}")

@@ -88,9 +88,7 @@ class Writer(_ring.Writer):
             raise
 
     @classmethod
-    def _open_ring(
-        cls, opened: segment.Opened, wait: _ring.Wait | None, *, resume: bool
-    ) -> Self:
+    def _open_ring(cls, opened: segment.Opened, wait: _ring.Wait | None, *, resume: bool) -> Self:
         ring = opened.segments
         names = signals.all_semaphores(ring.name, ring.instance, ring.max_readers)
         semaphores = _ring.Semaphores(names)

@@ -6,7 +6,6 @@ notice nothing. The figures are of one moment each, not all of the same one.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -202,7 +201,7 @@ def _entry(name: str) -> RingEntry:
     size = 0
     for path in (segment.data_name(name), segment.control_name(name)):
         try:
-            size += os.stat(segment.SHM / path.removeprefix("/")).st_size
+            size += (segment.SHM / path.removeprefix("/")).stat().st_size
         except FileNotFoundError:
             continue
     try:
