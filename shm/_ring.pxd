@@ -173,6 +173,7 @@ cdef extern from "endpoint.h" nogil:
     int rc_endpoint_init(rc_endpoint *, const char *)
     int rc_endpoint_phase(rc_endpoint *)
     void rc_endpoint_finish(rc_endpoint *)
+    void rc_endpoint_free(rc_endpoint *)
     int rc_lock_try(int, int64_t)
     int rc_lock_release(int, int64_t)
     int rc_lock_held(int, int64_t)
@@ -200,7 +201,7 @@ cdef class Mapping:
 
 cdef class Endpoint:
     cdef rc_endpoint c
-    cdef bint ready
+    cdef bint made, ready
     cdef readonly tuple inode
     cdef void finish(self) noexcept
     cdef int check(self) except -1

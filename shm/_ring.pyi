@@ -28,7 +28,7 @@ KINDS: dict[int, Kind]
 
 class Mapping:
     size: int
-    def __new__(cls, fd: int, size: int, writable: bool) -> Self: ...
+    def __new__(cls, fd: int, size: int, writable: bool, populate: bool) -> Self: ...
 
 class Endpoint:
     inode: tuple[int, int]

@@ -96,9 +96,9 @@ cdef int64_t deadline_of(object timeout) except -1:
 cdef class Mapping:
     """A whole shared-memory segment mapped into this process; unmapped when nothing refers to it."""
 
-    def __cinit__(self, int fd, size_t size, bint writable):
+    def __cinit__(self, int fd, size_t size, bint writable, bint populate):
         self.address = mmap(NULL, size, PROT_READ | PROT_WRITE if writable else PROT_READ,
-                            MAP_SHARED | MAP_POPULATE, fd, 0)
+                            MAP_SHARED | MAP_POPULATE if populate else MAP_SHARED, fd, 0)
         if self.address == MAP_FAILED:
             self.address = NULL
             raise OSError(errno, f"cannot map a segment of {size} bytes: {os.strerror(errno)}")
@@ -120,7 +120,7 @@ cdef class Endpoint:
 
     def __cinit__(self, str segment not None):
         cdef int error = rc_endpoint_init(&self.c, segment.encode())
-        self.ready = error == 0
+        self.made = self.ready = error == 0
         if error:
             raise OSError(error, os.strerror(error), segment)
         status = os.fstat(self.c.lock_fd)
@@ -128,6 +128,8 @@ cdef class Endpoint:
 
     def __dealloc__(self):
         self.finish()
+        if self.made:
+            rc_endpoint_free(&self.c)
 
     cdef void finish(self) noexcept:
         if self.ready:
@@ -1039,11 +1041,11 @@ cdef class Reader:
     # -- asyncio: one native thread waits on the semaphore and writes an eventfd
 
     def _take_nowait(self):
-        """The next message or None; for the asyncio half."""
+        """The next message or None, StopAsyncIteration at the end; for the asyncio half."""
         cdef Message message = Message.__new__(Message)
         cdef int taken = self.take(message)
         if taken == -2:
-            raise self.ended()
+            raise StopAsyncIteration
         return message if taken == 1 else None
 
     def _before_await(self) -> None:
@@ -1067,10 +1069,10 @@ cdef class Reader:
                 if turn == RC_CLOSED_MEANWHILE:
                     break
                 if turn == RC_MY_TURN:
-                    found = rc_reader_sleep(&snapshot, limit)
+                    found = (rc_reader_sleep(&snapshot, limit) or rc_reader_blocks(&snapshot)
+                             or rc_lock_held(self.endpoint.c.lock_fd, RC_LOCK_WRITER) != 1)
                     rc_endpoint_wake_up(&self.endpoint.c)
-                found = (found or rc_reader_ready(&snapshot) or rc_reader_blocks(&snapshot)
-                         or rc_lock_held(self.endpoint.c.lock_fd, RC_LOCK_WRITER) != 1)
+                found = found or rc_reader_ready(&snapshot)
             write(eventfd, &one, sizeof(one))
         return turn != RC_CLOSED_MEANWHILE
 

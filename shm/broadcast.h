@@ -432,22 +432,22 @@ static inline int rc_writer_make_room(rc_writer *w, uint64_t end)
     w->gate_position = rc_writer_position(w, gate);
     w->gate = gate;
     RC_FAULT(31);
-    if (!rc_writer_fits(w, end))
-        return 0;
-    if (w->wants) {
-        rc_store(&w->control->wanted, 0);
-        rc_store(&w->control->enough, 0);
-        w->wants = 0;
-    }
-    return 1;
+    return rc_writer_fits(w, end);
 }
 
 /* Room for `length` contiguous bytes and a descriptor. 1 and *start, or 0: the ring is full. */
 static inline int rc_writer_room(rc_writer *w, uint64_t length, uint64_t *start)
 {
     *start = rc_writer_place(w, length);
-    return rc_likely(rc_writer_fits(w, *start + length)) ||
-           rc_writer_make_room(w, *start + length);
+    if (rc_unlikely(!rc_writer_fits(w, *start + length)) &&
+        !rc_writer_make_room(w, *start + length))
+        return 0;
+    if (rc_unlikely(w->wants)) { /* what was wanted is there */
+        rc_store(&w->control->wanted, 0);
+        rc_store(&w->control->enough, 0);
+        w->wants = 0;
+    }
+    return 1;
 }
 
 /* Describe the next message, whose bytes stand at `start`. Not known to batch readers and

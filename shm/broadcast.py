@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -24,7 +23,7 @@ Batch = _ring.Batch
 Reservation = _ring.Reservation
 
 _JOINS = 20
-_MESSAGES_A_TURN = 128  # how many an async loop takes before other tasks get theirs
+_MESSAGES_A_TURN = 128  # how many ``async for`` takes before other tasks get their turn
 
 
 class Writer(_ring.Writer):
@@ -124,6 +123,9 @@ class Reader(_ring.Reader):
     view is gone, and holds its place in the ring so long.
     """
 
+    _bridge: Bridge | None = None
+    _awaited = 0
+
     @classmethod
     def attach(
         cls,
@@ -160,7 +162,7 @@ class Reader(_ring.Reader):
             label = Path(sys.argv[0]).name if sys.argv else "python"
         name_bytes = label.encode()[: _ring.LABEL_MAX]
         for _ in range(_JOINS):
-            opened = segment.open_ring(name, writable=False, owner=owner)
+            opened = segment.open_ring(name, owner=owner)
             try:
                 reader = cls._take_slot(opened, wait)
                 if reader._join(policy == "lossy", name_bytes, start, liveness.process_started()):
@@ -186,25 +188,19 @@ class Reader(_ring.Reader):
         gone = liveness.watch_writer(opened)
         return cls(ring, opened.endpoint, slot, semaphores, wait or Blocking(), gone)
 
-    def __aiter__(self) -> AsyncIterator[Message]:
-        return self._messages()
+    def __aiter__(self) -> Self:
+        return self
 
-    async def _messages(self) -> AsyncIterator[Message]:
-        bridge = Bridge(self)
-        while True:
-            for _ in range(_MESSAGES_A_TURN):
-                try:
-                    message = self._take_nowait()
-                except RingClosed:
-                    if self.closed:
-                        raise
-                    return
-                if message is None:
-                    self._before_await()
-                    await bridge.wait()
-                else:
-                    yield message
-            await asyncio.sleep(0)  # other tasks' turn
+    async def __anext__(self) -> Message:
+        self._awaited += 1
+        if self._awaited % _MESSAGES_A_TURN == 0:
+            await asyncio.sleep(0)
+        while (message := self._take_nowait()) is None:
+            self._before_await()
+            if self._bridge is None:
+                self._bridge = Bridge(self)
+            await self._bridge.wait()
+        return message
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"at {self.cursor}"

@@ -108,6 +108,14 @@ static inline void rc_endpoint_finish(rc_endpoint *e)
     atomic_store(&e->phase, RC_SHUT);
     close(e->lock_fd);
     e->lock_fd = -1;
+}
+
+/* Last of all, when no thread can come any more: until then one that was about to wait may still
+ * ask for its turn, and is told that the end is closed. */
+static inline void rc_endpoint_free(rc_endpoint *e)
+{
+    if (atomic_load(&e->phase) == RC_FORKED)
+        return; /* the mutex may have been held by a thread that the child does not have */
     pthread_cond_destroy(&e->changed);
     pthread_mutex_destroy(&e->mutex);
 }

@@ -1,7 +1,7 @@
 """Who is alive: kernel-held locks on bytes of the control segment's inode.
 
 Each end of a ring holds the lock on its byte for as long as it lives; the kernel releases it at any
-death, SIGKILL included, and at no other time. So a slot is handed on only by one who has *taken* its
+death, SIGKILL included, and at no other time. So a slot is handed on only by one who has taken its
 lock, and nothing is concluded from silence. See endpoint.h for forks, broadcast.h for the slots.
 """
 

@@ -1,7 +1,7 @@
 """The shared-memory objects of a ring: their names, how they are made, opened, listed, removed.
 
 A ring NAME is ``/rc.NAME.d`` (data, written by the writer alone), ``/rc.NAME.c`` (control, written
-by readers too) and semaphores ``/rc.NAME.INSTANCE.*``. The control segment is made first and removed
+by readers too) and semaphores ``/rc.NAME.INSTANCE.*``. The control segment is made first, removed
 last: its inode carries the locks, so whoever holds its writer lock may work on all of them.
 """
 
@@ -140,9 +140,11 @@ def create(name: str, slots: int, capacity: int, max_readers: int, mode: int) ->
             continue
         try:
             return _fill(name, endpoint, slots, capacity, max_readers, mode)
-        except BaseException:
+        except BaseException as error:
             remove(name)
             endpoint.close()
+            if isinstance(error, OSError | posix_ipc.Error):
+                raise RingError(f"cannot create ring {name!r}: {error}") from error
             raise
     raise RingExists(f"ring {name!r} is being created by several processes at once: let one do it")
 
@@ -158,8 +160,10 @@ def _fill(
         _make(data_name(name), size, mode)
     instance = secrets.randbits(63) | 1
     signals.create(name, instance, max_readers, mode | (mode & 0o040) >> 1)
-    data = _map(data_name(name), size, writable=True)
-    control = _map(control_name(name), _ring.control_size(max_readers), writable=True)
+    data = _map(data_name(name), size, writable=True, populate=True)
+    control = _map(
+        control_name(name), _ring.control_size(max_readers), writable=True, populate=True
+    )
     _ring.format_segments(data, control, slots, capacity, max_readers, instance)
     return Opened(_ring.Segments(name, data, control), endpoint)
 
@@ -194,11 +198,11 @@ def _descriptor(name: str, *, read_only: bool = False) -> Any:
         os.close(fd)
 
 
-def _map(name: str, size: int, *, writable: bool) -> _ring.Mapping:
+def _map(name: str, size: int, *, writable: bool, populate: bool) -> _ring.Mapping:
     with _descriptor(name, read_only=not writable) as fd:
         if os.fstat(fd).st_size != size:
             raise RingCorrupt(f"{name} changed its size while it was opened")
-        return _ring.Mapping(fd, size, writable)
+        return _ring.Mapping(fd, size, writable, populate)
 
 
 def open_endpoint(name: str) -> _ring.Endpoint | None:
@@ -223,7 +227,7 @@ def leads_here(name: str, endpoint: _ring.Endpoint) -> bool:
     return (there.st_dev, there.st_ino) == endpoint.inode
 
 
-def _check_owner(name: str, segment: str, status: os.stat_result, owner: int | None) -> None:
+def _check_status(name: str, segment: str, status: os.stat_result, owner: int | None) -> None:
     allowed = {os.geteuid(), 0} if owner is None else {owner}
     if not stat.S_ISREG(status.st_mode):
         raise RingCorrupt(f"{segment} is no shared-memory segment")
@@ -238,14 +242,22 @@ def _check_owner(name: str, segment: str, status: os.stat_result, owner: int | N
             f"{segment} can be written by others (mode {stat.S_IMODE(status.st_mode):#o}):"
             " ringcast never makes it so; remove it and create the ring again"
         )
+    if status.st_blocks * 512 < status.st_size:
+        raise RingCorrupt(
+            f"{segment} has holes: ringcast takes a ring's memory when it creates it, and reading"
+            " holes could take more than there is"
+        )
 
 
-def open_ring(name: str, *, writable: bool, owner: int | None = None) -> Opened:
+def open_ring(
+    name: str, *, writable: bool = False, owner: int | None = None, read_only: bool = False
+) -> Opened:
     """Open a ring that exists; everything is checked before it is mapped.
 
     Args:
         name: the ring's.
         writable: map the data segment for writing (the writer), or PROT_READ (readers).
+        read_only: map even the control segment PROT_READ (those who only look).
         owner: user id the segments must belong to; None for the caller's own or root.
 
     Raises:
@@ -256,13 +268,16 @@ def open_ring(name: str, *, writable: bool, owner: int | None = None) -> Opened:
     if endpoint is None:
         raise RingNotFound(f"there is no ring {name!r}: start its writer, or see shm.list_rings()")
     try:
-        return Opened(open_segments(name, writable=writable, owner=owner), endpoint)
+        segments = open_segments(name, writable=writable, owner=owner, read_only=read_only)
+        return Opened(segments, endpoint)
     except posix_ipc.ExistentialError:
         endpoint.close()
         raise RingNotFound(f"ring {name!r} is being made or removed: try again") from None
-    except posix_ipc.PermissionsError as error:
+    except (posix_ipc.PermissionsError, OSError) as error:
         endpoint.close()
-        raise RingError(f"cannot open ring {name!r}: permission denied ({error})") from None
+        if isinstance(error, RingError):
+            raise
+        raise RingError(f"cannot open ring {name!r}: {error}") from error
     except BaseException:
         endpoint.close()
         raise
@@ -271,7 +286,8 @@ def open_ring(name: str, *, writable: bool, owner: int | None = None) -> Opened:
 def open_segments(
     name: str, *, writable: bool, owner: int | None, read_only: bool = False
 ) -> _ring.Segments:
-    """Check and map both segments; `read_only` maps even the control segment without writing."""
+    """Check and map both segments; `read_only`, for those who only look, maps neither for writing
+    and touches no page before it is looked at."""
     sizes = []
     heads = []
     for segment, head in (
@@ -280,12 +296,12 @@ def open_segments(
     ):
         with _descriptor(segment, read_only=True) as fd:
             status = os.fstat(fd)
-            _check_owner(name, segment, status, owner)
+            _check_status(name, segment, status, owner)
             sizes.append(status.st_size)
             heads.append(os.pread(fd, head, 0))
     _ring.check_headers(name, heads[0], sizes[0], heads[1], sizes[1])
-    data = _map(data_name(name), sizes[0], writable=writable)
-    control = _map(control_name(name), sizes[1], writable=not read_only)
+    data = _map(data_name(name), sizes[0], writable=writable, populate=not read_only)
+    control = _map(control_name(name), sizes[1], writable=not read_only, populate=not read_only)
     return _ring.Segments(name, data, control)
 
 

@@ -117,7 +117,7 @@ def status(name: str, *, owner: int | None = None) -> RingStatus:
     Raises:
         RingNotFound, LayoutMismatch, RingCorrupt, RingError: as attaching does.
     """
-    opened = segment.open_ring(name, writable=False, owner=owner)
+    opened = segment.open_ring(name, owner=owner, read_only=True)
     try:
         return _look(opened)
     finally:
