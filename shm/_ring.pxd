@@ -37,7 +37,7 @@ cdef extern from "layout.h" nogil:
     uint64_t RC_SLOTS_MAX, RC_CAPACITY_MAX
     int RC_KIND_TEXT, RC_KIND_BINARY, RC_KIND_EVENT
     int RC_RING_CLOSED
-    int RC_FREE, RC_LOSSY
+    int RC_FREE, RC_EVICTED, RC_LOSSY
 
     ctypedef struct rc_identity:
         uint64_t created_ns
@@ -252,6 +252,7 @@ cdef class Batch:
     cdef Py_ssize_t count
     cdef uint64_t missed
     cdef bint released
+    cdef void unpin(self) noexcept
     cdef int check(self) except -1
     cdef View view(self, const uint8_t *data, Py_ssize_t size)
     cdef const uint8_t *place(self, uint64_t position, uint64_t length) except NULL
@@ -310,7 +311,7 @@ cdef class Writer:
     cdef Semaphores semaphores
     cdef Wait wait
     cdef object turn
-    cdef int busy
+    cdef unsigned long busy  # the thread that has the turn, or 0
     cdef bint opened
     cdef int64_t reaped_ns
     cdef void *reservation

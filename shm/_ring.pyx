@@ -185,6 +185,7 @@ cdef class Semaphores:
         if self.handles == NULL:
             raise MemoryError
         for name in names:
+            check_semaphore(name)
             self.handles[self.count] = sem_open((<str>name).encode(), 0)
             if self.handles[self.count] == NULL:
                 raise RingCorrupt(f"semaphore {name} is missing: {os.strerror(errno)}; the ring is"
@@ -198,6 +199,18 @@ cdef class Semaphores:
         for i in range(self.count):
             sem_close(self.handles[i])
         free(self.handles)
+
+
+cdef int check_semaphore(str name) except -1:
+    """sem_open() maps whatever it finds; a file that is too short would be a SIGBUS."""
+    try:
+        size = os.stat(f"/dev/shm/sem.{name[1:]}", follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return 0
+    if size < <Py_ssize_t>sizeof(sem_t):
+        raise RingCorrupt(f"semaphore {name} is cut short: somebody tampered with the ring; remove"
+                          " it and create it again")
+    return 0
 
 
 cdef class Wait:
@@ -500,11 +513,8 @@ cdef class View:
 
     def __releasebuffer__(self, Py_buffer *view):
         self.batch.pin.exports -= 1
-        if self.batch.pin.exports == 0:
-            if self.batch.released:
-                pin_unlink(&self.batch.pin)
-            if self.batch.reader.lingering:
-                self.batch.reader.let_go()
+        if self.batch.pin.exports == 0 and self.batch.released:
+            self.batch.unpin()
 
 
 @cython.final
@@ -522,8 +532,14 @@ cdef class Batch:
         raise TypeError("batches come from Reader.batch()")
 
     def __dealloc__(self):
-        pin_unlink(&self.pin)
+        self.unpin()
         free(self.owned)
+
+    cdef void unpin(self) noexcept:
+        if self.pin.linked:
+            pin_unlink(&self.pin)
+            if self.reader.lingering:
+                self.reader.let_go()
 
     def __enter__(self):
         return self
@@ -537,7 +553,7 @@ cdef class Batch:
             return
         self.released = True
         if self.pin.exports == 0:
-            pin_unlink(&self.pin)
+            self.unpin()
         if self.reader.is_open():
             self.reader.flush_if_due()
 
@@ -631,11 +647,11 @@ cdef class Batch:
             raise ValueError(
                 f"records() needs messages of {dtype.itemsize} bytes, the dtype's size, but message"
                 f" {self.first + int(wrong[0])} has {lengths[wrong[0]]}: use payload(i)")
-        stride = int(positions[1] - positions[0]) if self.count > 1 else dtype.itemsize
+        stride = int(positions[1]) - int(positions[0]) if self.count > 1 else dtype.itemsize
         steps = numpy.diff(positions)
-        uneven = numpy.flatnonzero(steps != stride)
-        if stride > <object>self.reader.ring.capacity:
+        if not 0 <= stride <= <object>self.reader.ring.capacity:
             raise RingCorrupt("the descriptors of this batch do not hold together")
+        uneven = numpy.flatnonzero(steps != stride)
         if len(uneven) or stride < dtype.itemsize:
             where = self.first + int(uneven[0]) if len(uneven) else self.first
             raise ValueError(
@@ -855,13 +871,14 @@ cdef class Reader:
 
     @cython.final
     cdef int look_around(self) except -1:
-        """Each 100 ms of waiting: could there still come anything?"""
+        """Each 100 ms of waiting: could there still come anything? What came before the writer went
+        is read first, and after it went there is nothing more to miss."""
         cdef int64_t now = rc_now_ns()
         if now - self.looked_ns < RC_SLICE_NS:
             return 0
         self.looked_ns = now
         reason = self.writer_gone()
-        if reason:
+        if reason and not rc_reader_ready(&self.ring):
             raise RingClosed(reason)
         return 0
 
@@ -1300,7 +1317,7 @@ cdef class Writer:
         self.endpoint = endpoint
         self.semaphores = semaphores
         self.wait = wait
-        self.turn = threading.RLock()  # a signal handler may publish, too
+        self.turn = threading.Lock()
         rc_writer_map(&self.ring, segments.data.address, segments.control.address,
                       &segments.geometry, semaphores.handles,
                       semaphores.handles[segments.geometry.max_readers])
@@ -1317,21 +1334,18 @@ cdef class Writer:
         rc_writer_wake_all(&self.ring)
         self.opened = True
 
-    def _reap(self) -> int:
+    def _reap(self) -> None:
         """Free the slots of dead readers: those whose lock can be taken."""
         cdef rc_control *control = self.ring.control
         cdef uint32_t i
         cdef int fd = self.endpoint.c.lock_fd
-        cdef int reaped = 0
         for i in range(self.ring.max_readers):
             if rc_load_u64(&rc_slot_at(control, i).state) & 0xff == RC_FREE:
                 continue
             if rc_lock_try(fd, RC_LOCK_READER + i) == 0:
                 rc_slot_free(control, i, self.ring.space)
                 rc_lock_release(fd, RC_LOCK_READER + i)
-                reaped += 1
         self.reaped_ns = rc_now_ns()
-        return reaped
 
     @cython.final
     cdef int check(self) except -1:
@@ -1373,17 +1387,20 @@ cdef class Writer:
 
     @cython.final
     cdef int begin_turn(self, int64_t deadline) except -1:
-        """Become the one thread that works the ring while it is full. 0: not in time."""
+        """Become the one thread that works the ring while it is full. 0: not in time, or this very
+        thread waits already and a signal handler of its publishes: then the ring is full."""
+        if self.busy == threading.get_ident():
+            return 0
         cdef double seconds = -1 if deadline == FOR_EVER else (
             max(0, deadline - rc_now_ns()) / 1e9)
         if not self.turn.acquire(True, seconds):
             return 0
-        self.busy += 1
+        self.busy = threading.get_ident()
         return 1
 
     @cython.final
     cdef int end_turn(self) except -1:
-        self.busy -= 1
+        self.busy = 0
         self.turn.release()
         return 0
 
@@ -1401,7 +1418,7 @@ cdef class Writer:
         for i in range(self.ring.max_readers):
             counters = self.segments.reader_counters(i)
             cursor = counters[6]
-            if counters[9] and cursor < lowest:
+            if counters[9] and counters[0] != RC_EVICTED and cursor < lowest:
                 lowest = cursor
                 found = f"slot {i} (process {counters[2]}, {counters[5]!r}, at {cursor})"
         return found or "(none any more)"

@@ -14,6 +14,7 @@
  *       m = lowest cursor of all gating readers            (acquire: their reads are done)
  *       G = as far as needed, and a sixteenth of the ring; at most m
  *       gate = G;  fence(seq_cst);  look at the cursors again;  lower G to any below it
+ *       settled = G;  and only now may anything below G be overwritten
  *
  *   and a reader that joins, from any start it likes:
  *
@@ -25,8 +26,9 @@
  *
  *   A lossy reader does not gate. It copies, then fence(acquire), then loads the gate: the copy
  *   holds if gate <= sequence, since the gate moved (and was fenced) before any byte changed.
- *   A successor of a dead writer starts from the same word; there is no other record of what the
- *   dead one may have left half-written, and none is needed.
+ *   A successor of a dead writer starts from `settled`: the dead one may have stored a gate that it
+ *   had not looked at twice, but below what it had settled everything may be half-overwritten, and
+ *   above it nothing is.
  *
  * Sleeping
  *
@@ -48,7 +50,9 @@
  *   then FREE. Whoever makes a slot FREE holds the lock byte of that slot, and the kernel takes
  *   the lock from a process only when it dies; so a slot is never handed on while its owner may
  *   still store a cursor, and cursors need no generation. The state word has one, so that a
- *   demotion meant for one reader cannot reach the next.
+ *   demotion or eviction meant for one reader cannot reach the next. For the same reason whoever
+ *   evicts a slot does not touch its bits: the writer passes over the cursor of an evicted slot, and
+ *   its owner or reaper, who has the lock, clears them.
  *
  * A whole writer                                A whole lossless reader
  *
@@ -204,7 +208,7 @@ static inline void rc_wake_writer(rc_control *control, sem_t *space)
         rc_post(space);
 }
 
-/* Stop gating and stop waiting. Whoever calls owns the slot, or has just evicted or reaped it.
+/* Stop gating and stop waiting. The caller holds the slot's lock byte.
  * release: the owner's reads come before; pairs with the acquire in rc_lowest_cursor(). */
 static inline void rc_slot_silence(rc_control *control, uint32_t index)
 {
@@ -241,22 +245,22 @@ static inline int rc_slot_demote(rc_control *control, uint32_t index)
                                                    memory_order_acq_rel, memory_order_relaxed);
 }
 
-/* Take the slot's hold on the ring away. 0 if nobody is in it. The state changes before the gating
- * bit goes, and so before any byte is overwritten: rc_reader_holds() relies on that order. */
+/* Take the hold on the ring away from the reader that is in the slot now; never from the next. 0 if
+ * nobody is in it. The state changes before any byte is overwritten: rc_reader_holds() relies on
+ * that order. */
 static inline int rc_slot_evict(rc_control *control, uint32_t index)
 {
     rc_slot *slot = &control->readers[index];
     uint64_t word = rc_load_acquire(&slot->state);
-    for (int tries = 0; tries < 8; tries++) { /* a slot has no more than six changes of state */
+    uint64_t generation = word >> 8;
+    while (word >> 8 == generation) { /* a generation has no more than six states */
         uint64_t state = word & 0xff;
         if (state == RC_FREE || state == RC_DEAD || state == RC_EVICTED)
             return 0;
         if (atomic_compare_exchange_strong_explicit(
-                &slot->state, &word, rc_state_word(word >> 8, RC_EVICTED), memory_order_seq_cst,
-                memory_order_acquire)) {
-            rc_slot_silence(control, index);
+                &slot->state, &word, rc_state_word(generation, RC_EVICTED), memory_order_seq_cst,
+                memory_order_acquire))
             return 1;
-        }
     }
     return 0;
 }
@@ -317,7 +321,9 @@ static inline uint64_t rc_writer_position(const rc_writer *w, uint64_t sequence)
 }
 
 /* Lowest cursor of the gating readers, at most `published`. A cursor above that is a lie or a
- * wild store: its owner is evicted rather than believed. */
+ * wild store: its owner is evicted rather than believed. An evicted reader's is passed over; a
+ * joiner that follows it in the slot is not, if it was there before the caller's fence, since it
+ * changes the state before it sets the bit. */
 static inline uint64_t rc_lowest_cursor(rc_writer *w)
 {
     uint64_t lowest = w->published;
@@ -330,9 +336,13 @@ static inline uint64_t rc_lowest_cursor(rc_writer *w)
             uint32_t index = base + (uint32_t)__builtin_ctzll(bits);
             /* acquire: pairs with the release in rc_reader_flush() */
             uint64_t cursor = rc_load_acquire(&w->control->readers[index].cursor);
-            if (rc_unlikely(cursor > w->published))
+            if (rc_likely(cursor >= lowest && cursor <= w->published))
+                continue;
+            if ((rc_load_acquire(&w->control->readers[index].state) & 0xff) == RC_EVICTED)
+                continue;
+            if (cursor > w->published)
                 w->evictions += (uint64_t)rc_slot_evict(w->control, index);
-            else if (cursor < lowest)
+            else
                 lowest = cursor;
         }
     }
@@ -429,6 +439,9 @@ static inline int rc_writer_make_room(rc_writer *w, uint64_t end)
         gate = lowest > w->gate ? lowest : w->gate;
         rc_store(&w->header->gate, gate);
     }
+    /* release: the payload and descriptor stores that this allows come after it */
+    rc_store(&w->header->settled, gate);
+    atomic_thread_fence(memory_order_release);
     w->gate_position = rc_writer_position(w, gate);
     w->gate = gate;
     RC_FAULT(31);
@@ -554,7 +567,7 @@ static inline int rc_writer_wait(rc_writer *w, uint64_t length, rc_wait_strategy
 static inline int rc_writer_resume(rc_writer *w)
 {
     uint64_t next = rc_load_acquire(&w->header->published);
-    uint64_t gate = rc_load_acquire(&w->header->gate);
+    uint64_t gate = rc_load_acquire(&w->header->settled);
     if (gate > next || next - gate > w->slots)
         return 0;
     for (uint64_t i = 0; i < w->slots; i++, next++) /* acquire: pairs with rc_writer_commit() */
@@ -571,15 +584,7 @@ static inline int rc_writer_resume(rc_writer *w)
             return 0;
         w->head = rc_align(last->f.position + last->f.length);
     }
-    /* The dead writer may have stored a gate that it had not yet looked at twice. Whoever joined
-     * below it is safe where it is; whoever is still joining may have seen either gate, and is
-     * sent back to join again. */
-    for (uint32_t i = 0; i < w->max_readers; i++)
-        if ((rc_load_acquire(&w->control->readers[i].state) & 0xff) == RC_JOINING)
-            rc_slot_evict(w->control, i);
-    uint64_t lowest = rc_lowest_cursor(w);
-    if (lowest < gate)
-        gate = next - lowest <= w->slots ? lowest : gate;
+    /* Readers that joined meanwhile saw this gate or a higher one that was never used. */
     rc_store_release(&w->header->gate, gate);
     w->gate = gate;
     w->gate_position = rc_writer_position(w, gate);
@@ -673,7 +678,7 @@ static inline void rc_reader_claim(rc_reader *r, int lossy)
 }
 
 /* Second half: start at `start`, or at the gate if that is past it; what lies between is lost.
- * 0: a successor of the writer sent all joiners back; free the slot and begin again. */
+ * 0: evicted already; free the slot and begin again. */
 static inline int rc_reader_join(rc_reader *r, uint64_t start)
 {
     uint64_t gate;
@@ -702,11 +707,13 @@ static inline int rc_reader_join(rc_reader *r, uint64_t start)
 }
 
 /* Is the slot still ours, so that what was just copied (or is about to be handed out) was not
- * overwritten? Call after the copy. The fence pairs with the order in rc_slot_evict(). */
+ * overwritten? Call after the copy. The fence pairs with the order in rc_slot_evict(). A slot that
+ * was freed since has another generation. */
 static inline int rc_reader_holds(const rc_reader *r)
 {
     rc_fence_acquire();
-    return (rc_load(&r->slot->state) & 0xff) != RC_EVICTED;
+    uint64_t word = rc_load(&r->slot->state);
+    return word >> 8 == r->state >> 8 && (word & 0xff) != RC_EVICTED;
 }
 
 /* Lossy: was the copy of `sequence` taken before the gate passed it? Pairs with the fence in

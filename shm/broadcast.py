@@ -61,7 +61,12 @@ class Writer(_ring.Writer):
             RingError: /dev/shm has no room.
         """
         opened = segment.create(name, slots, capacity, max_readers, mode)
-        return cls._open_ring(opened, wait, resume=False)
+        try:
+            return cls._open_ring(opened, wait, resume=False)
+        except BaseException:
+            segment.remove(name)
+            opened.endpoint.close()
+            raise
 
     @classmethod
     def resume(cls, name: str, *, wait: _ring.Wait | None = None) -> Self:
@@ -170,8 +175,8 @@ class Reader(_ring.Reader):
             except BaseException:
                 opened.endpoint.close()
                 raise
-            opened.endpoint.close()  # a new writer is just taking over: begin again
-        raise RingError(f"ring {name!r} is being resumed over and over: try again later")
+            opened.endpoint.close()  # evicted before it had begun: begin again
+        raise RingError(f"the writer of ring {name!r} evicts every reader that joins")
 
     @classmethod
     def _take_slot(cls, opened: segment.Opened, wait: _ring.Wait | None) -> Self:

@@ -12,7 +12,7 @@
  *   0x0080 +--------------------------------+          0x0080 +--------------------------------+
  *          | published                      |                 | wanted, enough                 |
  *   0x0100 +--------------------------------+          0x0100 +--------------------------------+
- *          | gate                           |                 | waiters   1024 bits            |
+ *          | gate, settled                  |                 | waiters   1024 bits            |
  *   0x0180 +--------------------------------+          0x0180 +--------------------------------+
  *          | writer: state epoch pid since  |                 | gating    1024 bits            |
  *   0x0200 +--------------------------------+          0x0200 +--------------------------------+
@@ -101,6 +101,7 @@ typedef struct rc_header {
     _Alignas(128) rc_identity identity;
     _Alignas(128) _Atomic uint64_t published; /* next sequence: all below it may be read */
     _Alignas(128) _Atomic uint64_t gate;      /* all below it may be overwritten */
+    _Atomic uint64_t settled;                 /* the same, after the second look: the last gate used */
     _Alignas(128) _Atomic uint32_t state;
     _Atomic uint32_t epoch; /* 1 for the creator, one more at each resume */
     _Atomic uint64_t writer_pid;
@@ -167,6 +168,7 @@ static_assert(offsetof(rc_descriptor, f.crc32c) == 52, "");
 static_assert(sizeof(rc_identity) == 72, "");
 static_assert(offsetof(rc_header, published) == 0x080, "");
 static_assert(offsetof(rc_header, gate) == 0x100, "");
+static_assert(offsetof(rc_header, settled) == 0x108, "");
 static_assert(offsetof(rc_header, state) == 0x180, "");
 static_assert(offsetof(rc_header, epoch) == 0x184, "");
 static_assert(offsetof(rc_header, writer_pid) == 0x188, "");
@@ -188,8 +190,8 @@ static inline uint64_t rc_layout_hash(void)
         RC_VERSION, RC_LINE, RC_DESCRIPTORS_OFFSET, RC_READERS_OFFSET, RC_READERS_MAX, RC_ALIGNMENT,
         sizeof(rc_identity), sizeof(rc_header), sizeof(rc_descriptor), sizeof(rc_slot),
         offsetof(rc_identity, instance), offsetof(rc_identity, max_message),
-        offsetof(rc_header, published), offsetof(rc_header, gate), offsetof(rc_header, state),
-        offsetof(rc_header, writer_pid), offsetof(rc_descriptor, f.position),
+        offsetof(rc_header, published), offsetof(rc_header, gate), offsetof(rc_header, settled),
+        offsetof(rc_header, state), offsetof(rc_header, writer_pid), offsetof(rc_descriptor, f.position),
         offsetof(rc_descriptor, f.length), offsetof(rc_descriptor, f.time_ns),
         offsetof(rc_descriptor, f.key), offsetof(rc_descriptor, f.kind),
         offsetof(rc_descriptor, f.epoch), offsetof(rc_control, wanted),

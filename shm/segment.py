@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
@@ -189,9 +190,12 @@ def _make(name: str, size: int, mode: int) -> None:
 
 
 @contextlib.contextmanager
-def _descriptor(name: str, *, read_only: bool = False) -> Any:
+def _descriptor(name: str, *, read_only: bool = False) -> Iterator[int]:
     """A descriptor on a segment, closed at the end of the block."""
-    fd = posix_ipc.SharedMemory(name, read_only=read_only).fd
+    flags = os.O_RDONLY if read_only else os.O_RDWR
+    path = SHM / name.removeprefix("/")
+    # Not shm_open: what lies there may be a FIFO, on which that would wait for ever.
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield fd
     finally:
@@ -270,14 +274,6 @@ def open_ring(
     try:
         segments = open_segments(name, writable=writable, owner=owner, read_only=read_only)
         return Opened(segments, endpoint)
-    except posix_ipc.ExistentialError:
-        endpoint.close()
-        raise RingNotFound(f"ring {name!r} is being made or removed: try again") from None
-    except (posix_ipc.PermissionsError, OSError) as error:
-        endpoint.close()
-        if isinstance(error, RingError):
-            raise
-        raise RingError(f"cannot open ring {name!r}: {error}") from error
     except BaseException:
         endpoint.close()
         raise
@@ -288,6 +284,19 @@ def open_segments(
 ) -> _ring.Segments:
     """Check and map both segments; `read_only`, for those who only look, maps neither for writing
     and touches no page before it is looked at."""
+    try:
+        return _open_segments(name, writable=writable, owner=owner, read_only=read_only)
+    except RingError:
+        raise
+    except FileNotFoundError as error:
+        raise RingNotFound(f"ring {name!r} is being made or removed: try again") from error
+    except OSError as error:
+        raise RingError(f"cannot open ring {name!r}: {error}") from error
+
+
+def _open_segments(
+    name: str, *, writable: bool, owner: int | None, read_only: bool
+) -> _ring.Segments:
     sizes = []
     heads = []
     for segment, head in (
@@ -331,7 +340,7 @@ def _is_finished(name: str) -> bool:
     """Was the ring closed by its writer, or its creation never finished?"""
     try:
         segments = open_segments(name, writable=False, owner=None, read_only=True)
-    except (RingNotFound, posix_ipc.ExistentialError):
+    except RingNotFound:
         return True
     closed: bool = segments.ring_counters()[0]
     return closed

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import posix_ipc
-
 from . import _ring, segment
 from .errors import RingError, RingNotFound
 
 _STATES: Final = ("free", "joining", "active", "demoting", "demoted", "evicted", "dead")
+_EVICTED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +185,7 @@ def _look_at_reader(
         received=received,
         lost=lost,
         waiting=waiting,
-        gating=gating,
+        gating=gating and state != _EVICTED,
         joined_ns=joined_ns,
     )
 
@@ -208,5 +207,5 @@ def _entry(name: str) -> RingEntry:
         return RingEntry(name, status(name).state, size, "")
     except RingNotFound as error:
         return RingEntry(name, "incomplete", size, str(error))
-    except (RingError, posix_ipc.Error) as error:
+    except RingError as error:
         return RingEntry(name, "invalid", size, str(error))

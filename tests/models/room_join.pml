@@ -36,7 +36,7 @@
  *
  * Two sizes, both of which must hold: a longer run with one reader in each
  * reader slot, and with -DTWO_VISITS a shorter one with two, one after another.
- * A reader slot starts with the cursor of a former owner who had read everything.
+ * A reader slot starts with the cursor of a former owner who had read it all.
  *
  * Left out: the slots' contents (the private gate stands for them), buffering
  * of `published` (a reader that sees it late only reads later), and the states

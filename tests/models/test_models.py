@@ -24,14 +24,16 @@ CORRECT: Final = [
     ("lossy", ""),
     ("reaping", ""),
     ("reaping", "LIVENESS"),
+    ("succession", ""),
 ]
 
 STUCK: Final = "invalid end state"
 TOKENS: Final = "assertion violated (tokens[r]<=2)"
 OVERWRITTEN: Final = "assertion violated (at>=private_gate)"
 TORN: Final = "assertion violated ((first==sequence)&&(second==sequence))"
-ROBBED: Final = "assertion violated ((state=="  # a live owner's compare-and-swap
-SLANDERED: Final = "assertion violated (reported<=deaths)"
+GONE: Final = "assertion violated (at>=gone)"
+WRONGED: Final = "assertion violated 0"  # a live reader, in reaping.pml
+SLANDERED: Final = "assertion violated (unreported>0)"
 LEAKED: Final = "assertion violated  !(gating)"
 
 MUTANTS: Final = [
@@ -56,14 +58,18 @@ MUTANTS: Final = [
     ("lossy", "GATE_AFTER", TORN),
     ("lossy", "WRITER_NO_FENCE", TORN),
     ("lossy", "WRITER_NO_RELEASE", TORN),
-    ("reaping", "REAPER_ASKS", ROBBED),
-    ("reaping", "UNLOCK_FIRST", ROBBED),
-    ("reaping", "SHARED_LOCK", ROBBED),
+    ("reaping", "REAPER_ASKS", WRONGED),
+    ("reaping", "UNLOCK_FIRST", WRONGED),
+    ("reaping", "SHARED_LOCK", WRONGED),
     ("reaping", "REAPER_TRUSTS_LOOK", SLANDERED),
-    ("reaping", "CLOSE_FREES_FIRST", LEAKED),
-    ("reaping", "REAPER_FREES_FIRST", LEAKED),
+    ("reaping", "FREE_FIRST", LEAKED),
     ("reaping", "BIT_BEFORE_STATE", LEAKED),
     ("reaping", "DEAD_IS_DONE", STUCK),
+    ("reaping", "EVICTOR_CLEARS_BIT", WRONGED),
+    ("reaping", "EVICTOR_RETRIES", WRONGED),
+    ("succession", "TAKE_GATE", GONE),
+    ("succession", "LOWER_TO_CURSORS", GONE),
+    ("succession", "SETTLE_LATE", GONE),
 ]
 
 

@@ -1,0 +1,206 @@
+"""Messages whose content follows from their sequence, and the two ends that send and check them.
+
+Whoever knows the seed knows what message n must hold, so any reader can tell a lost, doubled,
+misplaced or torn message by itself, and so can one that reads what several writers wrote in turn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Final, Literal
+
+import shm
+from shm.broadcast import Reader, Writer
+from tests.conftest import DEADLINE, eventually
+
+Policy = Literal["block", "lossy"]
+
+_PREFIX: Final = struct.Struct("<IQQ")  # crc32 of the rest, sequence, seed
+_REPORT: Final = struct.Struct("<QQQ")
+_VARIETY: Final = 1021  # a prime, so that sizes and places in the ring do not fall into step
+
+
+class Payloads:
+    """What message n of a seed holds: a checksum, n, the seed and noise, cut to a size of its own
+    from 0 to `longest`."""
+
+    def __init__(self, seed: int, longest: int) -> None:
+        rng = random.Random(seed)
+        sizes = [0, 1, longest - 1, longest, *(rng.randint(0, longest) for _ in range(_VARIETY))]
+        sizes[8::3] = [rng.randint(0, min(64, longest)) for _ in sizes[8::3]]
+        self._sizes = sizes[:_VARIETY]
+        self._noise = rng.randbytes(longest + _VARIETY)
+        self._seed = seed
+
+    def __getitem__(self, sequence: int) -> bytes:
+        """The whole payload of one message."""
+        size = self._sizes[sequence % _VARIETY]
+        start = sequence * 31 % _VARIETY
+        noise = self._noise[start : start + max(0, size - _PREFIX.size)]
+        crc = zlib.crc32(noise, sequence & 0xFFFFFFFF)
+        return (_PREFIX.pack(crc, sequence, self._seed) + noise)[:size]
+
+    def count(self, size: int) -> int:
+        """How many messages from the first make up `size` bytes."""
+        n = 0
+        while size > 0:
+            size -= self._sizes[n % _VARIETY]
+            n += 1
+        return n
+
+
+# ---- the writer's side ---------------------------------------------------------------------
+
+Sending = Callable[[Writer, Payloads, int], None]
+
+
+def publish(writer: Writer, payloads: Payloads, count: int) -> None:
+    """One at a time, some of them by try_publish."""
+    for _ in range(count):
+        data = payloads[writer.sequence]
+        if len(data) % 2 or writer.try_publish(data) is None:
+            writer.publish(data, timeout=DEADLINE)
+
+
+def publish_many(writer: Writer, payloads: Payloads, count: int) -> None:
+    """All with one call."""
+    first = writer.sequence
+    batch = [payloads[sequence] for sequence in range(first, first + count)]
+    assert writer.publish_many(batch, timeout=DEADLINE) == range(first, first + count)
+
+
+def reserve(writer: Writer, payloads: Payloads, count: int) -> None:
+    """Written in place, with more room than is needed; some reservations are given up."""
+    for _ in range(count):
+        data = payloads[writer.sequence]
+        room_size = min(len(data) + 24, writer.max_message)
+        if len(data) % 5 == 0:
+            with writer.reserve(room_size, timeout=DEADLINE) as room:
+                room[:] = bytes(room_size)
+        with writer.reserve(room_size, timeout=DEADLINE) as room:
+            room[: len(data)] = data
+            room.commit(len(data))
+
+
+SENDINGS: Final[tuple[Sending, ...]] = (publish, publish_many, reserve)
+
+
+def send(writer: Writer, payloads: Payloads, upto: int, rng: random.Random) -> None:
+    """Publish up to sequence `upto` in every way there is."""
+    while writer.sequence < upto:
+        count = min(rng.randint(1, 40), upto - writer.sequence)
+        rng.choice(SENDINGS)(writer, payloads, count)
+
+
+# ---- the readers' side ---------------------------------------------------------------------
+
+
+class Check:
+    """Is told of each message, and asserts that it is the next one and holds what it must."""
+
+    def __init__(self, payloads: Payloads, first: int) -> None:
+        self.payloads = payloads
+        self.expected = first
+        self.received = 0
+        self.epoch = 0
+
+    def __call__(self, sequence: int, gap: int, payload: memoryview, epoch: int) -> None:
+        """Look at one message: `gap` others were missed just before it."""
+        assert sequence == self.expected + gap, (sequence, self.expected, gap)
+        assert payload == self.payloads[sequence], f"message {sequence} is not what was sent"
+        assert epoch >= self.epoch
+        self.expected = sequence + 1
+        self.received += 1
+        self.epoch = epoch
+
+
+Taking = Callable[[Reader, int, Check], None]
+
+
+def iterate(reader: Reader, limit: int, check: Check) -> None:
+    """As a ``for`` loop does."""
+    count = 0
+    for message in itertools.islice(reader, limit):
+        check(message.sequence, message.gap, message.payload, message.epoch)
+        count += 1
+    if count < limit:
+        raise shm.RingClosed
+
+
+def poll(reader: Reader, limit: int, check: Check) -> None:
+    """What is there, or one message if nothing is."""
+    messages = reader.poll(limit) or [reader.read(DEADLINE)]
+    for message in messages:
+        assert message is not None, "nothing came"
+        check(message.sequence, message.gap, message.payload, message.epoch)
+
+
+def batch(reader: Reader, limit: int, check: Check) -> None:
+    """Many at once."""
+    with reader.batch(limit, DEADLINE) as many:
+        assert len(many), "nothing came"
+        epochs = many.descriptors["epoch"].tolist()
+        for i, epoch in enumerate(epochs):
+            check(many.first + i, 0 if i else many.gap, many.payload(i), epoch)
+
+
+TAKINGS: Final[tuple[Taking, ...]] = (iterate, poll, batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a follower saw.
+
+    Attributes:
+        received, lost: messages it got and missed; each it got was checked.
+        epoch: of the last one.
+    """
+
+    received: int
+    lost: int
+    epoch: int
+
+
+def take_all(reader: Reader, check: Check, takings: Sequence[Taking], rng: random.Random) -> Report:
+    """Read and check to the ring's end, in every way given."""
+    try:
+        while True:
+            rng.choice(takings)(reader, rng.randint(1, 64), check)
+    except shm.RingClosed:
+        assert check.received + reader.lost == check.expected
+        return Report(check.received, reader.lost, check.epoch)
+
+
+def follow(
+    name: str,
+    seed: int,
+    policy: Policy,
+    takings: Sequence[Taking],
+    pipe: Connection,
+    wait: shm.Blocking | shm.BusySpin | shm.Yielding | None = None,
+) -> None:
+    """A process: read a ring from its first message to its end, check all, and report."""
+    payloads = Payloads(seed, shm.status(name).max_message)
+    with Reader.attach(name, policy=policy, start=0, wait=wait, label="follower") as reader:
+        report = take_all(reader, Check(payloads, 0), takings, random.Random(seed))
+    pipe.send_bytes(_REPORT.pack(report.received, report.lost, report.epoch))
+
+
+def report_of(pipe: Connection) -> Report:
+    """What a follower reports; waits for it."""
+    assert pipe.poll(DEADLINE), "no report"
+    return Report(*_REPORT.unpack(pipe.recv_bytes()))
+
+
+def await_readers(name: str, count: int) -> None:
+    """Wait until so many readers have joined."""
+    eventually(
+        lambda: sum(r.state == "active" for r in shm.status(name).readers) == count,
+        f"{count} readers join",
+    )

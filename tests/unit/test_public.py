@@ -1,0 +1,152 @@
+"""What may not change without notice: the names, the errors' bases, the numbers of the layout."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shm
+from shm import broadcast
+
+NAMES = [
+    "DESCRIPTOR",
+    "Blocking",
+    "BusySpin",
+    "Evicted",
+    "Kind",
+    "LayoutMismatch",
+    "MessageTooLarge",
+    "ReaderStatus",
+    "RingClosed",
+    "RingCorrupt",
+    "RingEntry",
+    "RingError",
+    "RingExists",
+    "RingFull",
+    "RingNotFound",
+    "RingStatus",
+    "TooManyReaders",
+    "Yielding",
+    "list_rings",
+    "status",
+    "unlink",
+]
+LAYOUT = (Path(shm.__file__).parent / "layout.h").read_text(encoding="utf-8")
+C_TYPES = {"uint64_t": "u8", "uint32_t": "u4", "uint16_t": "u2"}
+
+
+def test_names_of_the_package() -> None:
+    assert sorted(shm.__all__) == sorted(NAMES)
+    assert sorted(broadcast.__all__) == ["Batch", "Message", "Reader", "Reservation", "Writer"]
+
+
+@pytest.mark.parametrize("module", [shm, broadcast])
+def test_every_public_name_is_there_and_explained(module: object) -> None:
+    for name in module.__all__:  # type: ignore[attr-defined]
+        assert getattr(module, name).__doc__, name
+
+
+def test_methods_of_reader_and_writer() -> None:
+    public = {
+        broadcast.Writer: (
+            "capacity close closed create demote epoch evict max_message name publish publish_many"
+            " reserve resume sequence slots try_publish unlink"
+        ),
+        broadcast.Reader: "attach batch close closed cursor lag lost name policy poll read slot",
+        broadcast.Message: "epoch gap kind payload sequence text time_ns topic",
+        broadcast.Batch: "descriptors first gap payload records release",
+        broadcast.Reservation: "commit",
+    }
+    for cls, names in public.items():
+        assert [n for n in dir(cls) if not n.startswith("_")] == names.split(), cls
+
+
+@pytest.mark.parametrize(
+    ("error", "base"),
+    [
+        (shm.RingNotFound, FileNotFoundError),
+        (shm.RingExists, FileExistsError),
+        (shm.LayoutMismatch, shm.RingError),
+        (shm.RingCorrupt, shm.RingError),
+        (shm.RingFull, TimeoutError),
+        (shm.MessageTooLarge, ValueError),
+        (shm.TooManyReaders, shm.RingError),
+        (shm.Evicted, shm.RingError),
+        (shm.RingClosed, shm.RingError),
+    ],
+)
+def test_bases_of_the_errors(error: type[Exception], base: type[Exception]) -> None:
+    assert issubclass(error, shm.RingError)
+    assert issubclass(error, base)
+
+
+def test_kinds() -> None:
+    assert {kind.name: int(kind) for kind in shm.Kind} == {"TEXT": 1, "BINARY": 2, "EVENT": 16}
+
+
+@pytest.mark.parametrize("cls", [broadcast.Message, broadcast.Batch, broadcast.Reservation])
+def test_what_a_ring_hands_out_is_not_made_by_hand(cls: type) -> None:
+    with pytest.raises(TypeError, match="come from"):
+        cls()
+
+
+@pytest.mark.parametrize("cls", [broadcast.Reader, broadcast.Writer])
+def test_endpoints_are_not_made_by_hand(cls: type) -> None:
+    with pytest.raises(TypeError):
+        cls()
+    with pytest.raises(TypeError):
+        cls.__new__(cls)  # type: ignore[call-overload]
+
+
+def test_blank_objects_raise_and_do_not_crash() -> None:
+    message = broadcast.Message.__new__(broadcast.Message)
+    assert (len(message), bytes(message), message.text()) == (0, b"", "")
+    assert bytes(message.payload) == b""
+    batch = broadcast.Batch.__new__(broadcast.Batch)
+    assert len(batch) == 0
+    with pytest.raises(IndexError):
+        batch.payload(0)
+    room = broadcast.Reservation.__new__(broadcast.Reservation)
+    with pytest.raises((AttributeError, ValueError)):
+        room.commit()
+
+
+# ---- waiting -------------------------------------------------------------------------------
+
+
+def test_strategies_show_what_they_are() -> None:
+    assert repr(shm.BusySpin()) == "BusySpin()"
+    assert repr(shm.Yielding()) == "Yielding()"
+    assert repr(shm.Blocking()) == "Blocking(spin_us=50)"
+    assert repr(shm.Blocking(spin_us=2.5)) == "Blocking(spin_us=2.5)"
+
+
+@pytest.mark.parametrize("spin_us", [-1, 1e6 + 1, float("nan"), float("inf")])
+def test_spinning_has_bounds(spin_us: float) -> None:
+    with pytest.raises(ValueError, match="spin_us is from 0 to 1,000,000 microseconds"):
+        shm.Blocking(spin_us=spin_us)
+
+
+# ---- the layout, as C asserts it and as numpy sees it ----------------------------------------
+
+
+def test_descriptor_offsets_are_those_that_layout_h_asserts() -> None:
+    asserted = re.findall(r"static_assert\(offsetof\(rc_descriptor, f\.(\w+)\) == (\w+), ", LAYOUT)
+    assert len(asserted) >= 11
+    fields = shm.DESCRIPTOR.fields
+    assert fields is not None
+    for field, offset in asserted:
+        assert fields[field][1] == int(offset, 0), field
+    size = re.search(r"static_assert\(sizeof\(rc_descriptor\) == (\w+), ", LAYOUT)
+    assert size is not None
+    assert shm.DESCRIPTOR.itemsize == int(size[1], 0)
+
+
+def test_descriptor_fields_are_those_that_layout_h_declares() -> None:
+    body = re.search(r"typedef union rc_descriptor \{\s*struct \{(.*?)\} f;", LAYOUT, re.DOTALL)
+    assert body is not None
+    declared = re.findall(r"^\s*(uint\d+_t) (\w+);", body[1], re.MULTILINE)
+    assert np.dtype([(name, C_TYPES[c]) for c, name in declared]) == shm.DESCRIPTOR
