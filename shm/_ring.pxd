@@ -74,6 +74,7 @@ cdef extern from "layout.h" nogil:
         RC_OK, RC_TOO_SMALL, RC_INCOMPLETE, RC_NOT_A_RING, RC_OTHER_ENDIAN, RC_OTHER_VERSION
         RC_OTHER_LAYOUT, RC_BAD_GEOMETRY, RC_BAD_SIZE, RC_OTHER_INSTANCE
 
+    uint32_t rc_descriptor_length(const rc_descriptor *)
     uint64_t rc_data_size(uint64_t slots, uint64_t capacity)
     uint64_t rc_control_size(uint32_t max_readers)
     uint64_t rc_message_limit(uint64_t capacity)
@@ -112,13 +113,14 @@ cdef extern from "broadcast.h" nogil:
         uint8_t *arena
         sem_t *space
         uint64_t slots, capacity, max_message, next, published, head
-        uint32_t max_readers, epoch
+        uint32_t max_readers, epoch, wants
 
     void rc_writer_map(rc_writer *, void *, void *, const rc_geometry *, sem_t **, sem_t *)
     void rc_writer_sign(rc_writer *, uint32_t epoch, uint64_t pid, uint64_t now_ns)
     int rc_writer_resume(rc_writer *)
     int rc_writer_room(rc_writer *, uint64_t length, uint64_t *start)
     int rc_writer_hint(rc_writer *, uint64_t length)
+    void rc_writer_want_nothing(rc_writer *)
     int rc_writer_try_put(rc_writer *, rc_descriptor *, const uint8_t *, uint32_t length)
     void rc_writer_commit(rc_writer *, rc_descriptor *, uint64_t start)
     void rc_writer_release(rc_writer *)
@@ -161,7 +163,7 @@ cdef extern from "broadcast.h" nogil:
     int rc_reader_wait(const rc_reader *, rc_wait_strategy, int64_t deadline_ns)
 
 cdef extern from "endpoint.h" nogil:
-    int RC_OPEN, RC_FORKED
+    int RC_OPEN, RC_CLOSING, RC_FORKED
 
     ctypedef struct rc_endpoint:
         int lock_fd
@@ -233,7 +235,7 @@ cdef class Message:
     cdef Py_ssize_t size
     cdef uint64_t missed
     cdef int check(self) except -1
-    cdef int detach(self) except -1
+    cdef int detach(self) noexcept
 
 
 cdef class View:
@@ -274,7 +276,9 @@ cdef class Reader:
     cdef object corrupt(self)
     cdef object ended(self)
     cdef uint64_t floor(self) noexcept
+    cdef void flush(self) noexcept
     cdef void flush_if_due(self) noexcept
+    cdef int detach_all(self) noexcept
     cdef int settle(self) except -1
     cdef int refuse_to_block_the_ring(self) except -1
     cdef int step_down(self) except -1

@@ -28,7 +28,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.sequence cimport PySequence_Fast, PySequence_Fast_GET_ITEM, PySequence_Fast_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.errno cimport errno
+from libc.errno cimport ENOMEM, EPERM, errno
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
@@ -71,6 +71,8 @@ if rc_register_fork_handlers() != 0:
     raise ImportError("ringcast needs pthread_atfork, and this process has no memory for it")
 
 cdef int64_t FOR_EVER = INT64_MAX
+# How often one call catches up with a writer that laps it before it looks at signals and its timeout.
+cdef int RECOVERIES = 64
 
 #: The kinds that have names, by number; the package fills it in.
 KINDS = {}
@@ -141,8 +143,9 @@ cdef class Endpoint:
         self.finish()
 
     @property
-    def fd(self) -> int:
-        return self.c.lock_fd
+    def forked(self) -> bool:
+        """Is this the copy that a forked child has of its parent's end?"""
+        return rc_endpoint_phase(&self.c) == RC_FORKED
 
     def try_lock(self, int64_t byte) -> bool:
         """Take the lock on a byte; False if another description holds it."""
@@ -414,18 +417,19 @@ cdef class Message:
                 raise self.reader.evicted()
         return 0
 
-    cdef int detach(self) except -1:
+    cdef int detach(self) noexcept:
         """Take a private copy of the bytes and stop pinning. Only without exported buffers.
 
-        Runs no Python code and allocates no Python object: nothing can come in between.
+        Runs no Python code and allocates no Python object: nothing can come in between. An errno:
+        ENOMEM, or EPERM for one whose reader was evicted; it stays as it is.
         """
         cdef uint8_t *copy = <uint8_t *>malloc(self.size + 1)
         if copy == NULL:
-            raise MemoryError
+            return ENOMEM
         rc_copy_out(copy, self.data, self.size)
         if not rc_reader_holds(&self.reader.ring):
             free(copy)
-            raise self.reader.evicted()
+            return EPERM
         self.owned = copy
         self.data = copy
         pin_unlink(&self.pin)
@@ -620,7 +624,7 @@ cdef class Batch:
         if not 0 <= index < self.count:
             raise IndexError(f"the batch has {self.count} messages")
         position = rc_load_u64(&self.table[index].words[1])
-        length = self.table[index].f.length
+        length = rc_descriptor_length(&self.table[index])
         return PyMemoryView_FromObject(self.view(self.place(position, length), length))
 
     def records(self, dtype):
@@ -667,6 +671,12 @@ cdef class Batch:
         return f"<Batch of {self.count} messages from {self.first}>"
 
 
+cdef int check_limit(Py_ssize_t limit) except -1:
+    if limit < 1:
+        raise ValueError(f"limit is a number of messages, 1 or more, not {limit}")
+    return 0
+
+
 cdef class Reader:
     """The native half of `shm.broadcast.Reader`, which see."""
 
@@ -709,7 +719,7 @@ cdef class Reader:
         if not rc_reader_join(&self.ring, wanted):
             rc_reader_leave(&self.ring)
             return False
-        if start == "oldest":  # what went while we joined was never promised
+        if start in ("latest", "oldest"):  # what went while we joined was never promised
             self.ring.gap = self.ring.lost = 0
             rc_store_u64(&slot.lost, 0)
         self.joined = True
@@ -743,6 +753,12 @@ cdef class Reader:
         return self.pins.following.sequence if self.pins.following != &self.pins else self.ring.next
 
     @cython.final
+    cdef void flush(self) noexcept:
+        """Tell the writer how far we are; not from a forked child, nor once the slot is given up."""
+        if self.joined and rc_endpoint_phase(&self.endpoint.c) in (RC_OPEN, RC_CLOSING):
+            rc_reader_flush(&self.ring, self.floor())
+
+    @cython.final
     cdef void flush_if_due(self) noexcept:
         if rc_reader_flush_due(&self.ring):
             rc_reader_flush(&self.ring, self.floor())
@@ -750,15 +766,25 @@ cdef class Reader:
     @cython.final
     cdef int settle(self) except -1:
         """Detach every message without an exported buffer, and tell the writer how far we are."""
+        cdef int error = self.detach_all()
+        if error == ENOMEM:
+            raise MemoryError
+        if error:
+            raise self.evicted()
+        self.flush()
+        return 0
+
+    @cython.final
+    cdef int detach_all(self) noexcept:
         cdef rc_pin *pin = self.pins.following
         cdef rc_pin *following
-        while pin != &self.pins:
+        cdef int error = 0
+        while pin != &self.pins and error == 0:
             following = pin.following  # detach() lets nothing run that could change the list
             if pin.exports == 0 and pin.message != NULL:
-                (<Message>pin.message).detach()
+                error = (<Message>pin.message).detach()
             pin = following
-        rc_reader_flush(&self.ring, self.floor())
-        return 0
+        return error
 
     @cython.final
     cdef int refuse_to_block_the_ring(self) except -1:
@@ -798,10 +824,11 @@ cdef class Reader:
         """
         cdef rc_result result
         cdef rc_descriptor *d = &message.descriptor
+        cdef int i
         self.endpoint.check()
         if self.asked:
             self.step_down()
-        while True:
+        for i in range(RECOVERIES):
             result = rc_reader_peek(&self.ring, d)
             if result == RC_MESSAGE:
                 if not self.ring.lossy:
@@ -815,6 +842,7 @@ cdef class Reader:
             if result == RC_ENDED:
                 return -2
             self.recover(result)
+        return 0
 
     @cython.final
     cdef void hand_out(self, Message message) noexcept:
@@ -890,9 +918,9 @@ cdef class Reader:
         cdef int64_t now = rc_now_ns()
         cdef int64_t limit
         self.settle()
-        self.refuse_to_block_the_ring()
         if now >= deadline:
             return 0
+        self.refuse_to_block_the_ring()
         limit = deadline if deadline - now < RC_SLICE_NS else now + RC_SLICE_NS
         snapshot = self.ring
         with nogil:
@@ -953,6 +981,7 @@ cdef class Reader:
         cdef list messages = []
         cdef Message message
         cdef int taken
+        check_limit(limit)
         while len(messages) < limit:
             message = Message.__new__(Message)
             taken = self.take(message)
@@ -963,7 +992,7 @@ cdef class Reader:
             else:
                 raise self.ended()
         if not messages:
-            rc_reader_flush(&self.ring, self.floor())
+            self.settle()  # a message that is kept does not hold the ring of one who only polls
         return messages
 
     def batch(self, Py_ssize_t limit=65536, timeout=None) -> Batch:
@@ -980,8 +1009,8 @@ cdef class Reader:
         cdef rc_descriptor first
         cdef rc_result result
         cdef int64_t deadline = -1
-        if limit < 1:
-            raise ValueError(f"limit is a number of messages, 1 or more, not {limit}")
+        cdef int recoveries = 0
+        check_limit(limit)
         batch = Batch.__new__(Batch)
         batch.reader = self
         while True:
@@ -1000,7 +1029,9 @@ cdef class Reader:
                 raise self.ended()
             if result != RC_EMPTY:
                 self.recover(result)
-                continue
+                recoveries += 1
+                if recoveries % RECOVERIES:
+                    continue
             if deadline < 0:
                 deadline = deadline_of(timeout)
             if not self.wait_until(deadline):
@@ -1144,20 +1175,19 @@ cdef class Reader:
     cdef int linger(self) except -1:
         """Hold what is exported, and nothing else; finish when that is gone."""
         self.lingering = True
-        try:
-            self.settle()
-        except Evicted:
-            pass  # then nothing is held
         self.let_go()
         return 0
 
     @cython.final
     cdef void let_go(self) noexcept:
-        """A buffer was released after the end: move on, or finish with the last."""
+        """After the end, each time something was released: what has become movable takes a copy;
+        then move on, or finish with the last."""
         if not self.joined or rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
             return
+        if self.detach_all() == ENOMEM:
+            return
         if self.exported():
-            rc_reader_flush(&self.ring, self.floor())
+            self.flush()
         else:
             self.finish()
 
@@ -1268,8 +1298,8 @@ cdef class Reservation:
         """
         cdef rc_descriptor d
         cdef int64_t n
+        n = self.size if nbytes is None else nbytes  # may run code that commits: check after
         self.check()
-        n = self.size if nbytes is None else nbytes
         if not 0 <= n <= self.size:
             raise ValueError(f"{self.size} bytes are reserved, {nbytes!r} can't be published")
         if self.exports:
@@ -1401,6 +1431,8 @@ cdef class Writer:
     @cython.final
     cdef int end_turn(self) except -1:
         self.busy = 0
+        if self.ring.wants:  # given up
+            rc_writer_want_nothing(&self.ring)
         self.turn.release()
         return 0
 
@@ -1477,8 +1509,9 @@ cdef class Writer:
         if PyBytes_CheckExact(data):
             self.put_one(&d, <const uint8_t *>PyBytes_AS_STRING(data), len(<bytes>data), timeout)
             return self.ring.next - 1
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)  # may run code: check after
         try:
+            self.check()
             self.put_one(&d, <const uint8_t *>view.buf, view.len, timeout)
             sequence = self.ring.next - 1  # releasing the buffer may run other code
         finally:
@@ -1504,8 +1537,9 @@ cdef class Writer:
         d.f.topic = topic
         d.f.kind = kind
         d.f.time_ns = rc_clock_ns(CLOCK_REALTIME)
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)  # may run code: check after
         try:
+            self.check()
             self.check_length(view.len)
             done = self.try_put(&d, <const uint8_t *>view.buf, view.len)
             sequence = self.ring.next - 1 if done else None
@@ -1548,22 +1582,23 @@ cdef class Writer:
         cdef uint64_t first
         cdef object fast = PySequence_Fast(buffers, "publish_many() takes a sequence of buffers")
         cdef Py_ssize_t i, n = PySequence_Fast_GET_SIZE(fast)
-        cdef int64_t deadline
+        cdef int64_t deadline = FOR_EVER if timeout is None else deadline_of(timeout)
         cdef bint mine = False
-        self.check()
         for i in range(n):
+            if i >= PySequence_Fast_GET_SIZE(fast):
+                raise RuntimeError("the sequence changed while it was looked at")
             self.check_buffer(<object>PySequence_Fast_GET_ITEM(fast, i))
         memset(&d, 0, sizeof(d))
         d.f.topic = topic
         d.f.kind = kind
         d.f.time_ns = rc_clock_ns(CLOCK_REALTIME)
-        deadline = FOR_EVER if timeout is None else deadline_of(timeout)
         if self.busy:
             if not self.begin_turn(deadline):
                 raise self.full(0, 0)
             mine = True
         first = self.ring.next
         try:
+            self.check()
             for i in range(n):
                 if i >= PySequence_Fast_GET_SIZE(fast):
                     raise RuntimeError("the sequence changed while it was published")
@@ -1574,6 +1609,7 @@ cdef class Writer:
                     if not self.begin_turn(deadline):
                         raise self.full(len(item), self.ring.next - first)
                     mine = True
+                    self.check()
                 self.put_item_slowly(&d, item, deadline, first)
         finally:
             rc_writer_release(&self.ring)
@@ -1597,10 +1633,12 @@ cdef class Writer:
         cdef Py_buffer view
         cdef int done
         if PyBytes_CheckExact(item):
+            self.check_length(len(<bytes>item))
             return rc_writer_try_put(&self.ring, d, <const uint8_t *>PyBytes_AS_STRING(item),
                                      len(<bytes>item))
-        PyObject_GetBuffer(item, &view, PyBUF_SIMPLE)
+        PyObject_GetBuffer(item, &view, PyBUF_SIMPLE)  # may run code: check after
         try:
+            self.check()
             self.check_length(view.len)
             done = rc_writer_try_put(&self.ring, d, <const uint8_t *>view.buf, view.len)
         finally:
@@ -1611,8 +1649,10 @@ cdef class Writer:
     cdef int put_item_slowly(self, rc_descriptor *d, object item, int64_t deadline,
                              uint64_t first) except -1:
         cdef Py_buffer view
-        PyObject_GetBuffer(item, &view, PyBUF_SIMPLE)
+        PyObject_GetBuffer(item, &view, PyBUF_SIMPLE)  # may run code: check after
         try:
+            self.check()
+            self.check_length(view.len)
             if not self.put(d, <const uint8_t *>view.buf, view.len, deadline):
                 raise self.full(view.len, self.ring.next - first)
         finally:
@@ -1690,23 +1730,31 @@ cdef class Writer:
         Raises:
             BufferError: a view of a reservation is still alive.
         """
+        if self.reservation != NULL and (<Reservation>self.reservation).exports:
+            raise BufferError("a view of a reservation is still alive: release it first")
+        if self._end():
+            self._release()
+
+    def _end(self) -> bool:
+        """End the ring, keeping the writer lock; False if it has ended, or is a parent's."""
         cdef bint empty = False
         if not self.opened:
-            return
+            return False
+        self.opened = False
         if rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
-            self.opened = False
-            return
-        if self.reservation != NULL:
-            if (<Reservation>self.reservation).exports:
-                raise BufferError("a view of a reservation is still alive: release it first")
+            return False
+        if self.reservation != NULL:  # a view that is left may write on: nobody reads there any more
             (<Reservation>self.reservation).end()
         rc_endpoint_closing(&self.endpoint.c)
         while not empty:
             rc_post(self.ring.space)
             with nogil:
                 empty = rc_endpoint_empty(&self.endpoint.c, rc_now_ns() + RC_SLICE_NS)
-        self.opened = False
         rc_writer_end(&self.ring)
+        return True
+
+    def _release(self) -> None:
+        """Give up the writer lock."""
         self.endpoint.finish()
 
     @property

@@ -448,6 +448,13 @@ static inline int rc_writer_make_room(rc_writer *w, uint64_t end)
     return rc_writer_fits(w, end);
 }
 
+static inline void rc_writer_want_nothing(rc_writer *w)
+{
+    rc_store(&w->control->wanted, 0);
+    rc_store(&w->control->enough, 0);
+    w->wants = 0;
+}
+
 /* Room for `length` contiguous bytes and a descriptor. 1 and *start, or 0: the ring is full. */
 static inline int rc_writer_room(rc_writer *w, uint64_t length, uint64_t *start)
 {
@@ -455,11 +462,8 @@ static inline int rc_writer_room(rc_writer *w, uint64_t length, uint64_t *start)
     if (rc_unlikely(!rc_writer_fits(w, *start + length)) &&
         !rc_writer_make_room(w, *start + length))
         return 0;
-    if (rc_unlikely(w->wants)) { /* what was wanted is there */
-        rc_store(&w->control->wanted, 0);
-        rc_store(&w->control->enough, 0);
-        w->wants = 0;
-    }
+    if (rc_unlikely(w->wants)) /* what was wanted is there */
+        rc_writer_want_nothing(w);
     return 1;
 }
 
@@ -509,8 +513,8 @@ static inline int rc_writer_want(rc_writer *w, uint64_t length)
     return rc_writer_make_room(w, end);
 }
 
-/* The same without waiting, after a try that failed. A token that comes of an earlier one is taken
- * back, so that tokens do not pile up under a writer that only ever tries. */
+/* The same before a spin or after a try that failed. A token that comes of an earlier one is taken
+ * back, so that tokens do not pile up under a writer that never sleeps. */
 static inline int rc_writer_hint(rc_writer *w, uint64_t length)
 {
     (void)sem_trywait(w->space);
@@ -547,10 +551,14 @@ static inline int rc_writer_spin(rc_writer *w, uint64_t length, int64_t deadline
     return 0;
 }
 
-/* Wait for room as `strategy` says, at most RC_ROOM_SLICE_NS and at most until the deadline. */
+/* Wait for room as `strategy` says, at most RC_ROOM_SLICE_NS and at most until the deadline. What
+ * is wanted is said before spinning, too: it makes readers store their cursors, and tells one that
+ * is about to sleep on a message it holds. */
 static inline int rc_writer_wait(rc_writer *w, uint64_t length, rc_wait_strategy strategy,
                                  int64_t deadline_ns)
 {
+    if (rc_writer_hint(w, length))
+        return 1;
     if (strategy.kind != RC_BLOCKING)
         return rc_writer_spin(w, length, deadline_ns, strategy.kind == RC_YIELDING);
     if (strategy.spin_ns > 0) {
@@ -590,8 +598,7 @@ static inline int rc_writer_resume(rc_writer *w)
     w->gate_position = rc_writer_position(w, gate);
     if (w->head < w->gate_position || w->head - w->gate_position > w->capacity)
         return 0;
-    rc_store(&w->control->wanted, 0);
-    rc_store(&w->control->enough, 0);
+    rc_writer_want_nothing(w);
     rc_store_release(&w->header->published, next);
     return 1;
 }
@@ -733,7 +740,7 @@ static inline int rc_reader_within(const rc_reader *r, const rc_descriptor *m)
 static inline rc_result rc_reader_changed(const rc_reader *r)
 {
     uint64_t word = rc_load_acquire(&r->slot->state);
-    if (word == r->state)
+    if (rc_likely(word == r->state))
         return RC_EMPTY;
     if (word == rc_demoting(r->state) && !r->lossy)
         return RC_STEP_DOWN;
@@ -743,11 +750,11 @@ static inline rc_result rc_reader_changed(const rc_reader *r)
 /* seq1 is not the next message's: why? */
 static inline rc_result rc_reader_nothing(const rc_reader *r, uint64_t seq1)
 {
-    if (seq1 > r->next + 1) { /* the slot holds a later message */
-        if (r->lossy)
-            return (seq1 - 1 - r->next) % r->slots ? RC_IMPOSSIBLE : RC_OVERRUN;
-        return rc_reader_changed(r) == RC_TAKEN_AWAY ? RC_TAKEN_AWAY : RC_IMPOSSIBLE;
-    }
+    rc_result changed = rc_reader_changed(r);
+    if (changed != RC_EMPTY)
+        return changed;
+    if (seq1 > r->next + 1) /* the slot holds a later message */
+        return r->lossy && (seq1 - 1 - r->next) % r->slots == 0 ? RC_OVERRUN : RC_IMPOSSIBLE;
     /* acquire: pairs with the release in rc_writer_end(); the last message is visible before */
     if (rc_load_acquire(&r->header->state) != RC_RING_CLOSED)
         return RC_EMPTY;
@@ -761,11 +768,6 @@ static inline rc_result rc_reader_nothing(const rc_reader *r, uint64_t seq1)
  * rc_reader_intact() says otherwise, but m always lies within the arena. */
 static inline rc_result rc_reader_peek(const rc_reader *r, rc_descriptor *m)
 {
-    if (rc_unlikely(rc_load(&r->slot->state) != r->state)) {
-        rc_result changed = rc_reader_changed(r);
-        if (changed != RC_EMPTY)
-            return changed;
-    }
     const rc_descriptor *d = &r->descriptors[r->next & (r->slots - 1)];
     uint64_t seq1 = rc_load_acquire(&d->words[0]); /* release: rc_writer_commit() */
     if (seq1 != r->next + 1)
@@ -773,11 +775,12 @@ static inline rc_result rc_reader_peek(const rc_reader *r, rc_descriptor *m)
     rc_store(&m->words[0], seq1);
     for (int i = 1; i < 8; i++)
         rc_store(&m->words[i], rc_load(&d->words[i]));
+    rc_fence_acquire(); /* evicted before the copy was whole? pairs as in rc_reader_holds() */
+    if (rc_unlikely(rc_load(&r->slot->state) != r->state))
+        return rc_reader_changed(r);
     if (rc_likely(rc_reader_within(r, m)))
         return RC_MESSAGE;
-    if (r->lossy && !rc_reader_intact(r, r->next))
-        return RC_OVERRUN;
-    return rc_reader_changed(r) == RC_TAKEN_AWAY ? RC_TAKEN_AWAY : RC_IMPOSSIBLE;
+    return r->lossy && !rc_reader_intact(r, r->next) ? RC_OVERRUN : RC_IMPOSSIBLE;
 }
 
 static inline void rc_reader_advance(rc_reader *r, uint64_t messages, uint64_t bytes)
@@ -865,7 +868,7 @@ static inline uint64_t rc_reader_fitting(const rc_reader *r, const rc_descriptor
     *span = 0;
     for (uint64_t i = 0; i < n; i++) {
         uint64_t start = rc_load(&d[i].words[1]) - origin;
-        uint64_t length = (uint32_t)rc_load(&d[i].words[2]);
+        uint64_t length = rc_descriptor_length(&d[i]);
         if (length > r->max_message || start < *span || start > r->capacity ||
             offset + start + length > r->capacity ||
             (i && start + length > r->capacity / 8))
@@ -881,8 +884,10 @@ static inline int rc_reader_resync(rc_reader *r)
 {
     uint64_t gate = rc_load_acquire(&r->header->gate);
     uint64_t published = rc_load_acquire(&r->header->published);
-    if (published < gate || gate <= r->next)
+    if (published < gate)
         return 0;
+    if (gate <= r->next) /* the gate was raised and taken back for a joiner: still there? */
+        return rc_load_acquire(&r->descriptors[r->next & (r->slots - 1)].words[0]) == r->next + 1;
     uint64_t next = gate + (published - gate) / 2;
     r->gap += next - r->next;
     r->lost += next - r->next;

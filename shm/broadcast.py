@@ -32,6 +32,8 @@ class Writer(_ring.Writer):
     Threads may share it. As a context manager it closes and unlinks the ring at the end.
     """
 
+    __slots__ = ("_endpoint",)
+
     _endpoint: _ring.Endpoint
 
     @classmethod
@@ -104,6 +106,13 @@ class Writer(_ring.Writer):
     def unlink(self) -> None:
         """Remove the ring's names, so that nobody can attach any more; who is attached reads on.
         Does nothing if the name already leads to another ring."""
+        if not self.closed:
+            self._remove()
+        elif not self._endpoint.forked:
+            segment.unlink_if(self.name, self._endpoint.inode)
+
+    def _remove(self) -> None:
+        """Remove the names, while the writer lock is held."""
         if segment.leads_here(self.name, self._endpoint):
             segment.remove(self.name)
 
@@ -111,8 +120,11 @@ class Writer(_ring.Writer):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
-        self.unlink()
+        if self._end():
+            self._remove()
+            self._release()
+        else:
+            self.unlink()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"at {self.sequence}"
@@ -128,8 +140,10 @@ class Reader(_ring.Reader):
     view is gone, and holds its place in the ring so long.
     """
 
-    _bridge: Bridge | None = None
-    _awaited = 0
+    __slots__ = ("_awaited", "_bridge")
+
+    _awaited: int
+    _bridge: Bridge | None
 
     @classmethod
     def attach(
@@ -165,7 +179,7 @@ class Reader(_ring.Reader):
             raise ValueError(f'start is "latest", "oldest" or a sequence, not {start!r}')
         if label is None:
             label = Path(sys.argv[0]).name if sys.argv else "python"
-        name_bytes = label.encode()[: _ring.LABEL_MAX]
+        name_bytes = label.encode("utf-8", "replace")[: _ring.LABEL_MAX]
         for _ in range(_JOINS):
             opened = segment.open_ring(name, owner=owner)
             try:
@@ -191,7 +205,10 @@ class Reader(_ring.Reader):
             ]
         )
         gone = liveness.watch_writer(opened)
-        return cls(ring, opened.endpoint, slot, semaphores, wait or Blocking(), gone)
+        reader = cls(ring, opened.endpoint, slot, semaphores, wait or Blocking(), gone)
+        reader._awaited = 0
+        reader._bridge = None
+        return reader
 
     def __aiter__(self) -> Self:
         return self

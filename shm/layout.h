@@ -129,6 +129,14 @@ typedef union rc_descriptor {
     _Atomic uint64_t words[8];
 } rc_descriptor;
 
+/* Of a descriptor that may change meanwhile: one load, whatever the byte order. */
+static inline uint32_t rc_descriptor_length(const rc_descriptor *d)
+{
+    rc_descriptor copy;
+    atomic_init(&copy.words[2], atomic_load_explicit(&d->words[2], memory_order_relaxed));
+    return copy.f.length;
+}
+
 typedef struct rc_slot {
     _Alignas(128) _Atomic uint64_t cursor; /* next sequence the reader needs; the owner stores it */
     _Alignas(128) _Atomic uint64_t state;  /* generation << 8 | state */

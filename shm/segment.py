@@ -58,6 +58,13 @@ class _SharedMemory(shared_memory.SharedMemory):
     __init__ = _untracked(shared_memory.SharedMemory.__init__)
     unlink = _untracked(shared_memory.SharedMemory.unlink)
 
+    def settle(self, mode: int) -> None:
+        """Take every page and set the permissions: through the descriptor it was made with, since
+        the name may lead elsewhere before anybody holds its lock."""
+        fd: int = self._fd  # type: ignore[attr-defined]
+        os.posix_fallocate(fd, 0, os.fstat(fd).st_size)
+        os.fchmod(fd, mode)
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -172,21 +179,22 @@ def _fill(
 def _make(name: str, size: int, mode: int) -> None:
     """Make one zeroed segment and take its pages now: a full /dev/shm is an error here rather than
     a SIGBUS at some later store."""
-    _SharedMemory(name.removeprefix("/"), create=True, size=size).close()
-    with _descriptor(name) as fd:
-        try:
-            os.posix_fallocate(fd, 0, size)
-            os.fchmod(fd, mode)
-        except OSError as error:
+    block = _SharedMemory(name.removeprefix("/"), create=True, size=size)
+    try:
+        block.settle(mode)
+    except OSError as error:
+        with contextlib.suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_shared_memory(name)
-            if error.errno not in (errno.ENOSPC, errno.ENOMEM):
-                raise RingError(f"cannot make {name}: {error.strerror}") from error
-            free = os.statvfs(SHM).f_bavail * os.statvfs(SHM).f_frsize
-            raise RingError(
-                f"/dev/shm has no room for {name}: {size >> 10} KiB are needed, {free >> 10} KiB"
-                " are free. Make the ring smaller (capacity=, slots=), remove what is stale, or"
-                " enlarge /dev/shm (in a container: --shm-size)"
-            ) from error
+        if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+            raise RingError(f"cannot make {name}: {error.strerror}") from error
+        free = os.statvfs(SHM).f_bavail * os.statvfs(SHM).f_frsize
+        raise RingError(
+            f"/dev/shm has no room for {name}: {size >> 10} KiB are needed, {free >> 10} KiB"
+            " are free. Make the ring smaller (capacity=, slots=), remove what is stale, or"
+            " enlarge /dev/shm (in a container: --shm-size)"
+        ) from error
+    finally:
+        block.close()
 
 
 @contextlib.contextmanager
@@ -346,15 +354,17 @@ def _is_finished(name: str) -> bool:
     return closed
 
 
-def remove(name: str) -> bool:
-    """Unlink whatever there is of a ring; False if there was nothing. The caller holds the writer
-    lock, or knows that nobody can want it. Processes that have it mapped keep their mapping."""
-    found = signals.remove(name)
+def remove(name: str) -> None:
+    """Unlink whatever there is of a ring. The caller holds the writer lock. Processes that have it
+    mapped keep their mapping."""
+    signals.remove(name)
     for segment in (data_name(name), control_name(name)):
-        with contextlib.suppress(posix_ipc.ExistentialError):
+        try:
             posix_ipc.unlink_shared_memory(segment)
-            found = True
-    return found
+        except posix_ipc.ExistentialError:
+            continue
+        except OSError as error:
+            raise RingError(f"cannot remove {segment}: {error.strerror}; do it by hand") from error
 
 
 def unlink(name: str) -> None:
@@ -366,16 +376,35 @@ def unlink(name: str) -> None:
         RingExists: its writer is alive; stop it first.
     """
     check_name(name)
-    endpoint = open_endpoint(name)
-    if endpoint is None:
-        if not remove(name):
+    for _ in range(_TRIES):
+        if name not in names():
             raise RingNotFound(f"there is no ring {name!r}")
-        return
+        endpoint = open_endpoint(name)
+        if endpoint is None:  # only who holds the lock may remove: make what carries it
+            with contextlib.suppress(FileExistsError):
+                _SharedMemory(control_name(name).removeprefix("/"), create=True, size=1).close()
+            continue
+        if _unlink_locked(name, endpoint, None):
+            return
+    raise RingExists(f"ring {name!r} is being made anew over and over")
+
+
+def unlink_if(name: str, inode: tuple[int, int]) -> None:
+    """Remove the ring of this very control segment, if it still has the name and no new writer."""
+    endpoint = open_endpoint(name)
+    if endpoint is not None:
+        with contextlib.suppress(RingExists):
+            _unlink_locked(name, endpoint, inode)
+
+
+def _unlink_locked(name: str, endpoint: _ring.Endpoint, inode: tuple[int, int] | None) -> bool:
     try:
         if not endpoint.try_lock(_ring.LOCK_WRITER):
             raise RingExists(f"ring {name!r} has a living writer: stop that process first")
-        if leads_here(name, endpoint):
-            remove(name)
+        if not leads_here(name, endpoint) or inode not in (None, endpoint.inode):
+            return False
+        remove(name)
+        return True
     finally:
         endpoint.close()
 

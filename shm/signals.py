@@ -46,15 +46,12 @@ def create(name: str, instance: int, max_readers: int, mode: int) -> None:
             os.chmod(f"{_SHM}/sem.{semaphore.removeprefix('/')}", mode)  # noqa: PTH101
 
 
-def remove(name: str) -> bool:
-    """Unlink every semaphore of any ring of this name; False if there was none."""
-    found = False
+def remove(name: str) -> None:
+    """Unlink every semaphore of any ring of this name."""
     for entry in os.listdir(_SHM):  # noqa: PTH208
         if entry.startswith(f"sem.rc.{name}."):
             with contextlib.suppress(posix_ipc.ExistentialError):
                 posix_ipc.unlink_semaphore("/" + entry.removeprefix("sem."))
-                found = True
-    return found
 
 
 # ---- wait strategies -----------------------------------------------------------------------
