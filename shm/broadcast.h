@@ -24,11 +24,12 @@
  *   joiner's cursor, or the joiner's load finds the new gate. A gating cursor below the writer's
  *   own gate is a joiner's that is not corrected yet. It means "no further for now".
  *
- *   A lossy reader does not gate. It copies, then fence(acquire), then loads the gate: the copy
- *   holds if gate <= sequence, since the gate moved (and was fenced) before any byte changed.
- *   A successor of a dead writer starts from `settled`: the dead one may have stored a gate that it
- *   had not looked at twice, but below what it had settled everything may be half-overwritten, and
- *   above it nothing is.
+ *   A lossy reader does not gate. It copies, then fence(acquire), then loads `settled`: the copy
+ *   holds if settled <= sequence, since that moved (and was fenced) before any byte changed. The
+ *   gate itself may be taken back; `settled` never is.
+ *   A successor of a dead writer starts from `settled`, too: the dead one may have stored a gate that
+ *   it had not looked at twice, but below what it had settled everything may be half-overwritten,
+ *   and above it nothing is.
  *
  * Sleeping
  *
@@ -439,7 +440,8 @@ static inline int rc_writer_make_room(rc_writer *w, uint64_t end)
         gate = lowest > w->gate ? lowest : w->gate;
         rc_store(&w->header->gate, gate);
     }
-    /* release: the payload and descriptor stores that this allows come after it */
+    /* The payload and descriptor stores that this allows come after the fence; it pairs with those
+     * in rc_reader_intact(), and a successor's look comes after the writer's death. */
     rc_store(&w->header->settled, gate);
     atomic_thread_fence(memory_order_release);
     w->gate_position = rc_writer_position(w, gate);
@@ -724,11 +726,11 @@ static inline int rc_reader_holds(const rc_reader *r)
 }
 
 /* Lossy: was the copy of `sequence` taken before the gate passed it? Pairs with the fence in
- * rc_writer_make_room(), which stands between the gate's store and the first overwritten byte. */
+ * rc_writer_make_room(), between the store of `settled` and the first overwritten byte. */
 static inline int rc_reader_intact(const rc_reader *r, uint64_t sequence)
 {
     rc_fence_acquire();
-    return rc_load(&r->header->gate) <= sequence;
+    return rc_load(&r->header->settled) <= sequence;
 }
 
 static inline int rc_reader_within(const rc_reader *r, const rc_descriptor *m)
@@ -882,12 +884,10 @@ static inline uint64_t rc_reader_fitting(const rc_reader *r, const rc_descriptor
  * the next overrun is not at once. Counts what was missed. 0: the header is impossible. */
 static inline int rc_reader_resync(rc_reader *r)
 {
-    uint64_t gate = rc_load_acquire(&r->header->gate);
+    uint64_t gate = rc_load_acquire(&r->header->settled);
     uint64_t published = rc_load_acquire(&r->header->published);
-    if (published < gate)
+    if (published < gate || gate <= r->next)
         return 0;
-    if (gate <= r->next) /* the gate was raised and taken back for a joiner: still there? */
-        return rc_load_acquire(&r->descriptors[r->next & (r->slots - 1)].words[0]) == r->next + 1;
     uint64_t next = gate + (published - gate) / 2;
     r->gap += next - r->next;
     r->lost += next - r->next;

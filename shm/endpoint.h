@@ -104,10 +104,10 @@ static inline void rc_endpoint_finish(rc_endpoint *e)
         rc_registry = e->following;
     if (e->following)
         e->following->previous = e->previous;
-    pthread_mutex_unlock(&rc_registry_mutex);
     atomic_store(&e->phase, RC_SHUT);
-    close(e->lock_fd);
+    close(e->lock_fd); /* before a fork can come that would not find it registered */
     e->lock_fd = -1;
+    pthread_mutex_unlock(&rc_registry_mutex);
 }
 
 /* Last of all, when no thread can come any more: until then one that was about to wait may still

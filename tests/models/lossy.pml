@@ -3,15 +3,13 @@
  *
  * A lossy reader sets no gating bit and holds nobody up.  It takes a sequence
  * below `published`, copies the slot, which the writer may be overwriting
- * meanwhile, makes an acquire fence, and loads the gate: the copy is good if
- * the gate is not above the sequence.  The writer stores the gate, fences, and
- * only then overwrites what is below the gate; having written a slot it stores
- * `published` with release.  When a gating reader turns up at the writer's
- * second look (room_join.pml) the gate comes back down a little, with no
- * fence, though never so far that the slot to be overwritten is above it.
+ * meanwhile, makes an acquire fence, and loads `settled`: the copy is good if
+ * that is not above the sequence.  The writer stores `settled`, the gate as it
+ * stands after its second look (room_join.pml), fences with release, and only
+ * then overwrites what is below; having written a slot it stores `published`
+ * with release.
  *
  * Proved: a copy the reader accepts is whole and is the sequence it asked for.
- * It may refuse a good copy, while the gate is up before it comes back down.
  *
  * The memory is weaker than x86.  Each variable of the writer's has a store
  * buffer of its own, so its stores become visible in any order unless a fence
@@ -25,11 +23,11 @@
  *
  * Mutants, all of which let the reader accept a torn or foreign copy:
  *
- *   CHECK_FIRST         the reader loads the gate before it copies.
- *   READER_NO_FENCE     the load of the gate may overtake the copying.
+ *   CHECK_FIRST         the reader loads `settled` before it copies.
+ *   READER_NO_FENCE     the load of `settled` may overtake the copying.
  *   READER_NO_ACQUIRE   the copying may overtake the load of `published`.
- *   GATE_AFTER          the writer overwrites before it stores the gate.
- *   WRITER_NO_FENCE     the overwriting may overtake the store of the gate.
+ *   SETTLE_AFTER        the writer overwrites before it stores `settled`.
+ *   WRITER_NO_FENCE     the overwriting may overtake the store of `settled`.
  *   WRITER_NO_RELEASE   `published` may overtake the writing of the slot.
  */
 
@@ -43,8 +41,8 @@
 
 byte published;
 byte published_buffer = EMPTY;
-byte gate;
-byte gate_buffer = EMPTY;
+byte settled;
+byte settled_buffer = EMPTY;
 byte half[2 * SLOTS] = NOTHING;
 byte half_buffer[2 * SLOTS] = EMPTY;
 
@@ -58,7 +56,7 @@ active proctype memory()
     end:
     do
     :: drain(published, published_buffer)
-    :: drain(gate, gate_buffer)
+    :: drain(settled, settled_buffer)
     :: drain(half[0], half_buffer[0])
     :: drain(half[1], half_buffer[1])
     :: drain(half[2], half_buffer[2])
@@ -66,7 +64,7 @@ active proctype memory()
     od
 }
 
-#define DRAINED (published_buffer == EMPTY && gate_buffer == EMPTY && \
+#define DRAINED (published_buffer == EMPTY && settled_buffer == EMPTY && \
                  half_buffer[0] == EMPTY && half_buffer[1] == EMPTY && \
                  half_buffer[2] == EMPTY && half_buffer[3] == EMPTY)
 
@@ -74,32 +72,26 @@ inline raise_gate()
 {
     if
     :: next >= SLOTS && private_gate <= next - SLOTS ->
-        select (wanted : next - SLOTS + 1 .. next);
-        gate_buffer = wanted;
+        select (private_gate : next - SLOTS + 1 .. next);
+        settled_buffer = private_gate;
 #ifndef WRITER_NO_FENCE
         DRAINED;
 #endif
-        select (private_gate : next - SLOTS + 1 .. wanted);
-        if
-        :: private_gate < wanted -> gate_buffer = private_gate
-        :: else
-        fi;
-        wanted = 0
     :: else
     fi
 }
 
 active proctype writer()
 {
-    byte next, wanted, private_gate;
+    byte next, private_gate;
 
     for (next : 0 .. LAST - 1) {
-#ifndef GATE_AFTER
+#ifndef SETTLE_AFTER
         raise_gate();
 #endif
         half_buffer[HALF(next, 0)] = next;
         half_buffer[HALF(next, 1)] = next;
-#ifdef GATE_AFTER
+#ifdef SETTLE_AFTER
         raise_gate();
 #endif
         /* A release is visible no earlier than all the stores before it. */
@@ -118,7 +110,7 @@ active proctype writer()
 #endif
 
 #ifdef CHECK_FIRST
-#define BEFORE_COPY did_gate
+#define BEFORE_COPY did_settled
 #define AFTER_COPY true
 #else
 #define BEFORE_COPY true
@@ -131,8 +123,8 @@ active proctype writer()
 
 active proctype reader()
 {
-    byte sequence, limit, first, second, gate_seen, round;
-    bool did_published, did_first, did_second, did_gate;
+    byte sequence, limit, first, second, settled_seen, round;
+    bool did_published, did_first, did_second, did_settled;
 
     for (round : 1 .. READS) {
         select (sequence : 0 .. LAST - 1);
@@ -142,19 +134,19 @@ active proctype reader()
             atomic { first = half[HALF(sequence, 0)]; did_first = true }
         :: !did_second && AFTER_PUBLISHED && BEFORE_COPY ->
             atomic { second = half[HALF(sequence, 1)]; did_second = true }
-        :: !did_gate && AFTER_PUBLISHED && AFTER_COPY ->
-            atomic { gate_seen = gate; did_gate = true }
-        :: did_published && did_first && did_second && did_gate -> break
+        :: !did_settled && AFTER_PUBLISHED && AFTER_COPY ->
+            atomic { settled_seen = settled; did_settled = true }
+        :: did_published && did_first && did_second && did_settled -> break
         od;
         if
-        :: sequence < limit && gate_seen <= sequence ->
+        :: sequence < limit && settled_seen <= sequence ->
             assert(first == sequence && second == sequence)
         :: else
         fi;
         atomic {
-            sequence = 0; limit = 0; first = 0; second = 0; gate_seen = 0;
+            sequence = 0; limit = 0; first = 0; second = 0; settled_seen = 0;
             did_published = false; did_first = false;
-            did_second = false; did_gate = false
+            did_second = false; did_settled = false
         }
     }
 }

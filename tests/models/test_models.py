@@ -55,7 +55,7 @@ MUTANTS: Final = [
     ("lossy", "CHECK_FIRST", TORN),
     ("lossy", "READER_NO_FENCE", TORN),
     ("lossy", "READER_NO_ACQUIRE", TORN),
-    ("lossy", "GATE_AFTER", TORN),
+    ("lossy", "SETTLE_AFTER", TORN),
     ("lossy", "WRITER_NO_FENCE", TORN),
     ("lossy", "WRITER_NO_RELEASE", TORN),
     ("reaping", "REAPER_ASKS", WRONGED),
