@@ -315,7 +315,8 @@ cdef class Writer:
     cdef Semaphores semaphores
     cdef Wait wait
     cdef object turn
-    cdef unsigned long busy  # the thread that has the turn, or 0
+    cdef int queued  # threads that have the turn or wait for it
+    cdef unsigned long turn_of  # the thread that has it, or 0
     cdef bint opened
     cdef int64_t reaped_ns
     cdef void *reservation

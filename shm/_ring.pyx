@@ -1394,8 +1394,8 @@ cdef class Writer:
                 f" capacity={1 << (4 * length - 1).bit_length()} or more")
         return 0
 
-    # Room. One thread at a time waits for it, without the GIL; `busy` keeps the others away from
-    # the ring meanwhile: they queue for `turn`.
+    # Room. One thread at a time waits for it, without the GIL, and has the turn while it does. Whoever
+    # comes while anybody has it or waits for it queues, so nobody barges in between.
 
     @cython.final
     cdef int wait_for_room(self, uint64_t length, int64_t deadline) except -1:
@@ -1419,18 +1419,25 @@ cdef class Writer:
     cdef int begin_turn(self, int64_t deadline) except -1:
         """Become the one thread that works the ring while it is full. 0: not in time, or this very
         thread waits already and a signal handler of its publishes: then the ring is full."""
-        if self.busy == threading.get_ident():
-            return 0
         cdef double seconds = -1 if deadline == FOR_EVER else (
             max(0, deadline - rc_now_ns()) / 1e9)
-        if not self.turn.acquire(True, seconds):
+        cdef bint mine = False
+        if self.turn_of == threading.get_ident():
             return 0
-        self.busy = threading.get_ident()
-        return 1
+        self.queued += 1
+        try:
+            mine = self.turn.acquire(True, seconds)
+        finally:
+            if not mine:
+                self.queued -= 1
+        if mine:
+            self.turn_of = threading.get_ident()
+        return mine
 
     @cython.final
     cdef int end_turn(self) except -1:
-        self.busy = 0
+        self.turn_of = 0
+        self.queued -= 1
         if self.ring.wants:  # given up
             rc_writer_want_nothing(&self.ring)
         self.turn.release()
@@ -1522,7 +1529,7 @@ cdef class Writer:
     cdef int put_one(self, rc_descriptor *d, const uint8_t *bytes, uint64_t length,
                      object timeout) except -1:
         self.check_length(length)
-        if self.busy or not rc_writer_try_put(&self.ring, d, bytes, length):
+        if self.queued or not rc_writer_try_put(&self.ring, d, bytes, length):
             self.put_slowly(d, bytes, length, timeout)
         rc_writer_release(&self.ring)
         return 0
@@ -1549,7 +1556,7 @@ cdef class Writer:
 
     @cython.final
     cdef int try_put(self, rc_descriptor *d, const uint8_t *bytes, uint32_t length) except -1:
-        if self.busy:
+        if self.queued:
             return 0
         if not rc_writer_try_put(&self.ring, d, bytes, length):
             if rc_now_ns() - self.reaped_ns >= RC_ROOM_SLICE_NS:
@@ -1592,7 +1599,7 @@ cdef class Writer:
         d.f.topic = topic
         d.f.kind = kind
         d.f.time_ns = rc_clock_ns(CLOCK_REALTIME)
-        if self.busy:
+        if self.queued:
             if not self.begin_turn(deadline):
                 raise self.full(0, 0)
             mine = True
@@ -1674,7 +1681,7 @@ cdef class Writer:
         self.check()
         self.check_length(nbytes)
         room = Reservation.__new__(Reservation)
-        if self.busy or not rc_writer_room(&self.ring, nbytes, &start):
+        if self.queued or not rc_writer_room(&self.ring, nbytes, &start):
             deadline = deadline_of(timeout)
             if not self.begin_turn(deadline):
                 raise self.full(nbytes, 0)
