@@ -38,7 +38,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("scenario", choices=SCENARIOS)
     parser.add_argument("--json", metavar="FILE", help="write the figures there too; - for stdout")
-    parser.add_argument("--seconds", type=_seconds, default=0.4, help="of each run (%(default)s)")
+    parser.add_argument("--seconds", type=_seconds, default=0.3, help="of each run (%(default)s)")
     parser.add_argument("--repeat", type=_count, default=5, help="rounds (%(default)s)")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a floor is missed")
     return parser.parse_args(arguments)

@@ -14,6 +14,7 @@ because a median without its spread hides how much it is worth.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ import platform
 import signal
 import statistics
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,13 @@ import numpy as np
 
 GRACE_S = 30.0
 """Seconds beyond a run's own duration after which a child is given up."""
+
+SLICE_S = 0.1
+"""Seconds of waiting after which one looks around."""
+
+Placement = Literal["anywhere", "apart", "together"]
+"""Which cores the children run on: as the scheduler likes, each on one of its own as far as there
+are enough, or all on one."""
 
 Params = ParamSpec("Params")
 
@@ -47,9 +56,12 @@ class RunFailedError(RuntimeError):
 class Channel:
     """One end of the conversation between the benchmark and a child: values that JSON can carry."""
 
-    def __init__(self, connection: Connection, deadline_s: float) -> None:
+    def __init__(
+        self, connection: Connection, deadline_s: float, others_live: Callable[[], None]
+    ) -> None:
         self._connection = connection
         self.deadline_s = deadline_s
+        self._others_live = others_live
 
     def tell(self, value: Any = None) -> None:
         """Send a value; the other end `hear`s it."""
@@ -63,10 +75,14 @@ class Channel:
         """The next value from the other end.
 
         Raises:
-            RunFailedError: the other end failed, died, or said nothing until the deadline.
+            RunFailedError: the other end failed, died, or said nothing until the deadline; or
+                another child failed, for which this one would wait in vain.
         """
-        if not self._connection.poll(self.deadline_s):
-            raise RunFailedError(f"no word from the other process in {self.deadline_s:.0f} s")
+        end = time.monotonic() + self.deadline_s
+        while not self._connection.poll(SLICE_S):
+            if time.monotonic() > end:
+                raise RunFailedError(f"no word from a process in {self.deadline_s:.0f} s")
+            self._others_live()
         try:
             message = json.loads(self._connection.recv_bytes())
         except EOFError:
@@ -84,9 +100,12 @@ def _child(
     target: Callable[Concatenate[Channel, Params], None],
     channel: Channel,
     deadline_s: float,
+    core: int | None,
     *args: Params.args,
     **kwargs: Params.kwargs,
 ) -> None:
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ends the parent, and the parent ends this
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, _out_of_time)
@@ -102,8 +121,9 @@ def _child(
 class Crew:
     """The child processes of one run; `crew` makes it and ends it."""
 
-    def __init__(self, deadline_s: float) -> None:
+    def __init__(self, deadline_s: float, cores: Iterator[int | None]) -> None:
         self.deadline_s = deadline_s
+        self.cores = cores
         self.processes: list[BaseProcess] = []
         self.channels: list[Channel] = []
 
@@ -116,29 +136,45 @@ class Crew:
         """Run ``target(channel, *args)`` in a forked child; returns this end of its channel."""
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
-        channel = Channel(theirs, self.deadline_s)
+        channel = Channel(theirs, self.deadline_s, lambda: None)
         process = context.Process(
-            target=_child, args=(target, channel, self.deadline_s, *args), kwargs=kwargs
+            target=_child,
+            args=(target, channel, self.deadline_s, next(self.cores), *args),
+            kwargs=kwargs,
         )
         process.start()
         theirs.close()
         self.processes.append(process)
-        self.channels.append(Channel(ours, self.deadline_s))
+        self.channels.append(Channel(ours, self.deadline_s, self.check))
         return self.channels[-1]
 
-    def join(self) -> None:
-        """Wait for every child to end well."""
+    def check(self) -> None:
+        """Raise RunFailedError if a child has failed."""
         for process, channel in zip(self.processes, self.channels, strict=True):
-            process.join(self.deadline_s)
-            if process.exitcode != 0:
+            if process.exitcode:
                 channel.hear()  # why, if it could tell
                 raise RunFailedError(f"a child process ended with {process.exitcode}")
 
+    def join(self) -> None:
+        """Wait for every child to end well."""
+        for process in self.processes:
+            process.join(self.deadline_s)
+            if process.exitcode is None:
+                raise RunFailedError(f"a child process did not end in {self.deadline_s:.0f} s")
+        self.check()
+
 
 @contextlib.contextmanager
-def crew(seconds: float) -> Iterator[Crew]:
-    """Child processes for a run of about so many seconds; none of them outlives the block."""
-    group = Crew(seconds + GRACE_S)
+def crew(seconds: float, place: Placement = "anywhere") -> Iterator[Crew]:
+    """Child processes for a run of about so many seconds, placed on cores as `place` says in the
+    order in which they start; none of them outlives the block."""
+    cores = sorted(os.sched_getaffinity(0))
+    orders: dict[Placement, Sequence[int | None]] = {
+        "anywhere": (None,),
+        "apart": cores,
+        "together": cores[:1],
+    }
+    group = Crew(seconds + GRACE_S, itertools.cycle(orders[place]))
     try:
         yield group
         group.join()

@@ -4,7 +4,7 @@ Every message is 128 bytes: a counter, zeros, and a last word made of the counte
 checks length, counter and last word of every message, so it touches both cache lines of each
 payload, and at the end the counts of both sides are compared. That is the work a figure includes;
 nothing else is done with a message. Rings have their default sizes, endpoints their default way of
-waiting unless a figure says otherwise, processes are not pinned.
+waiting unless a figure says otherwise.
 
 Who copies what:
 
@@ -15,7 +15,13 @@ Who copies what:
   joins them, since which go together is known only then.
 
 A flow is timed from the writer's first send after the warm-up until the reader has read the last
-message: what still lies in a buffer when the writer ends is not counted as done.
+message, so a large buffer makes nothing faster: what it holds at the end is yet to be read.
+
+Processes run where the scheduler puts them, but for latency: a sleeper woken on the core of who
+wakes it answers in a tenth of the time it takes to rouse an idle core, and which of the two the
+scheduler does changes from run to run. So both sides are pinned, to a core each or to the same one,
+and like is compared with like. A spinning reader needs a core of its own and is compared with the
+socket between two.
 
 Latency is half the time of there and back again, as one side measures it, payload check excluded.
 
@@ -51,6 +57,7 @@ from shm import broadcast
 from .method import (
     Channel,
     Figure,
+    Placement,
     Report,
     RunFailedError,
     crew,
@@ -320,8 +327,10 @@ def _ring_pong(channel: Channel, there: str, back: str, wait: shm.BusySpin | shm
                 writer.publish(message)
 
 
-def _ring_latency(seconds: float, wait: shm.BusySpin | shm.Blocking) -> dict[str, float]:
-    with _ring_names(2) as (there, back), crew(seconds) as group:
+def _ring_latency(
+    seconds: float, wait: shm.BusySpin | shm.Blocking, place: Placement
+) -> dict[str, float]:
+    with _ring_names(2) as (there, back), crew(seconds, place) as group:
         ping = group.start(_ring_ping, there, back, wait, seconds)
         pong = group.start(_ring_pong, there, back, wait)
         for step in (Channel.hear, Channel.tell, Channel.hear):  # both are made, then attached
@@ -344,9 +353,9 @@ def _socket_pong(_channel: Channel, end: socket.socket) -> None:
         end.sendall(view[:received])
 
 
-def _socket_latency(seconds: float) -> dict[str, float]:
+def _socket_latency(seconds: float, place: Placement) -> dict[str, float]:
     one, other = socket.socketpair()
-    with one, other, crew(seconds) as group:
+    with one, other, crew(seconds, place) as group:
         group.start(_socket_pong, other)
         found: dict[str, float] = group.start(_socket_ping, one, seconds).hear()
         return found
@@ -469,14 +478,17 @@ def measure(seconds: float, repeat: int) -> Report:
     Raises:
         RunFailedError: a reader did not get exactly what was sent, or a process failed.
     """
+    sleep = shm.Blocking(spin_us=0)
     runs: list[Callable[[], dict[str, float]]] = [
         lambda: {"ring": _ring_flow(seconds, grouped=False)},
         lambda: {"socket": _socket_flow(seconds, grouped=False)},
         lambda: {"ring 64": _ring_flow(seconds, grouped=True)},
         lambda: {"socket 64": _socket_flow(seconds, grouped=True)},
-        lambda: _prefixed("busy ", _ring_latency(seconds, shm.BusySpin())),
-        lambda: _prefixed("socket ", _socket_latency(seconds)),
-        lambda: _prefixed("blocking ", _ring_latency(seconds, shm.Blocking(spin_us=0))),
+        lambda: _prefixed("busy ", _ring_latency(seconds, shm.BusySpin(), "apart")),
+        lambda: _prefixed("socket ", _socket_latency(seconds, "apart")),
+        lambda: _prefixed("blocking ", _ring_latency(seconds, sleep, "apart")),
+        lambda: _prefixed("one core socket ", _socket_latency(seconds, "together")),
+        lambda: _prefixed("one core blocking ", _ring_latency(seconds, sleep, "together")),
         lambda: {"1 reading": _writer_cost(seconds, 1, rarely=False)},
         lambda: {"16 reading": _writer_cost(seconds, READERS, rarely=False)},
         lambda: {"1 rare": _writer_cost(seconds, 1, rarely=True)},
@@ -492,6 +504,19 @@ def measure(seconds: float, repeat: int) -> Report:
     def rate(what: str, name: str) -> Figure:
         return Figure(what, "M/s", tuple(value / 1e6 for value in found[name]))
 
+    def blocking_ratios(place: str) -> list[Figure]:
+        ring, other = f"{place}blocking", f"{place}socket"
+        return [
+            ratio(
+                "Blocking / socket, p50",
+                found[f"{ring} p50"],
+                found[f"{other} p50"],
+                1.2,
+                "smaller",
+            ),
+            ratio("Blocking / socket, p99", found[f"{ring} p99"], found[f"{other} p99"]),
+        ]
+
     groups = {
         "messages, one writer and one reader": [
             rate("ring: publish, iterate", "ring"),
@@ -502,7 +527,7 @@ def measure(seconds: float, repeat: int) -> Report:
             ratio("ring 64 / socket", found["ring 64"], found["socket"], 20),
             ratio("ring 64 / socket 64", found["ring 64"], found["socket 64"], 8),
         ],
-        "one way, half a round trip": [
+        "one way, half a round trip, each side on its own core": [
             plain("ring, BusySpin, p50", "busy p50", "us"),
             plain("ring, BusySpin, p99", "busy p99", "us"),
             plain("socket, p50", "socket p50", "us"),
@@ -511,10 +536,14 @@ def measure(seconds: float, repeat: int) -> Report:
             plain("ring, Blocking(spin_us=0), p99", "blocking p99", "us"),
             ratio("socket / BusySpin, p50", found["socket p50"], found["busy p50"], 40),
             ratio("socket / BusySpin, p99", found["socket p99"], found["busy p99"]),
-            ratio(
-                "Blocking / socket, p50", found["blocking p50"], found["socket p50"], 1.2, "smaller"
-            ),
-            ratio("Blocking / socket, p99", found["blocking p99"], found["socket p99"]),
+            *blocking_ratios(""),
+        ],
+        "the same, both sides on one core": [
+            plain("socket, p50", "one core socket p50", "us"),
+            plain("socket, p99", "one core socket p99", "us"),
+            plain("ring, Blocking(spin_us=0), p50", "one core blocking p50", "us"),
+            plain("ring, Blocking(spin_us=0), p99", "one core blocking p99", "us"),
+            *blocking_ratios("one core "),
         ],
         "the writer's CPU time by publish()": [
             plain("1 reader, reading", "1 reading", "ns"),

@@ -1,5 +1,5 @@
-"""Between real processes every message arrives once, in order and whole; what a lossy reader
-misses it is told; what a lossless reader holds stays as it is; and forks share nothing by accident."""
+"""Between real processes every message arrives once, in order and whole. What a lossy reader misses
+it is told, what a lossless reader holds stays as it is, and forks share nothing by accident."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -26,94 +25,40 @@ from shm.broadcast import Message, Reader, Writer
 from tests.conftest import DEADLINE, Processes, eventually, reader_status
 
 from .traffic import (
+    CAPACITY,
     SENDINGS,
+    SLOTS,
     TAKINGS,
     Check,
+    Followers,
     Payloads,
-    Policy,
     Report,
     Sending,
     Taking,
-    await_readers,
-    batch,
-    follow,
+    Wait,
+    create,
     iterate,
+    orphan,
     poll,
-    report_of,
     send,
     take_all,
 )
 
-SLOTS = 16
-CAPACITY = 4096
-
-
-@pytest.fixture
-def seed() -> int:
-    """A seed for one test, printed so that a failure can be repeated."""
-    seed = random.SystemRandom().getrandbits(32)
-    print(f"seed {seed}")
-    return seed
-
-
-def create(name: str, slots: int = SLOTS, capacity: int = CAPACITY) -> Writer:
-    """A ring so small that it starts over every few messages."""
-    return Writer.create(name, slots=slots, capacity=capacity, max_readers=20)
-
-
-class Followers:
-    """Reader processes that check what they get, and their reports."""
-
-    def __init__(self, processes: Processes) -> None:
-        self.processes = processes
-        self.pipes: list[Connection] = []
-
-    def start(
-        self,
-        name: str,
-        seed: int,
-        policy: Policy = "block",
-        takings: tuple[Taking, ...] = TAKINGS,
-        method: str = "fork",
-        wait: shm.Blocking | shm.Yielding | None = None,
-    ) -> BaseProcess:
-        """Start one; it has joined when this returns."""
-        ours, theirs = multiprocessing.Pipe()
-        process = self.processes.start(
-            follow, name, seed, policy, takings, theirs, wait, method=method
-        )
-        self.pipes.append(ours)
-        await_readers(name, len(self.pipes))
-        return process
-
-    def reports(self) -> list[Report]:
-        """What each saw in the end."""
-        found = [report_of(pipe) for pipe in self.pipes]
-        self.processes.join()
-        return found
-
-
-@pytest.fixture
-def followers(processes: Processes) -> Followers:
-    """Reader processes, ended with the test."""
-    return Followers(processes)
-
-
 # ---- order, content, completeness ----------------------------------------------------------
 
 
-@pytest.mark.parametrize(("readers", "rounds"), [(1, 3000), (4, 2000), (16, 1000)])
+@pytest.mark.parametrize(("readers", "rounds"), [(1, 5000), (4, 4000), (16, 2000)])
 def test_every_reader_gets_every_message(
     name: str, seed: int, followers: Followers, readers: int, rounds: int
 ) -> None:
     """Through a ring that starts over thousands of times, with every way to write and to read."""
     ways = [*((taking,) for taking in TAKINGS), TAKINGS]
-    waits = [shm.Blocking(), shm.Blocking(spin_us=0), shm.Yielding()]
+    waits: list[Wait] = [shm.Blocking(), shm.Blocking(spin_us=0), shm.Yielding()]
     with create(name) as writer:
         payloads = Payloads(seed, writer.max_message)
         for i in range(readers):
             wait = waits[i % len(waits)] if readers < 16 else waits[1]
-            followers.start(name, seed, takings=ways[i % len(ways)], wait=wait)
+            followers.start(takings=ways[i % len(ways)], wait=wait)
         total = payloads.count(rounds * CAPACITY)
         send(writer, payloads, total, random.Random(seed))
     assert followers.reports() == [Report(total, 0, 1)] * readers
@@ -126,7 +71,7 @@ def test_each_way_to_write_meets_each_way_to_read(
 ) -> None:
     """One way at a time, so that none hides behind another."""
     with create(name) as writer:
-        followers.start(name, seed, takings=(taking,))
+        followers.start(takings=(taking,))
         payloads = Payloads(seed, writer.max_message)
         for _ in range(100):
             sending(writer, payloads, 17)
@@ -139,8 +84,8 @@ def test_a_child_attaches_however_it_was_started(
 ) -> None:
     """The writer's own children, too: a forked one carries the writer's descriptors away."""
     with create(name) as writer:
-        followers.start(name, seed, method=method)
-        followers.start(name, seed, method=method)
+        followers.start(method=method)
+        followers.start(method=method)
         send(writer, Payloads(seed, writer.max_message), 2000, random.Random(seed))
     assert followers.reports() == [Report(2000, 0, 1)] * 2
 
@@ -154,15 +99,6 @@ def write_freely(name: str, seed: int, total: int) -> None:
         send(writer, Payloads(seed, writer.max_message), total, random.Random(seed))
 
 
-def orphan(name: str, slots: int, capacity: int) -> None:
-    """Make a ring whose writer is dead: another process is to resume it."""
-    child = os.fork()
-    if child == 0:
-        Writer.create(name, slots=slots, capacity=capacity, max_readers=20)
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-
-
 @pytest.mark.parametrize("taking", TAKINGS)
 def test_a_lapped_reader_is_told_exactly_what_it_missed(
     name: str, seed: int, processes: Processes, taking: Taking
@@ -170,7 +106,7 @@ def test_a_lapped_reader_is_told_exactly_what_it_missed(
     """It gets correct messages only, each gap is told with the message after it, and received and
     lost add up to what was published."""
     total = 200_000
-    orphan(name, SLOTS, CAPACITY)
+    orphan(name)
     with Reader.attach(name, policy="lossy", start=0) as reader:
         writer = processes.start(write_freely, name, seed, total)
         check = Check(Payloads(seed, CAPACITY // 4), 0)
@@ -198,8 +134,8 @@ def test_lossy_readers_beside_lossless_ones(name: str, seed: int, followers: Fol
     """Lossless readers get all of it, lossy ones are told what they missed."""
     with create(name) as writer:
         for taking in TAKINGS:
-            followers.start(name, seed, "lossy", (taking,))
-        followers.start(name, seed, "block")
+            followers.start("lossy", (taking,))
+        followers.start()
         send(writer, Payloads(seed, writer.max_message), 20_000, random.Random(seed))
     *lossy, lossless = followers.reports()
     assert lossless == Report(20_000, 0, 1)
@@ -207,23 +143,20 @@ def test_lossy_readers_beside_lossless_ones(name: str, seed: int, followers: Fol
 
 
 def test_what_was_published_before_the_ring_was_removed_is_read(
-    name: str, seed: int, processes: Processes
+    name: str, seed: int, followers: Followers
 ) -> None:
     """A sleeping reader that comes round only after the ring's end and removal has lost nothing:
     it is stopped meanwhile, for longer than it goes without looking for the writer."""
-    ours, theirs = multiprocessing.Pipe()
     with create(name) as writer:
-        process = processes.start(follow, name, seed, "block", (iterate,), theirs)
-        await_readers(name, 1)
+        pid = followers.start(takings=(iterate,)).pid
+        assert pid is not None
         eventually(lambda: shm.status(name).readers[0].waiting, "the reader sleeps")
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGSTOP)
+        os.kill(pid, signal.SIGSTOP)
         stopped = time.monotonic()
         eventually(lambda: time.monotonic() > stopped + 0.2, "200 ms pass")
         send(writer, Payloads(seed, writer.max_message), 5, random.Random(seed))
-    os.kill(process.pid, signal.SIGCONT)
-    assert report_of(ours) == Report(5, 0, 1)
-    processes.join(process)
+    os.kill(pid, signal.SIGCONT)
+    assert followers.reports() == [Report(5, 0, 1)]
 
 
 # ---- what a lossless reader holds ----------------------------------------------------------
@@ -235,8 +168,8 @@ def test_what_is_held_is_never_overwritten(
 ) -> None:
     """The ring fills, the writer waits; when the views are released everything flows on."""
     total = 5000
-    orphan(name, SLOTS, CAPACITY)
-    followers.start(name, seed)
+    orphan(name)
+    followers.start()
     with Reader.attach(name, start=0) as reader:
         payloads = Payloads(seed, CAPACITY // 4)
         check = Check(payloads, 0)
@@ -245,8 +178,7 @@ def test_what_is_held_is_never_overwritten(
         held = list(hold(reader, check, kind))
         first = check.expected - len(held)
         with pytest.raises(shm.RingFull, match=f"message {first},"):  # it would wait for ever
-            while True:
-                iterate(reader, 1, check)
+            take_all(reader, check, (iterate,), random.Random(seed))
         full_at = shm.status(name).sequence
         for _ in range(1000):
             assert [bytes(view) for view in held] == [payloads[first + i] for i in range(len(held))]
@@ -320,8 +252,8 @@ def refuses(*uses: Callable[[], object]) -> None:
             use()
 
 
-def misuse_what_was_inherited(reader: Reader, held: list[Message]) -> None:
-    """Try a parent's reader and messages in a forked child, then drop them."""
+def misuse(reader: Reader, writer: Writer, held: list[Message]) -> None:
+    """Try to use what belongs to the parent, then end it."""
     refuses(
         lambda: reader.read(0),
         reader.poll,
@@ -331,22 +263,26 @@ def misuse_what_was_inherited(reader: Reader, held: list[Message]) -> None:
         lambda: bytes(held[0]),
         lambda: memoryview(held[0]),
         held[0].text,
+        lambda: writer.publish(b""),
+        lambda: writer.reserve(1),
     )
     assert held[0].sequence == 0
     assert reader.closed
-    held.clear()
+    assert writer.closed
     with reader:
         pass
-    reader.close()
-    del reader
-    gc.collect()
-
-
-def fork_child(name: str, reader: Reader, writer: Writer, held: list[Message]) -> None:
-    """A process: use what was inherited wrongly, then attach rightly."""
-    misuse_what_was_inherited(reader, held)
-    refuses(lambda: writer.publish(b""), lambda: writer.reserve(1))
     writer.close()
+
+
+def fork_child(
+    name: str, readers: list[Reader], writers: list[Writer], held: list[Message]
+) -> None:
+    """A process: use what was inherited wrongly, drop it, then attach rightly."""
+    misuse(readers[0], writers[0], held)
+    held.clear()
+    readers.clear()
+    writers.clear()
+    gc.collect()
     with Reader.attach(name, start="oldest") as own:
         message = own.read(DEADLINE)
         assert message is not None
@@ -363,7 +299,7 @@ def test_a_forked_child_cannot_use_or_disturb_what_it_inherits(
         send(writer, payloads, 5, random.Random(seed))
         held = reader.poll(2)
         view = held[0].payload
-        child = processes.start(fork_child, name, reader, writer, held)
+        child = processes.start(fork_child, name, [reader], [writer], held)
         processes.join(child)
         for message in held:
             check(message.sequence, message.gap, memoryview(message), message.epoch)

@@ -7,19 +7,28 @@ misplaced or torn message by itself, and so can one that reads what several writ
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
 import random
+import signal
 import struct
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Final, Literal
 
 import shm
-from shm.broadcast import Reader, Writer
-from tests.conftest import DEADLINE, eventually
+from shm.broadcast import Message, Reader, Writer
+from tests.conftest import DEADLINE, Processes, eventually
+
+SLOTS: Final = 16
+CAPACITY: Final = 4096  # a ring so small that it starts over every few messages
 
 Policy = Literal["block", "lossy"]
+Wait = shm.BusySpin | shm.Yielding | shm.Blocking
 
 _PREFIX: Final = struct.Struct("<IQQ")  # crc32 of the rest, sequence, seed
 _REPORT: Final = struct.Struct("<QQQ")
@@ -135,9 +144,10 @@ def iterate(reader: Reader, limit: int, check: Check) -> None:
 
 def poll(reader: Reader, limit: int, check: Check) -> None:
     """What is there, or one message if nothing is."""
-    messages = reader.poll(limit) or [reader.read(DEADLINE)]
+    messages: list[Message | None] = [*reader.poll(limit)] or [next(reader, None)]
     for message in messages:
-        assert message is not None, "nothing came"
+        if message is None:
+            raise shm.RingClosed
         check(message.sequence, message.gap, message.payload, message.epoch)
 
 
@@ -183,7 +193,7 @@ def follow(
     policy: Policy,
     takings: Sequence[Taking],
     pipe: Connection,
-    wait: shm.Blocking | shm.BusySpin | shm.Yielding | None = None,
+    wait: Wait | None = None,
 ) -> None:
     """A process: read a ring from its first message to its end, check all, and report."""
     payloads = Payloads(seed, shm.status(name).max_message)
@@ -192,15 +202,78 @@ def follow(
     pipe.send_bytes(_REPORT.pack(report.received, report.lost, report.epoch))
 
 
-def report_of(pipe: Connection) -> Report:
-    """What a follower reports; waits for it."""
-    assert pipe.poll(DEADLINE), "no report"
-    return Report(*_REPORT.unpack(pipe.recv_bytes()))
+class Followers:
+    """Reader processes that follow a ring, and what they report."""
+
+    def __init__(self, processes: Processes, name: str, seed: int) -> None:
+        self._processes = processes
+        self._name = name
+        self._seed = seed
+        self._pipes: list[Connection] = []
+        self.started: list[BaseProcess] = []
+
+    def start(
+        self,
+        policy: Policy = "block",
+        takings: Sequence[Taking] = TAKINGS,
+        wait: Wait | None = None,
+        method: str = "fork",
+    ) -> BaseProcess:
+        """Start one; it has joined when this returns."""
+        ours, theirs = multiprocessing.Pipe()
+        joined = count_readers(self._name)
+        process = self._processes.start(
+            follow, self._name, self._seed, policy, takings, theirs, wait, method=method
+        )
+        self._pipes.append(ours)
+        self.started.append(process)
+        eventually(lambda: count_readers(self._name) > joined, "a reader joins")
+        return process
+
+    def reports(self) -> list[Report]:
+        """What each saw, to the ring's end; waits for them."""
+        found = []
+        for pipe, process in zip(self._pipes, self.started, strict=True):
+            assert pipe.poll(DEADLINE), "no report"
+            found.append(Report(*_REPORT.unpack(pipe.recv_bytes())))
+            self._processes.join(process)
+        return found
 
 
-def await_readers(name: str, count: int) -> None:
-    """Wait until so many readers have joined."""
-    eventually(
-        lambda: sum(r.state == "active" for r in shm.status(name).readers) == count,
-        f"{count} readers join",
-    )
+def count_readers(name: str) -> int:
+    """How many living readers have joined a ring."""
+    return sum(reader.state == "active" for reader in shm.status(name).readers)
+
+
+# ---- rings ---------------------------------------------------------------------------------
+
+
+def create(name: str) -> Writer:
+    """A small ring."""
+    return Writer.create(name, slots=SLOTS, capacity=CAPACITY, max_readers=20)
+
+
+def orphan(name: str, seed: int = 0, messages: int = 0) -> None:
+    """Leave a small ring that holds some messages and whose writer is dead."""
+    child = os.fork()
+    if child == 0:
+        try:
+            writer = create(name)
+            publish(writer, Payloads(seed, writer.max_message), messages)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+# ---- measuring -----------------------------------------------------------------------------
+
+
+def cpu_seconds(pid: int | None) -> float:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def stress_seconds() -> float:
+    """How long a test marked `stress` may take."""
+    return float(os.environ.get("RINGCAST_STRESS_SECONDS", "120"))

@@ -7,441 +7,12 @@
  *   Threads     One writer and its readers run freely. Lossless readers read payloads in place with
  *               plain loads, so ThreadSanitizer sees whether the cursors order them before the
  *               writer's next round; lossy readers copy as shm does.
- *   Steps       One thread. An operation is begun, and before its n-th atomic operation another
- *               party's whole operation runs, or the party dies there, for every n there is. So
- *               every place to be interrupted or killed is tried, whatever the scheduler does.
+ *   Steps       One thread; see steps.h.
  *   Hostility   Headers with every bit flipped and rings full of garbage, in buffers of the exact
  *               size, so that AddressSanitizer sees each byte read beyond them.
- *
- * A message is a function of the seed and its sequence: whoever publishes it, and whoever publishes
- * it again after a death, publishes the same; a reader knows every byte to come.
- *
- * The semaphores are unnamed, and the lock of a slot is here the rule that each slot has one thread.
  */
-#define _GNU_SOURCE
-#include <inttypes.h>
-#include <pthread.h>
-#include <setjmp.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-
-/* Each atomic operation of the core, and each of its RC_FAULT()s, is a step. The memory orders are
- * the core's own. */
-static void step(void);
-#undef atomic_load_explicit
-#undef atomic_store_explicit
-#undef atomic_exchange_explicit
-#undef atomic_fetch_or_explicit
-#undef atomic_fetch_and_explicit
-#undef atomic_compare_exchange_strong_explicit
-#define atomic_load_explicit(p, order) (step(), __atomic_load_n((p), (order)))
-#define atomic_store_explicit(p, v, order) (step(), __atomic_store_n((p), (v), (order)))
-#define atomic_exchange_explicit(p, v, order) (step(), __atomic_exchange_n((p), (v), (order)))
-#define atomic_fetch_or_explicit(p, v, order) (step(), __atomic_fetch_or((p), (v), (order)))
-#define atomic_fetch_and_explicit(p, v, order) (step(), __atomic_fetch_and((p), (v), (order)))
-#define atomic_compare_exchange_strong_explicit(p, expected, v, success, failure) \
-    (step(), __atomic_compare_exchange_n((p), (expected), (v), 0, (success), (failure)))
-#define RC_FAULTS
-
-#include "broadcast.h"
-#include "endpoint.h"
-
-#define READERS 6    /* slots of a ring */
-#define LONGEST 4096 /* bytes of a message, in any ring here */
-#define CASE_SECONDS 50
-
-/* ---- the harness ------------------------------------------------------------------------- */
-
-static uint64_t seed;
-static uint64_t percent = 100;
-static int64_t deadline; /* of the running case; CLOCK_MONOTONIC */
-
-/* What the running case of steps is at, for the report of a failure. */
-static struct {
-    const char *plot;
-    uint64_t round, at;
-} scene;
-
-static _Noreturn void failed(int line, const char *what)
-{
-    printf("ring_test.c:%d: not so: %s (seed %" PRIu64 ")\n", line, what, seed);
-    if (scene.plot)
-        printf("  in: %s, round %" PRIu64 ", step %" PRIu64 "\n", scene.plot, scene.round, scene.at);
-    fflush(stdout);
-    _exit(1);
-}
-
-#define CHECK(x) ((x) ? (void)0 : failed(__LINE__, #x))
-
-static void in_time(void) { CHECK(rc_now_ns() < deadline); }
-
-static uint64_t scaled(uint64_t n) { return n * percent / 100 ? n * percent / 100 : 1; }
-
-static uint64_t mix(uint64_t x)
-{
-    x += UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-    return x ^ x >> 31;
-}
-
-static _Thread_local uint64_t dice;
-
-static void throw_with(uint64_t number) { dice = mix(seed) ^ mix(number); }
-
-/* A random number below n. */
-static uint64_t roll(uint64_t n)
-{
-    dice = mix(dice);
-    return dice % n;
-}
-
-static void linger(uint64_t looks)
-{
-    for (uint64_t i = 0; i < looks; i++)
-        rc_relax();
-}
-
-/* ---- steps ------------------------------------------------------------------------------- */
-
-typedef void action(void *);
-
-/* What is to happen to this thread: `then(with)` before its step number `left`; else it gives way
- * in one of `jitter` steps, so that threads meet in the middle of operations. */
-static _Thread_local struct {
-    action *then;
-    void *with;
-    uint64_t left;
-    uint64_t jitter;
-} plan;
-
-static void step(void)
-{
-    if (plan.then) {
-        if (plan.left-- == 0) {
-            action *then = plan.then;
-            plan.then = NULL;
-            then(plan.with);
-        }
-    } else if (plan.jitter && roll(plan.jitter) == 0) {
-        sched_yield();
-    }
-}
-
-void rc_fault(int number)
-{
-    (void)number;
-    step();
-}
-
-/* Run `a`, and before its step number `at` run `b`. 0: `a` is over before that. */
-static int interrupted(action *a, action *b, void *with, uint64_t at)
-{
-    plan.then = b;
-    plan.with = with;
-    plan.left = at;
-    a(with);
-    int happened = plan.then == NULL;
-    plan.then = NULL;
-    return happened;
-}
-
-static _Thread_local jmp_buf grave;
-
-static void die(void *with)
-{
-    (void)with;
-    longjmp(grave, 1);
-}
-
-/* Run `a` up to its step number `at` and no further. 0: `a` is over before that. */
-static int killed(action *a, void *with, uint64_t at)
-{
-    return setjmp(grave) ? 1 : interrupted(a, die, with, at);
-}
-
-/* ---- messages ---------------------------------------------------------------------------- */
-
-static uint32_t length_of(uint64_t sequence, uint64_t max)
-{
-    uint64_t h = mix(seed ^ mix(sequence));
-    if (h % 8 == 0)
-        return 0;
-    return (uint32_t)(h % 8 == 1 ? max : (h >> 8) % (max + 1));
-}
-
-static uint32_t checksum(const uint8_t *bytes, uint32_t n)
-{
-    uint32_t sum = n;
-    for (uint32_t i = 0; i < n; i++)
-        sum = sum * 31 + bytes[i];
-    return sum;
-}
-
-/* Message `sequence` of a ring whose messages are at most `max` bytes long. */
-static void compose(rc_descriptor *m, uint8_t *bytes, uint64_t sequence, uint64_t max)
-{
-    uint64_t h = mix(seed ^ mix(sequence));
-    memset(m, 0, sizeof *m);
-    m->f.length = length_of(sequence, max);
-    m->f.topic = (uint32_t)h;
-    m->f.key = sequence;
-    m->f.kind = RC_KIND_BINARY;
-    for (uint32_t i = 0; i < m->f.length; i++)
-        bytes[i] = (uint8_t)(h >> (i & 7) * 8) ^ (uint8_t)i;
-    m->f.crc32c = checksum(bytes, m->f.length);
-}
-
-static void check_message(const rc_descriptor *m, const uint8_t *bytes, uint64_t sequence,
-                          uint64_t max)
-{
-    rc_descriptor expected;
-    uint8_t payload[LONGEST];
-    compose(&expected, payload, sequence, max);
-    CHECK(m->f.seq1 == sequence + 1);
-    CHECK(m->f.key == sequence);
-    CHECK(m->f.length == expected.f.length);
-    CHECK(m->f.topic == expected.f.topic && m->f.kind == expected.f.kind);
-    CHECK(m->f.crc32c == checksum(bytes, m->f.length));
-    CHECK(m->f.length == 0 || memcmp(bytes, payload, m->f.length) == 0);
-}
-
-/* ---- rings ------------------------------------------------------------------------------- */
-
-typedef struct ring {
-    rc_geometry geometry;
-    void *data, *control;
-    sem_t wake[READERS], space;
-    sem_t *wakes[READERS];
-} ring;
-
-/* Exactly so many bytes, zeroed, aligned as a mapping's lines are. */
-static void *zeroed(uint64_t size)
-{
-    void *memory = NULL;
-    CHECK(posix_memalign(&memory, RC_LINE, size) == 0);
-    memset(memory, 0, size);
-    return memory;
-}
-
-static void ring_make(ring *x, uint64_t slots, uint64_t capacity)
-{
-    uint64_t data_size = rc_data_size(slots, capacity), control_size = rc_control_size(READERS);
-    CHECK(rc_message_limit(capacity) <= LONGEST);
-    x->geometry = (rc_geometry){slots, capacity, rc_message_limit(capacity), mix(seed), READERS};
-    x->data = zeroed(data_size);
-    x->control = zeroed(control_size);
-    rc_fill_identity(x->data, &x->geometry, data_size, 1);
-    rc_fill_identity(x->control, &x->geometry, control_size, 1);
-    rc_seal(x->data, x->control);
-    CHECK(sem_init(&x->space, 0, 0) == 0);
-    for (int i = 0; i < READERS; i++) {
-        CHECK(sem_init(&x->wake[i], 0, 0) == 0);
-        x->wakes[i] = &x->wake[i];
-    }
-}
-
-static void ring_free(ring *x)
-{
-    for (int i = 0; i < READERS; i++)
-        sem_destroy(&x->wake[i]);
-    sem_destroy(&x->space);
-    free(x->control);
-    free(x->data);
-}
-
-static rc_header *header_of(const ring *x) { return x->data; }
-
-/* ---- writing ----------------------------------------------------------------------------- */
-
-static const rc_wait_strategy ways[] = {
-    {RC_BLOCKING, 0}, {RC_BLOCKING, 20000}, {RC_YIELDING, 0}, {RC_BUSY_SPIN, 0}};
-
-static void write_to(rc_writer *w, ring *x)
-{
-    rc_writer_map(w, x->data, x->control, &x->geometry, x->wakes, &x->space);
-    rc_writer_sign(w, 1, 1, 1);
-}
-
-/* The writer of this ring is dead: become its successor. */
-static void succeed(rc_writer *w, ring *x)
-{
-    uint32_t epoch = __atomic_load_n(&header_of(x)->epoch, __ATOMIC_RELAXED);
-    rc_writer_map(w, x->data, x->control, &x->geometry, x->wakes, &x->space);
-    CHECK(rc_writer_resume(w));
-    rc_writer_sign(w, epoch + 1, 1, 1);
-    rc_writer_wake_all(w);
-}
-
-static int try_put(rc_writer *w)
-{
-    uint8_t bytes[LONGEST];
-    rc_descriptor m;
-    compose(&m, bytes, w->next, w->max_message);
-    return rc_writer_try_put(w, &m, bytes, m.f.length);
-}
-
-/* Reserve for the next message and write some of it, as one does who receives in place. */
-static void reserve_and_scribble(rc_writer *w)
-{
-    uint32_t length = length_of(w->next, w->max_message);
-    uint64_t start;
-    if (rc_writer_room(w, length, &start))
-        for (uint32_t i = 0; i < length / 2; i++)
-            __atomic_store_n(w->arena + (start & (w->capacity - 1)) + i, 0xee, __ATOMIC_RELAXED);
-}
-
-static void put(rc_writer *w, rc_wait_strategy how)
-{
-    while (!try_put(w)) {
-        in_time();
-        rc_writer_wait(w, length_of(w->next, w->max_message), how, deadline);
-    }
-    if (roll(3) == 0)
-        rc_writer_release(w);
-}
-
-/* Publish up to sequence `total` and end the ring. */
-static void write_all(rc_writer *w, uint64_t total, rc_wait_strategy how)
-{
-    while (w->next < total)
-        put(w, how);
-    rc_writer_end(w);
-}
-
-/* ---- reading ----------------------------------------------------------------------------- */
-
-typedef enum start_at { OLDEST, LATEST, ZERO } start_at;
-
-typedef struct guest {
-    rc_reader ring;
-    uint64_t start; /* where it wished to begin: everything since is received or lost */
-    int in;         /* has joined, and not left */
-    int overrun;    /* and not gone on yet */
-    int asked;      /* to step down, and has not done so yet */
-    int wary;       /* may be evicted, so it reads copies */
-} guest;
-
-/* Join through a free slot. g->in is 0 afterwards if a successor of the writer sent us back. */
-static void enter(guest *g, ring *x, uint32_t index, int lossy, start_at where)
-{
-    rc_reader *r = &g->ring;
-    memset(g, 0, sizeof *g);
-    rc_reader_map(r, x->data, x->control, &x->geometry, index, &x->wake[index], &x->space);
-    CHECK((__atomic_load_n(&r->slot->state, __ATOMIC_ACQUIRE) & 0xff) == RC_FREE);
-    rc_reader_claim(r, lossy);
-    if (where != ZERO)
-        g->start = rc_load(where == LATEST ? &r->header->published : &r->header->gate);
-    g->in = rc_reader_join(r, g->start);
-    if (!g->in)
-        rc_reader_leave(r);
-    CHECK(!g->in || (r->next >= g->start && r->gap == r->next - g->start));
-}
-
-static void leave(guest *g)
-{
-    g->in = 0;
-    rc_reader_leave(&g->ring);
-}
-
-/* Look at the next message, check every byte of it and take it. */
-static rc_result look(guest *g)
-{
-    rc_reader *r = &g->ring;
-    rc_descriptor m;
-    uint8_t copy[LONGEST];
-    rc_result result = rc_reader_peek(r, &m);
-    if (result == RC_MESSAGE) {
-        const uint8_t *bytes = r->arena + (m.f.position & (r->capacity - 1));
-        step();
-        if (r->lossy || g->wary) {
-            rc_copy_out(copy, bytes, m.f.length);
-            bytes = copy;
-        }
-        step();
-        if (r->lossy && !rc_reader_intact(r, r->next)) {
-            result = RC_OVERRUN;
-        } else if (g->wary && !rc_reader_holds(r)) {
-            result = RC_TAKEN_AWAY;
-        } else {
-            check_message(&m, bytes, r->next, r->max_message);
-            rc_reader_advance(r, 1, m.f.length);
-            if (rc_reader_flush_due(r))
-                rc_reader_flush(r, r->next);
-        }
-    }
-    g->overrun = result == RC_OVERRUN;
-    CHECK(result != RC_IMPOSSIBLE);
-    CHECK(r->received + r->lost == r->next - g->start);
-    return result;
-}
-
-static void go_on(guest *g)
-{
-    uint64_t before = g->ring.lost;
-    if (!g->overrun)
-        return;
-    g->overrun = 0;
-    CHECK(rc_reader_resync(&g->ring));
-    CHECK(g->ring.lost > before || g->ring.gap == 0);
-}
-
-static rc_result take(guest *g)
-{
-    rc_result result = look(g);
-    go_on(g);
-    return result;
-}
-
-static void step_down(guest *g)
-{
-    g->asked = 0;
-    if (!rc_reader_step_down(&g->ring)) /* 0: evicted meanwhile; the next look says so */
-        CHECK(rc_reader_changed(&g->ring) == RC_TAKEN_AWAY);
-}
-
-static void wait_for_message(guest *g, rc_wait_strategy how)
-{
-    rc_reader snapshot;
-    in_time();
-    if (g->asked)
-        step_down(g);
-    rc_reader_flush(&g->ring, g->ring.next);
-    snapshot = g->ring;
-    rc_reader_wait(&snapshot, how, deadline);
-}
-
-/* Read `most` messages, waiting for them: RC_MESSAGE; or until RC_ENDED or RC_TAKEN_AWAY. */
-static rc_result follow(guest *g, rc_wait_strategy how, uint64_t most)
-{
-    for (uint64_t n = 0; n < most;) {
-        if (g->asked && roll(4) == 0)
-            step_down(g);
-        switch (take(g)) {
-        case RC_MESSAGE:
-            n++;
-            break;
-        case RC_EMPTY:
-            wait_for_message(g, how);
-            break;
-        case RC_STEP_DOWN: /* not at once: it reads on for a while */
-            g->ring.state = rc_demoting(g->ring.state);
-            g->asked = 1;
-            break;
-        case RC_ENDED:
-            return RC_ENDED;
-        case RC_TAKEN_AWAY:
-            return RC_TAKEN_AWAY;
-        case RC_OVERRUN:
-        case RC_IMPOSSIBLE:
-            break;
-        }
-    }
-    return RC_MESSAGE;
-}
+#include "harness.h"
+#include "steps.h"
 
 /* ---- threads ----------------------------------------------------------------------------- */
 
@@ -474,7 +45,7 @@ static void wait_for_eviction(guest *g)
     while (rc_reader_changed(&g->ring) != RC_TAKEN_AWAY &&
            rc_load_acquire(&g->ring.header->state) != RC_RING_CLOSED) {
         in_time();
-        sched_yield();
+        (void)rc_take_token_until(g->ring.wake, rc_now_ns() + 10000000);
     }
 }
 
@@ -595,7 +166,7 @@ static void case_demotion_and_eviction(void)
     ring x;
     rc_writer w;
     party p[5] = {0};
-    uint64_t total = scaled(30000);
+    uint64_t total = scaled(15000);
     ring_make(&x, 16, 1024);
     write_to(&w, &x);
     party_joins_and_starts(&p[0], &x, 0, 0, total);
@@ -610,7 +181,7 @@ static void case_demotion_and_eviction(void)
         if (try_put(&w)) {
             if (roll(3) == 0)
                 rc_writer_release(&w);
-        } else if (!rc_writer_wait(&w, w.max_message, ways[0], rc_now_ns() + 1000000)) {
+        } else if (!rc_writer_wait(&w, w.max_message, ways[0], rc_now_ns() + 200000)) {
             in_time();
             press(&w, 5);
         }
@@ -760,30 +331,54 @@ static void case_batches(void)
 /* ---- sleep and wake ---------------------------------------------------------------------- */
 
 /* Both ends of a ring sleep for as long as they like, not in slices: a wake-up that is lost is not
- * made good by a look 100 ms later, but ends the case. */
-typedef struct link {
+ * made good by a look 100 ms later, but ends the case. Before each crossing the two threads meet,
+ * so that one puts just when the other gives up looking, give or take a random few nanoseconds. */
+typedef struct channel {
     ring ring;
     rc_writer writer;
     guest reader;
-} link;
+} channel;
 
-static void link_make(link *x, uint64_t slots)
+typedef struct crossing {
+    channel there, back;
+    uint64_t rounds;
+    uint64_t arrived; /* at all meetings, by both */
+} crossing;
+
+/* Relaxed, so that ThreadSanitizer sees no order that the ring does not make itself. */
+static void meet(crossing *x)
 {
-    ring_make(&x->ring, slots, 256);
-    write_to(&x->writer, &x->ring);
-    enter(&x->reader, &x->ring, 0, 0, ZERO);
+    uint64_t both = (__atomic_fetch_add(&x->arrived, 1, __ATOMIC_RELAXED) | 1) + 1;
+    for (uint64_t looks = 1; __atomic_load_n(&x->arrived, __ATOMIC_RELAXED) < both; looks++) {
+        if (looks % 1024 == 0) {
+            in_time();
+            sched_yield();
+        }
+        rc_relax();
+    }
+    linger(roll(8));
+    for (volatile uint64_t i = roll(64); i > 0; i--)
+        ; /* finer than linger() */
 }
 
-static void link_free(link *x)
+/* Short messages, so that only the descriptors fill the ring. */
+static void channel_make(channel *x)
+{
+    ring_make(&x->ring, 4, 256);
+    write_to(&x->writer, &x->ring);
+    enter(&x->reader, &x->ring, 0, 0, ZERO);
+    x->writer.max_message = x->reader.ring.max_message = 8;
+}
+
+static void channel_free(channel *x)
 {
     leave(&x->reader);
     ring_free(&x->ring);
 }
 
-static void send(link *x)
+static void channel_send(channel *x)
 {
     rc_writer *w = &x->writer;
-    linger(roll(100));
     while (!try_put(w))
         if (!rc_writer_want(w, length_of(w->next, w->max_message)))
             CHECK(rc_take_token_until(w->space, deadline));
@@ -791,10 +386,9 @@ static void send(link *x)
 }
 
 /* 0: the ring has ended. */
-static int receive(link *x)
+static int channel_receive(channel *x)
 {
     rc_reader *r = &x->reader.ring;
-    linger(roll(100));
     for (;;) {
         rc_result result = take(&x->reader);
         if (result != RC_EMPTY)
@@ -807,386 +401,103 @@ static int receive(link *x)
 
 static void *echo(void *with)
 {
-    link *both = with;
+    crossing *x = with;
     throw_with(1);
-    while (receive(&both[0]))
-        send(&both[1]);
-    rc_writer_end(&both[1].writer);
+    for (uint64_t i = 0; i < x->rounds; i++) {
+        meet(x);
+        CHECK(channel_receive(&x->there));
+        meet(x);
+        channel_send(&x->back);
+    }
+    meet(x);
+    CHECK(!channel_receive(&x->there));
     return NULL;
 }
 
+/* Messages cross: one thread falls asleep while the other publishes, in turn. */
 static void case_ping_pong(void)
 {
-    link both[2];
+    crossing x = {.rounds = scaled(60000)};
     pthread_t other;
-    link_make(&both[0], 4);
-    link_make(&both[1], 4);
-    CHECK(pthread_create(&other, NULL, echo, both) == 0);
-    for (uint64_t i = 0; i < scaled(100000); i++) {
-        send(&both[0]);
-        CHECK(receive(&both[1]));
+    channel_make(&x.there);
+    channel_make(&x.back);
+    CHECK(pthread_create(&other, NULL, echo, &x) == 0);
+    for (uint64_t i = 0; i < x.rounds; i++) {
+        meet(&x);
+        channel_send(&x.there);
+        meet(&x);
+        CHECK(channel_receive(&x.back));
     }
-    rc_writer_end(&both[0].writer);
-    CHECK(!receive(&both[1]));
+    meet(&x);
+    rc_writer_end(&x.there.writer);
     CHECK(pthread_join(other, NULL) == 0);
-    link_free(&both[0]);
-    link_free(&both[1]);
+    channel_free(&x.there);
+    channel_free(&x.back);
 }
 
 static void *swallow(void *with)
 {
+    crossing *x = with;
     throw_with(1);
-    while (receive(with))
+    for (uint64_t i = 0; i < x->rounds; i++) {
+        meet(x);
+        CHECK(channel_receive(&x->there));
+    }
+    while (channel_receive(&x->there))
         ;
     return NULL;
 }
 
+/* Room crosses: the writer falls asleep on a full ring while the reader lets go of one message. */
 static void case_waiting_for_room(void)
 {
-    link x;
+    crossing x = {.rounds = scaled(120000)};
     pthread_t other;
-    link_make(&x, 4);
+    channel_make(&x.there);
+    while (try_put(&x.there.writer))
+        rc_writer_release(&x.there.writer);
     CHECK(pthread_create(&other, NULL, swallow, &x) == 0);
-    for (uint64_t i = 0; i < scaled(200000); i++)
-        send(&x);
-    rc_writer_end(&x.writer);
+    for (uint64_t i = 0; i < x.rounds; i++) {
+        meet(&x);
+        channel_send(&x.there);
+    }
+    rc_writer_end(&x.there.writer);
     CHECK(pthread_join(other, NULL) == 0);
-    CHECK(x.reader.ring.received == scaled(200000));
-    link_free(&x);
+    CHECK(x.there.reader.ring.received == x.rounds + 4);
+    channel_free(&x.there);
 }
 
-/* ---- steps: a small ring and those in it ------------------------------------------------- */
-
-enum { RESIDENT, VISITOR, ONLOOKER }; /* lossless; lossless, not there at first; lossy */
-
-typedef struct stage {
-    ring ring;
-    rc_writer writer;
-    guest guests[3];
-    start_at where; /* the visitor starts */
-    int replaced;   /* the writer has died in this scene */
-    int gone[3];    /* readers that have died */
-} stage;
-
-static void put_one(void *with)
+/* A full ring, and a writer that has said what it wants. */
+static void fill_and_want(stage *s)
 {
-    stage *s = with;
-    if (try_put(&s->writer))
-        rc_writer_release(&s->writer);
-}
-
-static void put_unreleased(void *with) { (void)try_put(&((stage *)with)->writer); }
-
-static void put_many(void *with)
-{
-    for (int i = 0; i < 12; i++)
-        put_one(with);
-}
-
-static void put_reserved(void *with)
-{
-    stage *s = with;
-    reserve_and_scribble(&s->writer);
-    step();
-    put_one(s);
-}
-
-static void want_room(void *with)
-{
-    stage *s = with;
+    stage_set(s, 0);
     put_many(s);
-    (void)rc_writer_want(&s->writer, s->writer.max_message);
+    CHECK(!rc_writer_want(&s->writer, s->writer.max_message));
+    while (sem_trywait(&s->ring.space) == 0)
+        ;
 }
 
-static void end_ring(void *with) { rc_writer_end(&((stage *)with)->writer); }
+static void read_all(void *with) { drain(&((stage *)with)->guests[RESIDENT]); }
 
-static void take_over(void *with)
+static void demote_and_step_down(void *with)
 {
-    stage *s = with;
-    s->replaced = 1;
-    succeed(&s->writer, &s->ring);
+    demote_resident(with);
+    resident_steps_down(with);
 }
 
-static void evict_resident(void *with) { rc_slot_evict(((stage *)with)->ring.control, RESIDENT); }
-static void demote_resident(void *with) { rc_slot_demote(((stage *)with)->ring.control, RESIDENT); }
-
-static void take_some(guest *g)
+/* Whoever makes room posts the token that the writer sleeps for, and that room is enough. */
+static void case_room_wakes_the_writer(void)
 {
-    for (int i = 0; g->in && i < 3; i++)
-        take(g);
-}
-
-static void resident_takes(void *with) { take_some(&((stage *)with)->guests[RESIDENT]); }
-
-static void resident_leaves(void *with)
-{
-    stage *s = with;
-    if (s->guests[RESIDENT].in)
-        leave(&s->guests[RESIDENT]);
-}
-
-/* The slot's next owner is another reader. */
-static void resident_is_followed(void *with)
-{
-    stage *s = with;
-    resident_leaves(s);
-    enter(&s->guests[RESIDENT], &s->ring, RESIDENT, 0, OLDEST);
-}
-
-static void resident_steps_down(void *with)
-{
-    stage *s = with;
-    guest *g = &s->guests[RESIDENT];
-    if (g->in && rc_reader_changed(&g->ring) == RC_STEP_DOWN)
-        step_down(g);
-}
-
-static void visitor_joins(void *with)
-{
-    stage *s = with;
-    enter(&s->guests[VISITOR], &s->ring, VISITOR, 0, s->where);
-    CHECK(s->guests[VISITOR].in || s->replaced);
-}
-
-static void visitor_comes_and_goes(void *with)
-{
-    stage *s = with;
-    visitor_joins(s);
-    take_some(&s->guests[VISITOR]);
-    if (s->guests[VISITOR].in)
-        leave(&s->guests[VISITOR]);
-}
-
-static void onlooker_looks(void *with)
-{
-    stage *s = with;
-    if (!s->guests[ONLOOKER].overrun)
-        look(&s->guests[ONLOOKER]);
-}
-
-static void onlooker_takes(void *with)
-{
-    go_on(&((stage *)with)->guests[ONLOOKER]);
-    take_some(&((stage *)with)->guests[ONLOOKER]);
-}
-
-static void visitor_joins_and_onlooker_looks(void *with)
-{
-    visitor_joins(with);
-    onlooker_looks(with);
-}
-
-/* A ring after some random history: often full, sometimes wrapped. */
-static void stage_set(stage *s, uint64_t round)
-{
-    scene.round = round;
-    throw_with(round);
-    memset(s, 0, sizeof *s);
-    ring_make(&s->ring, 8, roll(2) ? 256 : 1024);
-    write_to(&s->writer, &s->ring);
-    enter(&s->guests[RESIDENT], &s->ring, RESIDENT, 0, ZERO);
-    enter(&s->guests[ONLOOKER], &s->ring, ONLOOKER, 1, ZERO);
-    s->where = (start_at)roll(3);
-    for (uint64_t i = roll(60); i > 0; i--) {
-        uint64_t what = roll(6);
-        if (what < 3)
-            (what ? put_one : put_unreleased)(s);
-        else if (what < 5)
-            take(&s->guests[RESIDENT]);
-        else
-            take(&s->guests[ONLOOKER]);
-    }
-}
-
-/* Read all there is. */
-static void drain(guest *g)
-{
-    while (g->in) {
-        rc_result result = take(g);
-        if (result == RC_STEP_DOWN) {
-            step_down(g);
-        } else if (result == RC_TAKEN_AWAY) {
-            leave(g);
-        } else if (result == RC_EMPTY || result == RC_ENDED) {
-            rc_reader_flush(&g->ring, g->ring.next);
-            return;
-        }
-    }
-}
-
-/* Whatever happened: who is in the ring reads on without a fault, and the writer finds room
- * without the help of anybody who is not. */
-static void stage_clear(stage *s)
-{
-    go_on(&s->guests[ONLOOKER]);
-    put_many(s);
-    for (int i = 0; i < 30; i++) {
-        for (int n = 0; n < 3; n++)
-            drain(&s->guests[n]);
-        CHECK(try_put(&s->writer));
-        rc_writer_release(&s->writer);
-    }
-    for (uint32_t n = 0; n < 3; n++) {
-        drain(&s->guests[n]);
-        CHECK(!s->guests[n].in || s->guests[n].ring.next == s->writer.next);
-        if (s->gone[n])
-            enter(&s->guests[n], &s->ring, n, 0, OLDEST); /* the slot is usable again */
-        if (s->guests[n].in)
-            leave(&s->guests[n]);
-    }
-    CHECK(s->writer.evictions == 0);
-    ring_free(&s->ring);
-}
-
-typedef struct plot {
-    const char *name;
-    action *before; /* cut off at a random step: the writer is dead when the scene begins */
-    action *outer, *inner;
-    int wary; /* the resident may be evicted */
-} plot;
-
-static const plot plots[] = {
-    {"joining while the writer puts", NULL, visitor_joins, put_many, 0},
-    {"putting while a reader joins", NULL, put_one, visitor_joins, 0},
-    {"putting while a reader comes and goes", NULL, put_one, visitor_comes_and_goes, 0},
-    {"putting while a reader takes", NULL, put_one, resident_takes, 0},
-    {"taking while the writer puts", NULL, resident_takes, put_many, 0},
-    {"leaving while the writer puts", NULL, resident_leaves, put_many, 0},
-    {"wanting room while a reader leaves", NULL, want_room, resident_leaves, 0},
-    {"looking lossily while the writer puts", NULL, onlooker_takes, put_many, 0},
-    {"putting while a lossy reader looks", NULL, put_many, onlooker_looks, 0},
-    {"putting while one joins and a lossy one looks", NULL, put_one,
-     visitor_joins_and_onlooker_looks, 0},
-    {"stepping down while the writer puts", NULL, resident_steps_down, put_many, 0},
-    {"demoting while the reader takes", NULL, demote_resident, resident_takes, 0},
-    {"demoting while the reader leaves", NULL, demote_resident, resident_is_followed, 0},
-    {"stepping down while the writer evicts", NULL, resident_steps_down, evict_resident, 1},
-    {"taking while the writer evicts", NULL, resident_takes, evict_resident, 1},
-    {"leaving while the writer evicts", NULL, resident_leaves, evict_resident, 1},
-    {"evicting while the reader steps down", NULL, evict_resident, resident_steps_down, 1},
-    {"evicting while another takes the slot", NULL, evict_resident, resident_is_followed, 1},
-    {"joining while a successor takes over", put_reserved, visitor_joins, take_over, 0},
-    {"taking over while a reader joins", put_reserved, take_over, visitor_joins, 0},
-    {"taking over while a reader comes and goes", put_reserved, take_over,
-     visitor_comes_and_goes, 0},
-    {"taking over while a lossy reader takes", put_reserved, take_over, onlooker_takes, 0},
-    {"taking over while one joins and a lossy one looks", put_reserved, take_over,
-     visitor_joins_and_onlooker_looks, 0},
-    {"looking lossily while a successor takes over", put_reserved, onlooker_takes, take_over, 0},
-    {"taking while a successor takes over", put_reserved, resident_takes, take_over, 0},
-};
-
-/* One scene. 0: the outer operation has no step of this number. */
-static int play(const plot *p, uint64_t round, uint64_t at)
-{
-    stage s;
-    scene.at = at;
-    stage_set(&s, round);
-    s.guests[RESIDENT].wary = p->wary;
-    if (p->outer == resident_steps_down || p->inner == resident_steps_down)
-        demote_resident(&s);
-    if (p->before) {
-        (void)killed(p->before, &s, roll(40));
-        s.replaced = 1;
-    }
-    int happened = interrupted(p->outer, p->inner, &s, at);
-    if (p->before && p->inner == take_over && !happened)
-        take_over(&s);
-    stage_clear(&s);
-    return happened;
-}
-
-static void case_interruptions(void)
-{
-    for (size_t i = 0; i < sizeof plots / sizeof *plots; i++) {
-        scene.plot = plots[i].name;
-        for (uint64_t round = 0; round < scaled(60); round++) {
-            uint64_t at = 0;
-            in_time();
-            while (play(&plots[i], round, at))
-                at++;
-        }
-    }
-}
-
-/* ---- steps: deaths ----------------------------------------------------------------------- */
-
-typedef struct death {
-    const char *name;
-    action *last; /* what it does when it dies */
-    int who;      /* a reader, or WRITER */
-} death;
-
-enum { WRITER = -1 };
-
-static const death deaths[] = {
-    {"a writer dies while putting", put_one, WRITER},
-    {"a writer dies while putting a batch", put_many, WRITER},
-    {"a writer dies with a message put and not released", put_unreleased, WRITER},
-    {"a writer dies while filling a reservation", put_reserved, WRITER},
-    {"a writer dies while it wants room", want_room, WRITER},
-    {"a writer dies while evicting", evict_resident, WRITER},
-    {"a writer dies while demoting", demote_resident, WRITER},
-    {"a writer dies while ending the ring", end_ring, WRITER},
-    {"a successor dies while taking over", take_over, WRITER},
-    {"a reader dies while taking", resident_takes, RESIDENT},
-    {"a reader dies while leaving", resident_leaves, RESIDENT},
-    {"a reader dies while stepping down", resident_steps_down, RESIDENT},
-    {"a reader dies while joining", visitor_joins, VISITOR},
-};
-
-/* The writer takes the lock of a dead reader's slot and frees it. */
-static void reap(stage *s, int who)
-{
-    rc_slot *slot = rc_slot_at(s->ring.control, (uint32_t)who);
-    rc_slot_free(s->ring.control, (uint32_t)who, &s->ring.space);
-    CHECK((rc_load(&slot->state) & 0xff) == RC_FREE);
-    s->guests[who].in = 0;
-    s->gone[who] = 1;
-}
-
-/* The new writer deals with the evicted one as with any other slow reader; that one is stopped,
- * say, and does nothing more. */
-static void finish_eviction(stage *s)
-{
-    rc_slot_evict(s->ring.control, RESIDENT);
-    s->guests[RESIDENT].in = 0;
-}
-
-static int play_death(const death *d, uint64_t round, uint64_t at)
-{
-    static stage s; /* outlives the longjmp */
-    scene.at = at;
-    stage_set(&s, round);
-    s.guests[RESIDENT].wary = d->last == evict_resident;
-    if (d->last == resident_steps_down)
-        demote_resident(&s);
-    if (d->last == take_over)
-        (void)killed(put_reserved, &s, roll(40));
-    uint64_t next = s.writer.next;
-    int dead = killed(d->last, &s, at);
-    if (d->who != WRITER) {
-        reap(&s, d->who);
-    } else {
-        take_over(&s);
-        CHECK(s.writer.next >= next);
-        if (d->last == evict_resident)
-            finish_eviction(&s);
-    }
-    stage_clear(&s);
-    return dead;
-}
-
-static void case_deaths(void)
-{
-    for (size_t i = 0; i < sizeof deaths / sizeof *deaths; i++) {
-        scene.plot = deaths[i].name;
-        for (uint64_t round = 0; round < scaled(60); round++) {
-            uint64_t at = 0;
-            in_time();
-            while (play_death(&deaths[i], round, at))
-                at++;
-        }
+    static action *const ways_out[] = {read_all, resident_leaves, demote_and_step_down};
+    for (int i = 0; i < 3; i++) {
+        stage s;
+        uint64_t start;
+        fill_and_want(&s);
+        ways_out[i](&s);
+        CHECK(sem_trywait(&s.ring.space) == 0 && sem_trywait(&s.ring.space) != 0);
+        CHECK(rc_writer_room(&s.writer, s.writer.max_message, &start));
+        CHECK(rc_load(&s.writer.control->wanted) == 0);
+        stage_clear(&s);
     }
 }
 
@@ -1344,8 +655,8 @@ static void read_hostile(ring *x, int lossy, uint64_t about)
         } else if (!rc_reader_resync(r)) {
             rc_reader_advance(r, 1, 0);
         }
-        (void)rc_reader_sleep(r, 0);
     }
+    (void)rc_reader_sleep(r, 0);
     rc_reader_leave(r);
 }
 
@@ -1365,7 +676,7 @@ static void write_hostile(ring *x)
 
 static void case_garbage(void)
 {
-    for (uint64_t round = 0; round < scaled(20000); round++) {
+    for (uint64_t round = 0; round < scaled(10000); round++) {
         ring x;
         in_time();
         ring_make(&x, 8, 256);
@@ -1481,7 +792,8 @@ static void case_fork(void)
     }
     CHECK(rc_endpoint_phase(&a) == RC_OPEN && rc_lock_held(b.lock_fd, 0) == 1);
     rc_endpoint_finish(&a);
-    CHECK(rc_lock_held(b.lock_fd, 0) == 0); /* though the child is there */
+    while (rc_lock_held(b.lock_fd, 0) != 0) /* until fork() has returned in the child, no longer */
+        in_time();
     close(talk[1]);
     close(talk[0]);
     bury(child);
@@ -1494,7 +806,7 @@ static void finish(void *with) { rc_endpoint_finish(with); }
 static void hesitate(void *with)
 {
     (void)with;
-    linger(20000);
+    linger(40000);
 }
 
 static int stop_opening;
@@ -1506,7 +818,7 @@ static void *open_and_close(void *with)
     for (uint64_t n = 0; !__atomic_load_n(&stop_opening, __ATOMIC_RELAXED); n++) {
         CHECK(rc_endpoint_init(&e, with) == 0);
         (void)rc_lock_try(e.lock_fd, 0);
-        (void)interrupted(finish, hesitate, &e, n % 4);
+        (void)interrupted(finish, hesitate, &e, n % 2);
         sched_yield();
     }
     return NULL;
@@ -1563,15 +875,62 @@ static void *sleeper(void *with)
     }
 }
 
+static int inside(bedroom *b)
+{
+    pthread_mutex_lock(&b->endpoint.mutex);
+    int n = b->endpoint.inside;
+    pthread_mutex_unlock(&b->endpoint.mutex);
+    return n;
+}
+
+static void bedroom_make(bedroom *b)
+{
+    const char *name = segment_make();
+    memset(b, 0, sizeof *b);
+    CHECK(rc_endpoint_init(&b->endpoint, name) == 0 && shm_unlink(name) == 0);
+    CHECK(sem_init(&b->semaphore, 0, 0) == 0);
+}
+
+static void bedroom_free(bedroom *b)
+{
+    rc_endpoint_finish(&b->endpoint);
+    sem_destroy(&b->semaphore);
+}
+
+static void *next_in_turn(void *with)
+{
+    bedroom *b = with;
+    while (rc_endpoint_turn(&b->endpoint, deadline) != RC_MY_TURN)
+        in_time();
+    b->slept++;
+    rc_endpoint_wake_up(&b->endpoint);
+    return NULL;
+}
+
+/* Whoever wakes up lets the next one sleep, who waits for nothing else. */
+static void case_turn_is_passed_on(void)
+{
+    bedroom b;
+    pthread_t other;
+    bedroom_make(&b);
+    CHECK(rc_endpoint_turn(&b.endpoint, deadline) == RC_MY_TURN);
+    CHECK(pthread_create(&other, NULL, next_in_turn, &b) == 0);
+    while (inside(&b) != 2)
+        in_time();
+    b.slept++;
+    rc_endpoint_wake_up(&b.endpoint);
+    CHECK(pthread_join(other, NULL) == 0);
+    CHECK(b.slept == 2 && rc_endpoint_empty(&b.endpoint, 0));
+    bedroom_free(&b);
+}
+
 /* Threads sleep in turn; closing wakes all of them, and waits until the last is out. */
 static void case_sleeping_in_turn(void)
 {
     for (uint64_t round = 0; round < scaled(40); round++) {
-        bedroom b = {.slept = 0};
+        bedroom b;
         pthread_t threads[4];
-        const char *name = segment_make();
-        CHECK(rc_endpoint_init(&b.endpoint, name) == 0 && shm_unlink(name) == 0);
-        CHECK(sem_init(&b.semaphore, 0, 0) == 0);
+        bedroom_make(&b);
         for (int i = 0; i < 4; i++)
             CHECK(pthread_create(&threads[i], NULL, sleeper, &b) == 0);
         for (uint64_t i = roll(50); i > 0; i--) {
@@ -1583,11 +942,10 @@ static void case_sleeping_in_turn(void)
             in_time();
             rc_post(&b.semaphore);
         } while (!rc_endpoint_empty(&b.endpoint, rc_now_ns() + 1000000));
-        CHECK(b.slept % 2 == 0);
+        CHECK(inside(&b) == 0 && b.slept % 2 == 0);
         for (int i = 0; i < 4; i++)
             CHECK(pthread_join(threads[i], NULL) == 0);
-        rc_endpoint_finish(&b.endpoint);
-        sem_destroy(&b.semaphore);
+        bedroom_free(&b);
     }
 }
 
@@ -1605,6 +963,7 @@ static const struct {
     {"batches", case_batches},
     {"ping_pong", case_ping_pong},
     {"waiting_for_room", case_waiting_for_room},
+    {"room_wakes_the_writer", case_room_wakes_the_writer},
     {"interruptions", case_interruptions},
     {"deaths", case_deaths},
     {"segments", case_segments},
@@ -1613,6 +972,7 @@ static const struct {
     {"locks", case_locks},
     {"fork", case_fork},
     {"fork_amid_opening_and_closing", case_fork_amid_opening_and_closing},
+    {"turn_is_passed_on", case_turn_is_passed_on},
     {"sleeping_in_turn", case_sleeping_in_turn},
 };
 
@@ -1632,6 +992,7 @@ static int run_in_child(const char *name, void (*run)(void))
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* whoever kills the parent ends the case */
         run_here(run);
         exit(0); /* not _exit: the leak check is made here */
     }

@@ -1,0 +1,49 @@
+"""A process that dies at a step of the protocol, run with a build that has fault points.
+
+It writes one byte when it is ready, waits for one before it goes on, and then writes one byte for
+each message that it has published. It ends with exit code 0 if the step never came.
+
+    victim.py write NAME SEED WAY COUNT create|resume
+    victim.py attach NAME POLICY
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import shm
+from shm.broadcast import Reader, Writer
+from tests.integration import traffic
+
+MESSAGES = 5000  # far more than it takes to reach any step
+
+
+def write(name: str, seed: str, way: str, count: str, how: str) -> None:
+    """Publish `count` messages at a time, in one way."""
+    writer = traffic.create(name) if how == "create" else Writer.resume(name)
+    payloads = traffic.Payloads(int(seed), writer.max_message)
+    sending = next(sending for sending in traffic.SENDINGS if sending.__name__ == way)
+    os.write(1, b"r")
+    os.read(0, 1)
+    for _ in range(MESSAGES // int(count)):
+        sending(writer, payloads, int(count))
+        os.write(1, b"." * int(count))
+
+
+def attach(name: str, policy: str) -> None:
+    """Join from the first message on, and leave."""
+    os.write(1, b"r")
+    os.read(0, 1)
+    Reader.attach(name, policy=cast(traffic.Policy, policy), start=0).close()
+
+
+ROLES: dict[str, Callable[..., None]] = {"write": write, "attach": attach}
+
+if __name__ == "__main__":
+    if not Path(shm.__file__).is_relative_to(Path.cwd()):
+        sys.exit(f"{shm.__file__} is not the build with the fault points")
+    ROLES[sys.argv[1]](*sys.argv[2:])
