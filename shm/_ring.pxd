@@ -283,6 +283,7 @@ cdef class Reader:
     cdef int refuse_to_block_the_ring(self) except -1
     cdef int step_down(self) except -1
     cdef int take(self, Message message) except -1
+    cdef Message next_message(self)
     cdef void hand_out(self, Message message) noexcept
     cdef int copy_out(self, Message message) except -1
     cdef int recover(self, rc_result result) except -1
@@ -296,6 +297,10 @@ cdef class Reader:
     cdef int linger(self) except -1
     cdef void let_go(self) noexcept
     cdef void finish(self) noexcept
+
+
+cdef class Iteration:
+    cdef Reader reader
 
 
 cdef class Reservation:

@@ -964,9 +964,15 @@ cdef class Reader:
             taken = self.take(message)
 
     def __iter__(self):
-        return self
+        cdef Iteration iteration = Iteration.__new__(Iteration)
+        iteration.reader = self
+        return iteration
 
     def __next__(self):
+        return self.next_message()
+
+    @cython.final
+    cdef Message next_message(self):
         cdef Message message = Message.__new__(Message)
         cdef int taken = self.take(message)
         while taken != 1:
@@ -1248,6 +1254,21 @@ cdef class Reader:
     def lost(self) -> int:
         """Messages missed since attaching; where, each message's `gap` says."""
         return self.ring.lost
+
+
+@cython.final
+cdef class Iteration:
+    """What ``for message in reader`` steps through: a Python subclass's own ``__next__`` would cost a
+    look-up and a call by message."""
+
+    def __init__(self):
+        raise TypeError("iterate a Reader")
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.reader.next_message()
 
 
 # ---- the writer ----------------------------------------------------------------------------

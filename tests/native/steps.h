@@ -352,7 +352,7 @@ static uint64_t rounds(void)
 #ifdef __SANITIZE_THREAD__
     return 2;
 #else
-    return scaled(120);
+    return scaled(80);
 #endif
 }
 

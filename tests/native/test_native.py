@@ -42,8 +42,8 @@ class Build:
 BUILDS: Final = [
     Build("plain", ("-O2",), 100),
     Build("thread", ("-O1", "-fsanitize=thread"), 15),
-    Build("address", ("-O1", "-fsanitize=address", "-fno-omit-frame-pointer"), 40),
-    Build("undefined", ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"), 40),
+    Build("address", ("-O1", "-fsanitize=address", "-fno-omit-frame-pointer"), 30),
+    Build("undefined", ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"), 30),
 ]
 
 
