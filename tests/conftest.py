@@ -51,7 +51,7 @@ class Processes:
     def start(self, target: Callable[..., Any], *args: Any, method: str = "fork") -> BaseProcess:
         """Run ``target(*args)`` in a child process."""
         context = multiprocessing.get_context(method)
-        process = context.Process(target=target, args=args, daemon=True)  # type: ignore[attr-defined]
+        process: BaseProcess = context.Process(target=target, args=args, daemon=True)  # type: ignore[attr-defined]
         process.start()
         self.started.append(process)
         return process

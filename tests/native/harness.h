@@ -3,7 +3,7 @@
  * A message is a function of the seed and its sequence: whoever publishes it, and whoever publishes
  * it again after a death, publishes the same; a reader knows every byte to come.
  *
- * The semaphores are unnamed, and the lock of a slot is here the rule that each slot has one thread.
+ * Semaphores are unnamed, and the lock of a slot is here the rule that each slot has one thread.
  */
 #ifndef RINGCAST_TEST_HARNESS_H
 #define RINGCAST_TEST_HARNESS_H
@@ -61,7 +61,8 @@ static _Noreturn void failed(const char *file, int line, const char *what)
 {
     printf("%s:%d: not so: %s (seed %" PRIu64 ")\n", file, line, what, seed);
     if (scene.plot)
-        printf("  in: %s, round %" PRIu64 ", step %" PRIu64 "\n", scene.plot, scene.round, scene.at);
+        printf("  in: %s, round %" PRIu64 ", step %" PRIu64 "\n", scene.plot, scene.round,
+               scene.at);
     fflush(stdout);
     _exit(1);
 }

@@ -1,6 +1,6 @@
 /* ring_test.c - the C core alone: threads over one buffer, and every step of it held up or cut off.
  *
- *   ring_test [SEED [PERCENT [CASE]]]    all cases, each in a child process of its own; or one, here
+ *   ring_test [SEED [PERCENT [CASE]]]    all cases, each in a child process; or one, here
  *
  * Three kinds of cases.
  *
@@ -917,6 +917,7 @@ static void case_turn_is_passed_on(void)
     CHECK(pthread_create(&other, NULL, next_in_turn, &b) == 0);
     while (inside(&b) != 2)
         in_time();
+    CHECK(!rc_endpoint_empty(&b.endpoint, rc_now_ns()));
     b.slept++;
     rc_endpoint_wake_up(&b.endpoint);
     CHECK(pthread_join(other, NULL) == 0);

@@ -213,7 +213,7 @@ static void stage_set(stage *s, uint64_t round)
         else
             take(&s->guests[ONLOOKER]);
     }
-    if (roll(2)) { /* full, but for what the resident has just let go: the next put moves the gate */
+    if (roll(2)) { /* full, but for what the resident just let go: the next put moves the gate */
         put_many(s);
         take(&s->guests[RESIDENT]);
     }
@@ -248,6 +248,8 @@ static int gates(const guest *g)
  * without the help of anybody who is not. */
 static void stage_clear(stage *s)
 {
+    CHECK(rc_load(&header_of(&s->ring)->gate) == s->writer.gate);
+    CHECK(rc_load(&header_of(&s->ring)->settled) == s->writer.gate);
     rc_writer_sign(&s->writer, s->writer.epoch, 1, 1); /* open, though it may have been ended */
     go_on(&s->guests[ONLOOKER]);
     put_many(s);
@@ -274,8 +276,6 @@ static void stage_clear(stage *s)
             leave(&s->guests[n]);
     }
     CHECK(s->writer.evictions == 0);
-    CHECK(rc_load(&header_of(&s->ring)->gate) == s->writer.gate);
-    CHECK(rc_load(&header_of(&s->ring)->settled) == s->writer.gate);
     ring_free(&s->ring);
 }
 

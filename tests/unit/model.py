@@ -58,7 +58,7 @@ class RingModel:
         return self.published - 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ReaderModel:
     """One reader: what it was told, and what it holds.
 

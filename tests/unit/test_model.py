@@ -28,9 +28,12 @@ from tests.unit.model import Published, ReaderModel, RingModel
 MAX_READERS = 3
 PICK = st.integers(0, 63)
 """Which of the readers, holds and so on there are: modulo their number."""
+SELDOM = st.integers(0, 7).map(lambda number: number == 0)
+"""For what ends a reader's or the ring's life, so that the rest has time to happen."""
+POLICIES = st.sampled_from(["block", "block", "lossy"])
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Hold:
     """Something that exports bytes of the ring, and what those must be."""
 
@@ -59,7 +62,7 @@ class Kept:
     expected: bytes
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Party:
     """A reader, its model, and what the program keeps of its messages."""
 
@@ -82,19 +85,30 @@ class Party:
         self.model.rested = False
 
 
+def pick(things: list[Any], number: int) -> Any:
+    """One of several things."""
+    return things[number % len(things)]
+
+
 class RingMachine(RuleBasedStateMachine):
     """Calls of the public names, each checked against the model."""
 
     ring_name: str
 
-    @initialize(slots=st.sampled_from([4, 8, 16, 64]), capacity=st.sampled_from([256, 512, 4096]))
-    def create(self, slots: int, capacity: int) -> None:
+    @initialize(
+        slots=st.sampled_from([4, 8, 16, 64]),
+        capacity=st.sampled_from([256, 512, 4096]),
+        policies=st.lists(POLICIES, min_size=1, max_size=MAX_READERS),
+    )
+    def create(self, slots: int, capacity: int, policies: list[str]) -> None:
         self.parties: list[Party] = []
         self.gone: list[Kept] = []
         self.writer = Writer.create(
             self.ring_name, slots=slots, capacity=capacity, max_readers=MAX_READERS
         )
         self.ring = RingModel(slots, capacity)
+        for policy in policies:
+            self.attach_one(policy, "latest")
 
     def teardown(self) -> None:
         for party in getattr(self, "parties", []):
@@ -110,10 +124,17 @@ class RingMachine(RuleBasedStateMachine):
     def status(self) -> shm.RingStatus:
         return shm.status(self.ring_name)
 
-    def pick(self, number: int, *, in_use: bool = True) -> Party | None:
-        """One of the readers, of those that are open if `in_use`."""
-        parties = [p for p in self.parties if not (in_use and p.model.closed)]
-        return parties[number % len(parties)] if parties else None
+    def open_ones(self) -> list[Party]:
+        """The readers that are not closed."""
+        return [party for party in self.parties if not party.model.closed]
+
+    def holding_ones(self) -> list[Party]:
+        """The readers, open or not, that hold something."""
+        return [party for party in self.parties if party.holds]
+
+    def closed_ones(self) -> list[Party]:
+        """The readers that are closed and hold something still."""
+        return [party for party in self.parties if party.model.closed]
 
     def message(self, length: int, topic: int, kind: int) -> Published:
         """Contents that no other message has."""
@@ -199,73 +220,74 @@ class RingMachine(RuleBasedStateMachine):
         del room
         assert self.writer.sequence == self.ring.published
 
-    @precondition(lambda self: not self.ring.ended)
+    @precondition(lambda self: self.parties and not self.ring.ended)
     @rule(number=PICK)
     def demote(self, number: int) -> None:
-        party = self.pick(number, in_use=False)
-        if party is None:
-            return
+        party = pick(self.parties, number)
         model = party.model
         expected = model.gating and not model.asked
         assert self.writer.demote(party.reader.slot) == expected
         model.asked = model.asked or expected
 
-    @precondition(lambda self: not self.ring.ended)
-    @rule(number=PICK, really=st.integers(0, 3))
-    def evict(self, number: int, really: int) -> None:
-        party = self.pick(number, in_use=False)
-        if party is None or really != 0:
+    @precondition(lambda self: self.parties and not self.ring.ended)
+    @rule(number=PICK, really=SELDOM)
+    def evict(self, number: int, really: bool) -> None:
+        if not really:
             return
+        party = pick(self.parties, number)
         assert self.writer.evict(party.reader.slot) == (not party.model.evicted)
         party.model.evict()
         for hold in party.holds:
             hold.expected = []  # no longer valid
 
     @precondition(lambda self: not self.ring.ended)
-    @rule(really=st.integers(0, 15))
-    def end(self, really: int) -> None:
-        if really == 0:
+    @rule(really=SELDOM, surely=SELDOM)
+    def end(self, really: bool, surely: bool) -> None:
+        if really and surely:
             self.writer.close()
             self.ring.ended = True
 
     # -- readers come and go
 
     @rule(
-        policy=st.sampled_from(["block", "block", "lossy"]),
+        policy=POLICIES,
         start=st.one_of(st.sampled_from(["latest", "latest", "oldest"]), st.integers(0, 40)),
     )
     def attach(self, policy: Any, start: Any) -> None:
-        oldest, published = self.status().oldest, self.ring.published
         full = len(self.parties) == MAX_READERS
-        if full or (isinstance(start, int) and start > published):
+        if full or (isinstance(start, int) and start > self.ring.published):
             with pytest.raises(shm.TooManyReaders if full else ValueError):
                 Reader.attach(self.ring_name, policy=policy, start=start)
             return
-        wanted = {"latest": published, "oldest": oldest}.get(start, start)
+        self.attach_one(policy, start)
+
+    def attach_one(self, policy: Any, start: Any) -> None:
+        oldest = self.status().oldest
+        wanted = {"latest": self.ring.published, "oldest": oldest}.get(start, start)
         reader = Reader.attach(self.ring_name, policy=policy, start=start)
         model = ReaderModel(self.ring, wanted, max(wanted, oldest), gating=policy == "block")
         assert reader.cursor == model.cursor
         self.parties.append(Party(reader, model))
         self.ring.readers.append(model)
 
-    @rule(number=PICK)
-    def close(self, number: int) -> None:
-        party = self.pick(number, in_use=False)
-        if party is None:
-            return
+    @precondition(lambda self: self.parties)
+    @rule(number=PICK, really=SELDOM)
+    def close(self, number: int, really: bool) -> None:
+        party = pick(self.parties, number)
         if party.holds:
             with pytest.raises(
                 BufferError, match=f"of message {min(h.pinned for h in party.holds)}"
             ):
                 party.reader.close()
-        else:
+        elif really:
             party.reader.close()
             self.forget(party)
 
-    @rule(number=PICK)
-    def leave(self, number: int) -> None:
-        party = self.pick(number)
-        if party is None:
+    @precondition(lambda self: self.open_ones())
+    @rule(number=PICK, really=SELDOM)
+    def leave(self, number: int, really: bool) -> None:
+        party = pick(self.open_ones(), number)
+        if not (really or party.holds):
             return
         with party.reader:
             pass
@@ -274,12 +296,11 @@ class RingMachine(RuleBasedStateMachine):
         if not party.holds:
             self.forget(party)
 
+    @precondition(lambda self: self.closed_ones())
     @rule(number=PICK)
     def use_a_closed_one(self, number: int) -> None:
-        closed = [party for party in self.parties if party.model.closed]
-        if closed:
-            with pytest.raises(shm.RingClosed, match="this end of the ring is closed"):
-                closed[number % len(closed)].reader.poll()
+        with pytest.raises(shm.RingClosed, match="this end of the ring is closed"):
+            pick(self.closed_ones(), number).reader.poll()
 
     # -- reading
 
@@ -312,11 +333,10 @@ class RingMachine(RuleBasedStateMachine):
         elif keep != "drop":
             party.kept.append(Kept(message, expected.payload))
 
+    @precondition(lambda self: self.open_ones())
     @rule(number=PICK, keep=st.sampled_from(["drop", "keep", "view"]))
     def read(self, number: int, keep: str) -> None:
-        party = self.pick(number)
-        if party is None:
-            return
+        party = pick(self.open_ones(), number)
         nothing = object()
 
         def read() -> object:
@@ -329,28 +349,28 @@ class RingMachine(RuleBasedStateMachine):
         elif message is not None:
             self.received(party, message, keep)
 
+    @precondition(lambda self: self.open_ones())
     @rule(number=PICK, limit=st.integers(1, 70), keep=st.sampled_from(["drop", "keep", "view"]))
     def poll(self, number: int, limit: int, keep: str) -> None:
-        party = self.pick(number)
-        if party is None:
-            return
+        party = pick(self.open_ones(), number)
         messages = self.call(party, lambda: party.reader.poll(limit))
         if messages == []:
             party.model.find_nothing(party.reader.cursor, self.status().oldest)
         elif messages is not None:
             assert len(messages) <= limit
+            if party.model.asked:
+                keep = "keep"  # on its way down it may have copied the first of them already
             for message in messages:
                 self.received(party, message, keep)
 
+    @precondition(lambda self: self.open_ones())
     @rule(
         number=PICK,
         limit=st.integers(1, 70),
         keep=st.sampled_from(["release", "open", "views"]),
     )
     def batch(self, number: int, limit: int, keep: str) -> None:
-        party = self.pick(number)
-        if party is None:
-            return
+        party = pick(self.open_ones(), number)
         batch = self.call(party, lambda: party.reader.batch(limit, timeout=0))
         if batch is None:
             return
@@ -385,21 +405,18 @@ class RingMachine(RuleBasedStateMachine):
 
     # -- letting go
 
+    @precondition(lambda self: self.holding_ones())
     @rule(number=PICK, which=PICK)
     def release(self, number: int, which: int) -> None:
-        holding = [party for party in self.parties if party.holds]
-        if not holding:
-            return
-        party = holding[number % len(holding)]
-        party.release(party.holds[which % len(party.holds)])
+        party = pick(self.holding_ones(), number)
+        party.release(pick(party.holds, which))
         if party.model.closed and not party.holds:
             self.forget(party)
 
+    @precondition(lambda self: any(party.kept for party in self.parties))
     @rule(number=PICK)
     def drop_kept_messages(self, number: int) -> None:
-        party = self.pick(number, in_use=False)
-        if party is not None:
-            party.kept.clear()
+        pick([party for party in self.parties if party.kept], number).kept.clear()
 
     # -- what is always so
 
