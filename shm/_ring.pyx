@@ -988,15 +988,19 @@ cdef class Reader:
         cdef Message message
         cdef int taken
         check_limit(limit)
-        while len(messages) < limit:
-            message = Message.__new__(Message)
-            taken = self.take(message)
-            if taken == 1:
-                messages.append(message)
-            elif taken == 0 or messages:
-                break
-            else:
-                raise self.ended()
+        try:
+            while len(messages) < limit:
+                message = Message.__new__(Message)
+                taken = self.take(message)
+                if taken == 1:
+                    messages.append(message)
+                elif taken == 0 or messages:
+                    break
+                else:
+                    raise self.ended()
+        except RingError:
+            if not messages:  # else the next call raises it, and these are not lost
+                raise
         if not messages:
             self.settle()  # a message that is kept does not hold the ring of one who only polls
         return messages

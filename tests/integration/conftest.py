@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 
 import pytest
 
+import shm
 from tests.conftest import Processes
 
 from .traffic import Followers
@@ -17,6 +20,16 @@ def seed() -> int:
     seed = random.SystemRandom().getrandbits(32)
     print(f"seed {seed}")
     return seed
+
+
+@pytest.fixture
+def other(name: str) -> Iterator[str]:
+    """The name of a second ring; removed if its writer was killed. For a test that starts processes
+    it stands before `processes`, so that they have ended by then."""
+    other = f"{name}b"
+    yield other
+    with contextlib.suppress(shm.RingNotFound):
+        shm.unlink(other)
 
 
 @pytest.fixture

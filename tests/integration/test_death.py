@@ -254,8 +254,8 @@ def test_a_reader_dies_while_it_joins(
     step: int,
     cleaner: str,
 ) -> None:
-    """It wanted messages that are long gone. Its slot holds nobody up, whoever finds it: the writer,
-    its successor or the next reader."""
+    """It wanted messages that are long gone. Its slot holds nobody up, whoever finds it: the
+    writer, its successor or the next reader."""
     orphan(name, seed, messages=100)
     followers.start()
     early = Writer.resume(name) if cleaner == "writer" else None

@@ -34,7 +34,7 @@ from .traffic import count_readers, cpu_seconds, stress_seconds
 READER_SLICE_NS: Final = 100_000_000
 WRITER_SLICE_NS: Final = 20_000_000
 TICK_NS: Final = 40_000  # between two such moments; about as long as it takes to be woken up
-JITTER_NS: Final = 4_000
+JITTER_NS: Final = 2_000
 CROSSINGS: Final = 100_000
 SLOTS: Final = 4
 CORES: Final = sorted(os.sched_getaffinity(0))
@@ -103,10 +103,10 @@ class Watch:
 
 
 def check(slept_through: int, crossings: int) -> None:
-    """None is lost. A machine that stands still for so long looks the same, so a few are let
-    pass; a protocol that loses wake-ups loses dozens."""
+    """None is lost. But a virtual machine that is not let run for so long looks the same, so one in
+    a million is let pass; a protocol that lacks a fence loses one in ten thousand."""
     print(f"{slept_through} of {crossings} slept through")
-    assert slept_through <= 2 + crossings // 1_000_000
+    assert slept_through <= 1 + crossings // 1_000_000
 
 
 def attach(name: str) -> Reader:
@@ -176,7 +176,7 @@ def pong(name: str, back: str, seed: int, pipe: Connection) -> None:
 
 
 def ping_pong(
-    name: str, seed: int, processes: Processes, crossings: float, seconds: float
+    name: str, back: str, seed: int, processes: Processes, crossings: float, seconds: float
 ) -> tuple[int, int]:
     """Messages to and fro. Returns how many waits slept through, and how many there were."""
     ours, theirs = Pipe()
@@ -184,10 +184,10 @@ def ping_pong(
     end = time.monotonic() + seconds
     received = 0
     with create(name) as writer:
-        player = processes.start(pong, name, f"{name}b", seed, theirs)
+        player = processes.start(pong, name, back, seed, theirs)
         assert ours.poll(DEADLINE)
         ours.recv_bytes()
-        with attach(f"{name}b") as reader:
+        with attach(back) as reader:
             send_time(writer)
             for received in answers(reader, writer, watch, random.Random(seed + 1)):
                 if 2 * received >= crossings or time.monotonic() > end:
@@ -198,18 +198,20 @@ def ping_pong(
 
 
 @pytest.mark.usefixtures("first_core")
-def test_no_wake_up_of_a_reader_is_lost(name: str, seed: int, processes: Processes) -> None:
+def test_no_wake_up_of_a_reader_is_lost(
+    name: str, other: str, seed: int, processes: Processes
+) -> None:
     """Ping-pong over two rings: each message meets a reader that falls asleep."""
-    check(*ping_pong(name, seed, processes, CROSSINGS, math.inf))
+    check(*ping_pong(name, other, seed, processes, CROSSINGS, math.inf))
 
 
 @pytest.mark.stress
 @pytest.mark.usefixtures("first_core")
 def test_no_wake_up_of_a_reader_is_lost_in_millions(
-    name: str, seed: int, processes: Processes
+    name: str, other: str, seed: int, processes: Processes
 ) -> None:
     """The same, for as long as there is time."""
-    check(*ping_pong(name, seed, processes, math.inf, stress_seconds()))
+    check(*ping_pong(name, other, seed, processes, math.inf, stress_seconds()))
 
 
 # ---- reader and writer ---------------------------------------------------------------------
@@ -284,7 +286,7 @@ class Stream:
 @pytest.mark.usefixtures("first_core")
 def test_no_wake_up_of_a_blocked_writer_is_lost(name: str, seed: int, processes: Processes) -> None:
     """Nor of the reader, in bursts."""
-    messages, room, sent = Stream(name, seed, CROSSINGS).run(processes, math.inf)
+    messages, room, sent = Stream(name, seed, 2 * CROSSINGS).run(processes, math.inf)
     check(messages, sent)
     check(room, sent)
 
@@ -317,16 +319,16 @@ def wait_for_room(name: str) -> None:
             writer.publish(b"")
 
 
-def test_idle_readers_and_writers_use_no_processor_time(name: str, processes: Processes) -> None:
+def test_idle_readers_and_writers_use_no_processor_time(
+    name: str, other: str, processes: Processes
+) -> None:
     """Less than a hundredth of a core each, over five seconds: a reader without messages, and a
     writer without room."""
-    full = f"{name}b"
-    with Writer.create(name, slots=SLOTS, capacity=4096) as writer:
-        idle = [processes.start(wait_for_messages, name), processes.start(wait_for_room, full)]
-        eventually(lambda: full in {ring.name for ring in shm.list_rings()}, "it is made")
-        with eventually(lambda: attach_if_there(full), "it can be attached to") as reader:
-            eventually(lambda: reader.lag == SLOTS, "the ring is full")
-            eventually(lambda: count_readers(name) == 1, "the reader sleeps")
+    with Writer.create(name, slots=SLOTS, capacity=4096):
+        idle = [processes.start(wait_for_messages, name), processes.start(wait_for_room, other)]
+        with eventually(lambda: attach_if_there(other), "the other ring is made") as reader:
+            eventually(lambda: reader.lag == SLOTS, "it is full")
+            eventually(lambda: any(r.waiting for r in shm.status(name).readers), "one sleeps")
             used = [cpu_seconds(process.pid) for process in idle]
             began = time.monotonic()
             time.sleep(5)
@@ -335,11 +337,10 @@ def test_idle_readers_and_writers_use_no_processor_time(name: str, processes: Pr
                 (cpu_seconds(process.pid) - before) / passed
                 for process, before in zip(idle, used, strict=True)
             ]
-            print(f"share of a core: {shares}")
-            assert max(shares) < 0.01
-            assert writer.sequence == 0
             processes.kill(idle[1])
-    shm.unlink(full)
+    processes.join(idle[0])
+    print(f"share of a core: {shares}")
+    assert max(shares) < 0.01
 
 
 def attach_if_there(name: str) -> Reader | None:

@@ -66,16 +66,19 @@ class Segment:
         self.good = self.bytes[:]
 
     def spoil(self, rng: random.Random, low: int, high: int) -> None:
-        """Write a number that somebody might not expect somewhere from `low` to below `high`."""
+        """Write a number that somebody might not expect, or noise, somewhere from `low` to below
+        `high`."""
         width = rng.choice((1, 2, 4, 8, 8, 8))
+        if rng.random() < 0.1:
+            width = min(rng.randint(1, 64), high - low)
         at = rng.randrange(low, high - width + 1)
         if rng.random() < 0.8:
-            at -= at % width
+            at = max(low, at - at % width)
         now = int.from_bytes(self.bytes[at : at + width], "little")
         value = rng.choice(
             (
                 rng.choice(NUMBERS),
-                rng.randrange(1 << 64),
+                rng.randrange(1 << 8 * width),
                 now + rng.choice((-1, 1, 2, 8, 64, CAPACITY, -CAPACITY, SLOTS, -SLOTS)),
                 now ^ 1 << rng.randrange(8 * width),
             )
@@ -250,8 +253,9 @@ def spoil_headers(name: str, tries: int, rng: random.Random) -> int:
             control.restore()
             made += 1
         while made < tries:
-            for segment in rng.choice(([data], [control], [data, control])):
-                segment.spoil(rng, 0, HEADER)
+            segments = rng.choice(([data], [control], [data, control]))
+            for segment in segments:
+                segment.spoil(rng, 0, HEADER if segment is data else len(control.good))
             open_somehow(name, data, rng)
             data.restore()
             control.restore()
@@ -346,16 +350,17 @@ def spoil_descriptors(name: str, tries: int, rng: random.Random) -> int:
 
 
 def spoil_counters(name: str, tries: int, rng: random.Random) -> int:
-    """The counters of the header."""
-    counters = [OFFSETS[f"rc_header.{field}"] for field in ("published", "gate", "state", "epoch")]
+    """The counters of the header, mostly by numbers that could be."""
+    fields = ("published", "gate", "settled", "state")
+    counters = [OFFSETS[f"rc_header.{field}"] for field in fields]
 
     def spoil(data: Segment, sequence: int) -> None:
-        at = rng.choice([*counters, counters[1] + 8])
-        if rng.random() < 0.5:
-            near = max(0, sequence + rng.randint(-2 * SLOTS, 2 * SLOTS))
-            data.write(at, struct.pack("<Q", near))
-        else:
-            data.spoil(rng, at, at + 8)
+        for at in rng.sample(counters, rng.choice((1, 1, 3))):
+            if rng.random() < 0.6:
+                near = max(0, sequence + rng.randint(-2 * SLOTS, 2 * SLOTS))
+                data.write(at, struct.pack("<Q", near))
+            else:
+                data.spoil(rng, at, at + 8)
 
     return spoil_while_attached(name, tries, rng, spoil)
 
