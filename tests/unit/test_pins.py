@@ -160,7 +160,13 @@ def test_holding_all_and_waiting_is_refused(writer: Writer, reader: Reader) -> N
     views = [message.payload for message in reader.poll()]
     assert reader.read(timeout=0.001) is None  # nobody waits for room yet
     assert writer.try_publish(b"x") is None
-    waits = (lambda: reader.read(timeout=10), reader.read, reader.batch, lambda: next(reader))
+    waits: tuple[Callable[[], object], ...] = (
+        lambda: reader.read(timeout=10),
+        reader.read,
+        reader.batch,
+        lambda: next(reader),
+        lambda: list(reader),
+    )
     for wait in waits:
         with pytest.raises(shm.RingFull, match="waits for message 0") as raised:
             wait()
@@ -443,7 +449,7 @@ def test_a_lossy_reader_is_not_asked_to_step_down(writer: Writer) -> None:
     assert not writer.evict(0)
 
 
-@pytest.mark.parametrize("call", ["poll", "read", "batch", "next"])
+@pytest.mark.parametrize("call", ["poll", "read", "batch", "next", "iter"])
 def test_an_evicted_reader_is_told_at_its_next_call(
     writer: Writer, reader: Reader, call: str
 ) -> None:
@@ -453,10 +459,16 @@ def test_an_evicted_reader_is_told_at_its_next_call(
     assert writer.evict(reader.slot)
     assert not writer.evict(reader.slot)
     publish_round(writer, 5 * SLOTS)
-    calls = {"poll": reader.poll, "read": reader.read, "batch": reader.batch, "next": None}
+    calls: dict[str, Callable[[], object]] = {
+        "poll": reader.poll,
+        "read": reader.read,
+        "batch": reader.batch,
+        "next": lambda: next(reader),
+        "iter": lambda: list(reader),
+    }
     for _ in range(3):
         with pytest.raises(shm.Evicted, match="evicted reader slot 0"):
-            (calls[call] or reader.__next__)()
+            calls[call]()
     for use in (message.text, lambda: bytes(message), lambda: message.payload):
         with pytest.raises(shm.Evicted):
             use()

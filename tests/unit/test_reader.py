@@ -298,9 +298,15 @@ def test_a_lossy_reader_never_holds_the_writer(writer: Writer) -> None:
 
 
 @pytest.mark.parametrize("wait", WAITS, ids=repr)
-@pytest.mark.parametrize("call", ["read", "batch", "next"])
+@pytest.mark.parametrize("call", ["read", "batch", "next", "iter"])
 def test_close_tells_a_thread_that_waits(writer: Writer, wait: Any, call: str) -> None:
     reader = Reader.attach(writer.name, wait=wait)
+    calls: dict[str, Callable[[], object]] = {
+        "read": reader.read,
+        "batch": reader.batch,
+        "next": lambda: next(reader),
+        "iter": lambda: list(reader),
+    }
     started = threading.Event()
 
     def wait_for_it() -> object:
