@@ -110,12 +110,13 @@ def test_a_lapped_reader_is_told_exactly_what_it_missed(
     with Reader.attach(name, policy="lossy", start=0) as reader:
         writer = processes.start(write_freely, name, seed, total)
         check = Check(Payloads(seed, CAPACITY // 4), 0)
+        rng = random.Random(seed)
         with contextlib.suppress(shm.RingClosed):
-            for _ in range(100):
-                fall_behind(reader, total)
-                taking(reader, 8, check)
-            while True:
-                taking(reader, 8, check)
+            fall_behind(reader, total)
+            while True:  # now lapped while it reads, now before it does
+                taking(reader, rng.randint(1, 8), check)
+                if rng.random() < 0.05:
+                    fall_behind(reader, total)
         assert check.received + reader.lost == total
         assert reader.lost > SLOTS
         assert check.received > 0

@@ -30,6 +30,20 @@ def writer(name: str) -> Iterator[Writer]:
         yield writer
 
 
+@pytest.fixture(autouse=True)
+def deadline() -> Iterator[None]:
+    """No test takes for ever: what waits in the main thread is interrupted."""
+
+    def expired(_number: int, _frame: FrameType | None) -> None:
+        raise AssertionError(f"not over within {2 * DEADLINE} s")
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, 2 * DEADLINE)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
 def data_path(name: str) -> Path:
     """The ring's data segment as a file."""
     return SHM / f"rc.{name}.d"

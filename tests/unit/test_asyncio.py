@@ -47,9 +47,9 @@ async def receive_all(reader: Reader) -> list[int]:
     return [message.sequence async for message in reader]
 
 
-def bridge_threads() -> int:
-    """How many threads wait for readers on behalf of event loops."""
-    return sum(thread.name.startswith("ringcast-") for thread in threading.enumerate())
+def bridge_threads(name: str) -> int:
+    """How many threads wait for readers of this ring on behalf of event loops."""
+    return sum(thread.name.startswith(f"ringcast-{name}-") for thread in threading.enumerate())
 
 
 # ---- receiving -----------------------------------------------------------------------------
@@ -407,14 +407,13 @@ def test_a_thread_and_a_task_wait_in_one_reader(writer: Writer) -> None:
 
 def test_iterations_share_one_thread(writer: Writer) -> None:
     async def main() -> None:
-        before = bridge_threads()
         with Reader.attach(writer.name) as reader:
             for _ in range(20):
                 task = asyncio.create_task(take_one_and_leave(reader))
                 await sleeping(writer.name)
                 writer.publish(b"x")
                 assert await task == b"x"
-            assert bridge_threads() - before == 1
+            assert bridge_threads(writer.name) == 1
 
     async def take_one_and_leave(reader: Reader) -> bytes:
         async for message in reader:
@@ -432,10 +431,9 @@ def test_a_dropped_reader_ends_its_thread_and_frees_its_slot(writer: Writer) -> 
         writer.publish(b"x")
         assert await task == [b"x"]
 
-    before = bridge_threads()
     run(main())
     gc.collect()
-    eventually(lambda: bridge_threads() == before, "its thread ends")
+    eventually(lambda: bridge_threads(writer.name) == 0, "its thread ends")
     eventually(lambda: reader_status(writer.name) is None, "its slot is free")
 
 
@@ -448,9 +446,8 @@ def test_a_reader_dropped_while_its_thread_sleeps(writer: Writer) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    before = bridge_threads()
     run(main())
     gc.collect()
     writer.publish(b"x")  # the thread wakes, and finds nobody
-    eventually(lambda: bridge_threads() == before, "its thread ends")
+    eventually(lambda: bridge_threads(writer.name) == 0, "its thread ends")
     eventually(lambda: reader_status(writer.name) is None, "its slot is free")

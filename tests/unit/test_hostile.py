@@ -536,6 +536,7 @@ def make_link(path: Path) -> None:
 
 def open_what_is_no_file(name: str, segment: str, make: Callable[[Path], None]) -> None:
     """Put something else in a segment's place; nothing may hang or take it for a ring."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(20)
     path = SHM / f"rc.{name}.{segment}"
     with create(name):

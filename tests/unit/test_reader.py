@@ -311,7 +311,7 @@ def test_close_tells_a_thread_that_waits(writer: Writer, wait: Any, call: str) -
 
     def wait_for_it() -> object:
         started.set()
-        return {"read": reader.read, "batch": reader.batch, "next": reader.__next__}[call]()  # type: ignore[operator]
+        return calls[call]()
 
     waiting = Background(wait_for_it)
     started.wait()
@@ -450,6 +450,7 @@ def test_a_signal_handler_interrupts_a_read(writer: Writer, wait: shm.Blocking) 
 
 
 def test_keyboard_interrupt_ends_a_wait(writer: Writer) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     with Reader.attach(writer.name) as reader:
 
         def press_control_c() -> None:
@@ -459,6 +460,7 @@ def test_keyboard_interrupt_ends_a_wait(writer: Writer) -> None:
         Background(press_control_c)
         with pytest.raises(KeyboardInterrupt):
             next(reader)
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_handler_that_returns_lets_the_read_go_on(writer: Writer) -> None:
