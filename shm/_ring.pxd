@@ -79,6 +79,7 @@ cdef extern from "layout.h" nogil:
     uint64_t rc_control_size(uint32_t max_readers)
     uint64_t rc_message_limit(uint64_t capacity)
     rc_fault_found rc_check_segments(const void *, uint64_t, const void *, uint64_t, rc_geometry *)
+    rc_fault_found rc_check_copies(const void *, uint64_t, const void *, uint64_t, rc_geometry *)
     void rc_fill_identity(rc_identity *, const rc_geometry *, uint64_t, uint64_t)
     void rc_seal(void *data, void *control)
 

@@ -333,7 +333,7 @@ def check_headers(str name, bytes data not None, uint64_t data_size, bytes contr
     cdef rc_geometry geometry
     if len(data) < RC_DESCRIPTORS_OFFSET or len(control) < RC_READERS_OFFSET:
         raise explain(RC_TOO_SMALL, name)
-    cdef rc_fault_found fault = rc_check_segments(
+    cdef rc_fault_found fault = rc_check_copies(
         PyBytes_AS_STRING(data), data_size, PyBytes_AS_STRING(control), control_size, &geometry)
     if fault != RC_OK:
         raise explain(fault, name)
@@ -486,6 +486,9 @@ cdef class Message:
 
     def __len__(self):
         return self.size
+
+    def __bool__(self):
+        return True  # an empty message is a message: `while message := reader.read(0)`
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         self.check()

@@ -40,6 +40,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define RC_MAGIC_DATA UINT64_C(0x0a44474e49526372)    /* "rcRING" 'D' '\n' on little endian */
 #define RC_MAGIC_CONTROL UINT64_C(0x0a43474e49526372) /* "rcRING" 'C' '\n' */
@@ -320,6 +321,17 @@ static inline rc_fault_found rc_check_segments(const void *data, uint64_t data_s
         control_size != rc_control_size(out->max_readers))
         return RC_BAD_SIZE;
     return RC_OK;
+}
+
+/* The same for copies of both headers, wherever in memory they lie. */
+static inline rc_fault_found rc_check_copies(const void *data_head, uint64_t data_size,
+                                             const void *control_head, uint64_t control_size,
+                                             rc_geometry *out)
+{
+    _Alignas(RC_LINE) unsigned char data[RC_DESCRIPTORS_OFFSET], control[RC_READERS_OFFSET];
+    memcpy(data, data_head, sizeof data);
+    memcpy(control, control_head, sizeof control);
+    return rc_check_segments(data, data_size, control, control_size, out);
 }
 
 static inline void rc_fill_identity(rc_identity *id, const rc_geometry *g, uint64_t size,

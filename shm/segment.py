@@ -119,7 +119,7 @@ def _check_sizes(slots: int, capacity: int, max_readers: int, mode: int) -> None
         raise ValueError(f"max_readers={max_readers} is not from 1 to {_ring.READERS_MAX}")
     if mode not in (0o600, 0o640):
         raise ValueError(
-            f"mode={mode:#o}: 0o600 keeps the ring to one user, 0o640 lets its group attach;"
+            f"mode={oct(mode) if isinstance(mode, int) else repr(mode)}: 0o600 keeps the ring to one user, 0o640 lets its group attach;"
             " no other is offered, since readers write the control segment"
         )
 
