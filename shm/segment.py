@@ -118,8 +118,9 @@ def _check_sizes(slots: int, capacity: int, max_readers: int, mode: int) -> None
     if not 1 <= max_readers <= _ring.READERS_MAX:
         raise ValueError(f"max_readers={max_readers} is not from 1 to {_ring.READERS_MAX}")
     if mode not in (0o600, 0o640):
+        given = oct(mode) if isinstance(mode, int) else repr(mode)
         raise ValueError(
-            f"mode={oct(mode) if isinstance(mode, int) else repr(mode)}: 0o600 keeps the ring to one user, 0o640 lets its group attach;"
+            f"mode={given}: 0o600 keeps the ring to one user, 0o640 lets its group attach;"
             " no other is offered, since readers write the control segment"
         )
 
