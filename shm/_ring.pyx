@@ -1281,6 +1281,14 @@ cdef class Iteration:
 # ---- the writer ----------------------------------------------------------------------------
 
 
+cdef inline void describe(rc_descriptor *d, uint32_t topic, uint16_t kind) noexcept:
+    """A message that is received now."""
+    memset(d, 0, sizeof(rc_descriptor))
+    d.f.topic = topic
+    d.f.kind = kind
+    d.f.time_ns = rc_clock_ns(CLOCK_REALTIME)
+
+
 @cython.final
 @cython.no_gc
 cdef class Reservation:
@@ -1332,11 +1340,8 @@ cdef class Reservation:
             raise ValueError(f"{self.size} bytes are reserved, {nbytes!r} can't be published")
         if self.exports:
             raise BufferError("a view of the reservation is still alive: release it, then commit")
-        memset(&d, 0, sizeof(d))
+        describe(&d, topic, kind)
         d.f.length = n
-        d.f.topic = topic
-        d.f.kind = kind
-        d.f.time_ns = rc_clock_ns(CLOCK_REALTIME)
         rc_writer_commit(&self.writer.ring, &d, self.start)
         rc_writer_release(&self.writer.ring)
         self.end()
@@ -1537,10 +1542,7 @@ cdef class Writer:
         cdef Py_buffer view
         cdef uint64_t sequence
         self.check()
-        memset(&d, 0, sizeof(d))
-        d.f.topic = topic
-        d.f.kind = kind
-        d.f.time_ns = rc_clock_ns(CLOCK_REALTIME)
+        describe(&d, topic, kind)
         if PyBytes_CheckExact(data):
             self.put_one(&d, <const uint8_t *>PyBytes_AS_STRING(data), len(<bytes>data), timeout)
             return self.ring.next - 1
@@ -1568,10 +1570,7 @@ cdef class Writer:
         cdef Py_buffer view
         cdef int done
         self.check()
-        memset(&d, 0, sizeof(d))
-        d.f.topic = topic
-        d.f.kind = kind
-        d.f.time_ns = rc_clock_ns(CLOCK_REALTIME)
+        describe(&d, topic, kind)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)  # may run code: check after
         try:
             self.check()
@@ -1623,10 +1622,7 @@ cdef class Writer:
             if i >= PySequence_Fast_GET_SIZE(fast):
                 raise RuntimeError("the sequence changed while it was looked at")
             self.check_buffer(<object>PySequence_Fast_GET_ITEM(fast, i))
-        memset(&d, 0, sizeof(d))
-        d.f.topic = topic
-        d.f.kind = kind
-        d.f.time_ns = rc_clock_ns(CLOCK_REALTIME)
+        describe(&d, topic, kind)
         if self.queued:
             if not self.begin_turn(deadline):
                 raise self.full(0, 0)
