@@ -26,7 +26,7 @@ from typing import Final
 import pytest
 
 import shm
-from shm.broadcast import Reader, Writer
+from shm.broadcast import Message, Reader, Writer
 from tests.conftest import DEADLINE, Processes, eventually
 
 from .traffic import count_readers, cpu_seconds, stress_seconds
@@ -40,7 +40,6 @@ SLOTS: Final = 4
 CORES: Final = sorted(os.sched_getaffinity(0))
 
 _TIME: Final = struct.Struct("<q")
-Times = ctypes.Array[ctypes.c_int64]
 
 
 def meet(at_ns: int, rng: random.Random) -> None:
@@ -91,9 +90,9 @@ class Watch:
         self._began = time.monotonic_ns()
 
     def end(self, there_ns: int) -> None:
-        """The wait is over; what it waited for was there at `there_ns`, or only now if that is 0."""
+        """The wait is over; what it waited for was there at `there_ns`, CLOCK_MONOTONIC."""
         now = time.monotonic_ns()
-        if there_ns and now - self._began >= self.slice_ns:
+        if now - self._began >= self.slice_ns:
             idle = now - max(there_ns, self._began) - (self.queued_ns() - self._queued)
             self.slept_through += idle > self.slice_ns // 4
 
@@ -122,10 +121,15 @@ def create(name: str) -> Writer:
     )
 
 
-def new_times(count: int) -> Times:
-    """Times of so many messages, CLOCK_MONOTONIC, that one process notes and the other sees; 0 for
-    not yet. Noted after the fact, so what is noted has certainly happened."""
-    return sharedctypes.RawArray(ctypes.c_int64, count)
+def send_time(writer: Writer) -> None:
+    """Publish what time it is."""
+    writer.publish(_TIME.pack(time.monotonic_ns()), timeout=DEADLINE)
+
+
+def time_in(message: Message) -> int:
+    """When a message was sent."""
+    sent: int = _TIME.unpack(message)[0]
+    return sent
 
 
 def report(pipe: Connection, slept_through: int) -> None:
@@ -142,72 +146,63 @@ def result(pipe: Connection) -> int:
 # ---- readers -------------------------------------------------------------------------------
 
 
-class Game:
-    """Ping-pong over two rings: who has sent a message falls asleep two ticks later, and in that
-    moment the other one answers."""
-
-    def __init__(self, name: str, other: str, seed: int, rounds: int) -> None:
-        self.names = name, other
-        self.seed = seed
-        self.rounds = rounds
-        self.sent = new_times(rounds), new_times(rounds)
-
-    def send(self, number: int, writer: Writer) -> None:
-        """Publish when this player will be asleep."""
+def answers(reader: Reader, writer: Writer, watch: Watch, rng: random.Random) -> Iterator[int]:
+    """Answer each message of one ring in another at the moment in which its sender falls asleep:
+    two ticks after it was sent. Yields how many were received."""
+    asleep_ns = 0
+    while True:
+        watch.begin()
+        meet(asleep_ns, rng)
+        message = next(reader, None)
+        if message is None:
+            return
+        sent_ns = time_in(message)
+        watch.end(sent_ns)
+        yield message.sequence + 1
+        meet(sent_ns + 2 * TICK_NS, rng)
         asleep_ns = time.monotonic_ns() + 2 * TICK_NS
-        sequence = writer.publish(_TIME.pack(asleep_ns), timeout=DEADLINE)
-        self.sent[number][sequence] = time.monotonic_ns()
-        meet(asleep_ns, self.rng)
+        send_time(writer)
 
-    def play(self, number: int, reader: Reader, writer: Writer, seconds: float) -> int:
-        """Receive and answer. Returns how many waits slept through."""
-        self.rng = random.Random(self.seed + number)
-        watch = Watch(READER_SLICE_NS)
-        end = time.monotonic() + seconds
-        if number == 0:
-            self.send(number, writer)
-        while True:
-            watch.begin()
-            message = next(reader, None)
-            if message is None:
-                break
-            watch.end(self.sent[1 - number][message.sequence])
-            if writer.sequence == self.rounds or time.monotonic() > end:
-                break
-            (asleep_ns,) = _TIME.unpack(message)
-            meet(asleep_ns, self.rng)
-            self.send(number, writer)
-        return watch.close()
 
-    def second(self, pipe: Connection) -> None:
-        """A process: the player who answers."""
-        take_core(1)
-        with attach(self.names[0]) as reader, create(self.names[1]) as writer:
-            pipe.send_bytes(b"")
-            slept_through = self.play(1, reader, writer, math.inf)
-        report(pipe, slept_through)
+def pong(name: str, back: str, seed: int, pipe: Connection) -> None:
+    """A process: one side of the game."""
+    take_core(1)
+    watch = Watch(READER_SLICE_NS)
+    with attach(name) as reader, create(back) as writer:
+        pipe.send_bytes(b"")
+        for _ in answers(reader, writer, watch, random.Random(seed)):
+            pass
+    report(pipe, watch.close())
 
-    def run(self, processes: Processes, seconds: float) -> tuple[int, int]:
-        """How many waits slept through, of how many."""
-        ours, theirs = Pipe()
-        with create(self.names[0]) as writer:
-            second = processes.start(self.second, theirs)
-            assert ours.poll(DEADLINE)
-            ours.recv_bytes()
-            with attach(self.names[1]) as reader:
-                slept_through = self.play(0, reader, writer, seconds)
-            sent = writer.sequence
-        slept_through += result(ours)
-        processes.join(second)
-        return slept_through, 2 * sent
+
+def ping_pong(
+    name: str, back: str, seed: int, processes: Processes, crossings: float, seconds: float
+) -> tuple[int, int]:
+    """Messages to and fro. Returns how many waits slept through, and how many there were."""
+    ours, theirs = Pipe()
+    watch = Watch(READER_SLICE_NS)
+    end = time.monotonic() + seconds
+    received = 0
+    with create(name) as writer:
+        player = processes.start(pong, name, back, seed, theirs)
+        assert ours.poll(DEADLINE)
+        ours.recv_bytes()
+        with attach(back) as reader:
+            send_time(writer)
+            for received in answers(reader, writer, watch, random.Random(seed + 1)):
+                if 2 * received >= crossings or time.monotonic() > end:
+                    break
+    slept_through = watch.close() + result(ours)
+    processes.join(player)
+    return slept_through, 2 * received
 
 
 @pytest.mark.usefixtures("first_core")
 def test_no_wake_up_of_a_reader_is_lost(
     name: str, other: str, seed: int, processes: Processes
 ) -> None:
-    """Each message meets a reader that falls asleep."""
-    check(*Game(name, other, seed, CROSSINGS // 2).run(processes, seconds=10))
+    """Ping-pong over two rings: each message meets a reader that falls asleep."""
+    check(*ping_pong(name, other, seed, processes, CROSSINGS, seconds=10))
 
 
 @pytest.mark.stress
@@ -216,8 +211,7 @@ def test_no_wake_up_of_a_reader_is_lost_in_millions(
     name: str, other: str, seed: int, processes: Processes
 ) -> None:
     """The same, for as long as there is time."""
-    rounds = int(100_000 * stress_seconds())  # more than there is time for
-    check(*Game(name, other, seed, rounds).run(processes, stress_seconds()))
+    check(*ping_pong(name, other, seed, processes, math.inf, stress_seconds()))
 
 
 # ---- reader and writer ---------------------------------------------------------------------
@@ -232,7 +226,8 @@ class Stream:
         self.name = name
         self.seed = seed
         self.messages = messages
-        self.sent, self.taken = new_times(messages), new_times(messages)
+        # When the reader took each message, for the writer to see.
+        self.taken = sharedctypes.RawArray(ctypes.c_int64, messages)
 
     @staticmethod
     def is_full(sequence: int) -> bool:
@@ -253,7 +248,7 @@ class Stream:
                 if message is None:
                     break
                 self.taken[message.sequence] = time.monotonic_ns()
-                watch.end(self.sent[message.sequence])
+                watch.end(time_in(message))
                 del message  # else the next call would make room for one less
         report(pipe, watch.close())
 
@@ -269,9 +264,9 @@ class Stream:
             full = self.is_full(sequence)
             if (full and not self.taken[enabling]) or (not full and rng.random() < 0.5):
                 meet(next_tick_ns(), rng)
-            writer.publish(b"", timeout=DEADLINE)
-            self.sent[sequence] = time.monotonic_ns()
-            watch.end(self.taken[enabling])
+            send_time(writer)
+            if self.taken[enabling]:
+                watch.end(self.taken[enabling])
             if time.monotonic() > end:
                 break
         return watch.close()
@@ -303,7 +298,7 @@ def test_no_wake_up_of_a_blocked_writer_is_lost_in_millions(
     name: str, seed: int, processes: Processes
 ) -> None:
     """The same, for as long as there is time."""
-    stream = Stream(name, seed, int(100_000 * stress_seconds()))  # more than there is time for
+    stream = Stream(name, seed, int(100_000 * stress_seconds()))  # more than it can send
     messages, room, sent = stream.run(processes, stress_seconds())
     check(messages, sent)
     check(room, sent)
