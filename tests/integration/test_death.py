@@ -399,10 +399,9 @@ def fill(writer: Writer, payloads: Payloads, pid: int | None) -> None:
     """Publish until the reader process `pid`, and no other, holds the ring full."""
 
     def held_by_it() -> bool:
-        if writer.try_publish(payloads[writer.sequence]) is not None:
-            return False
         others = [reader for reader in shm.status(writer.name).readers if reader.pid != pid]
-        return all(reader.cursor == writer.sequence for reader in others)
+        caught_up = all(reader.cursor == writer.sequence for reader in others)
+        return writer.try_publish(payloads[writer.sequence]) is None and caught_up
 
     eventually(held_by_it, "the ring is full")
 
