@@ -47,10 +47,12 @@ cdef extern from "layout.h" nogil:
         uint64_t published, gate, writer_pid, writer_since_ns
         uint32_t state, epoch
 
+    int RC_NOTE_MAX
+
     ctypedef struct rc_fields "":
         uint64_t seq1, position, time_ns, key
         uint32_t length, topic, epoch
-        uint16_t kind
+        uint16_t kind, connection
 
     ctypedef struct rc_descriptor:
         rc_fields f
@@ -75,6 +77,7 @@ cdef extern from "layout.h" nogil:
         RC_OTHER_LAYOUT, RC_BAD_GEOMETRY, RC_BAD_SIZE, RC_OTHER_INSTANCE
 
     uint32_t rc_descriptor_length(const rc_descriptor *)
+    uint16_t rc_descriptor_kind(const rc_descriptor *)
     uint64_t rc_data_size(uint64_t slots, uint64_t capacity)
     uint64_t rc_control_size(uint32_t max_readers)
     uint64_t rc_message_limit(uint64_t capacity)
@@ -113,7 +116,7 @@ cdef extern from "broadcast.h" nogil:
         rc_descriptor *descriptors
         uint8_t *arena
         sem_t *space
-        uint64_t slots, capacity, max_message, next, published, head
+        uint64_t slots, capacity, max_message, next, published, head, gate, held
         uint32_t max_readers, epoch, wants
 
     void rc_writer_map(rc_writer *, void *, void *, const rc_geometry *, sem_t **, sem_t *)
@@ -126,6 +129,13 @@ cdef extern from "broadcast.h" nogil:
     void rc_writer_commit(rc_writer *, rc_descriptor *, uint64_t start)
     void rc_writer_release(rc_writer *)
     int rc_writer_wait(rc_writer *, uint64_t, rc_wait_strategy, int64_t deadline_ns)
+    uint8_t *rc_stream_room(rc_writer *, uint64_t need, uint64_t want, uint64_t *room,
+                            uint64_t *length)
+    void rc_stream_skip(rc_writer *, uint64_t start)
+    void rc_stream_end(rc_writer *)
+    int rc_stream_commit(rc_writer *, rc_descriptor *, uint64_t start)
+    void rc_note_write(rc_header *, const uint8_t *, uint32_t)
+    int rc_note_read(const rc_header *, uint8_t *)
     void rc_writer_wake_all(rc_writer *)
     void rc_writer_end(rc_writer *)
 
@@ -140,7 +150,7 @@ cdef extern from "broadcast.h" nogil:
         rc_slot *slot
         sem_t *wake
         sem_t *space
-        uint64_t slots, capacity, max_message, state, next, stored, lost, gap
+        uint64_t slots, capacity, max_message, state, next, stored, received, lost, gap
         uint32_t index, lossy
 
     void rc_reader_map(rc_reader *, const void *, void *, const rc_geometry *, uint32_t, sem_t *,
@@ -271,6 +281,7 @@ cdef class Reader:
     cdef object writer_gone
     cdef int64_t looked_ns
     cdef bint joined, asked, lingering
+    cdef uint16_t skipped
     cdef object __weakref__
     cdef bint is_open(self) noexcept
     cdef object evicted(self)
@@ -287,6 +298,8 @@ cdef class Reader:
     cdef Message next_message(self)
     cdef void hand_out(self, Message message) noexcept
     cdef int copy_out(self, Message message) except -1
+    cdef int pass_over(self, uint32_t length) except -1
+    cdef uint64_t until_skipped(self, const rc_descriptor *table, uint64_t n) noexcept
     cdef int recover(self, rc_result result) except -1
     cdef int look_around(self) except -1
     cdef int wait_until(self, int64_t deadline) except -1

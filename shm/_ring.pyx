@@ -29,7 +29,7 @@ from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.sequence cimport PySequence_Fast, PySequence_Fast_GET_ITEM, PySequence_Fast_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport ENOMEM, EPERM, errno
-from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -57,6 +57,7 @@ SLOTS_MAX = RC_SLOTS_MAX
 CAPACITY_MIN = RC_CAPACITY_MIN
 CAPACITY_MAX = RC_CAPACITY_MAX
 LABEL_MAX = RC_LABEL_MAX - 1
+NOTE_MAX = RC_NOTE_MAX
 DATA_HEADER = RC_DESCRIPTORS_OFFSET
 CONTROL_HEADER = RC_READERS_OFFSET
 
@@ -73,6 +74,8 @@ if rc_register_fork_handlers() != 0:
 cdef int64_t FOR_EVER = INT64_MAX
 # How often one call catches up with a writer that laps it before it looks at signals and its timeout.
 cdef int RECOVERIES = 64
+# How often a note that changes while it is copied is copied again.
+cdef int NOTE_READS = 1000
 
 #: The kinds that have names, by number; the package fills it in.
 KINDS = {}
@@ -299,6 +302,18 @@ cdef class Segments:
         return (rc_load_u32(&h.state) == RC_RING_CLOSED, rc_load_u32(&h.epoch),
                 rc_load_u64(&h.writer_pid), rc_load_u64(&h.writer_since_ns),
                 rc_load_u64(&h.published), rc_load_u64(&h.gate))
+
+    def note(self) -> bytes:
+        """What the writer wants known of itself; see `Writer.note`."""
+        cdef uint8_t copy[1024]
+        cdef int32_t length = -1
+        cdef int i
+        for i in range(NOTE_READS):
+            length = rc_note_read(self.header(), copy)
+            if length >= 0:
+                return PyBytes_FromStringAndSize(<char *>copy, length)
+        raise RingCorrupt(f"the writer's note in ring {self.name!r} can't be read: its length is"
+                          " impossible, or it changes without end")
 
     def position(self, uint64_t sequence) -> tuple:
         """(seq1, position, length) in the descriptor where this sequence has its place."""
@@ -698,8 +713,9 @@ cdef class Reader:
         rc_reader_map(&self.ring, segments.data.address, segments.control.address,
                       &segments.geometry, index, semaphores.handles[0], semaphores.handles[1])
 
-    def _join(self, bint lossy, bytes label, start, uint64_t started) -> bool:
+    def _join(self, bint lossy, bytes label, start, uint64_t started, uint16_t skipped) -> bool:
         """Join the ring through a slot whose lock is held; False: begin again with a slot."""
+        self.skipped = skipped
         cdef rc_slot *slot = self.ring.slot
         cdef uint64_t published, wanted
         rc_slot_free(self.ring.control, self.ring.index, self.ring.space)  # a dead owner's remains
@@ -834,10 +850,13 @@ cdef class Reader:
         for i in range(RECOVERIES):
             result = rc_reader_peek(&self.ring, d)
             if result == RC_MESSAGE:
-                if not self.ring.lossy:
+                if self.skipped and d.f.kind == self.skipped:
+                    if self.pass_over(d.f.length):
+                        continue
+                elif not self.ring.lossy:
                     self.hand_out(message)
                     return 1
-                if self.copy_out(message):
+                elif self.copy_out(message):
                     return 1
                 result = RC_OVERRUN
             if result == RC_EMPTY:
@@ -879,6 +898,28 @@ cdef class Reader:
         rc_reader_advance(&self.ring, 1, d.f.length)
         self.flush_if_due()
         return 1
+
+    @cython.final
+    cdef int pass_over(self, uint32_t length) except -1:
+        """The next message is of the kind not wanted here. 0: overrun, so it may be none."""
+        cdef uint64_t gap = self.ring.gap
+        if self.ring.lossy and not rc_reader_intact(&self.ring, self.ring.next):
+            return 0
+        rc_reader_advance(&self.ring, 1, length)
+        self.ring.received -= 1
+        self.ring.gap = gap  # told with the next message that is handed out
+        self.flush_if_due()
+        return 1
+
+    @cython.final
+    cdef uint64_t until_skipped(self, const rc_descriptor *table, uint64_t n) noexcept:
+        """How many of n messages, the first of which is wanted, come before one that is not."""
+        cdef uint64_t i
+        if self.skipped:
+            for i in range(1, n):
+                if rc_descriptor_kind(&table[i]) == self.skipped:
+                    return i
+        return n
 
     @cython.final
     cdef int recover(self, rc_result result) except -1:
@@ -1032,10 +1073,13 @@ cdef class Reader:
                 self.step_down()
             result = rc_reader_peek(&self.ring, &first)
             if result == RC_MESSAGE:
-                if not self.ring.lossy:
+                if self.skipped and first.f.kind == self.skipped:
+                    if self.pass_over(first.f.length):
+                        continue
+                elif not self.ring.lossy:
                     self.hand_out_batch(batch, &first, limit)
                     return batch
-                if self.copy_out_batch(batch, limit):
+                elif self.copy_out_batch(batch, limit):
                     return batch
                 result = RC_OVERRUN
             if result == RC_ENDED:
@@ -1056,6 +1100,7 @@ cdef class Reader:
         cdef uint64_t n = rc_reader_available(&self.ring, limit)
         cdef const rc_descriptor *table = self.ring.descriptors + (
             self.ring.next & (self.ring.slots - 1))
+        n = self.until_skipped(table, n)
         batch.table = table
         batch.count = n
         batch.payloads = self.ring.arena
@@ -1088,6 +1133,7 @@ cdef class Reader:
         if not rc_reader_intact(&self.ring, self.ring.next):
             free(copy)
             return 0
+        n = self.until_skipped(<const rc_descriptor *>copy, n)
         batch.owned = copy
         batch.table = <const rc_descriptor *>copy
         batch.payloads = copy + n * 64
@@ -1243,6 +1289,26 @@ cdef class Reader:
     def policy(self) -> str:
         """"block", or "lossy"; a reader that was asked to step down has become lossy."""
         return "lossy" if self.ring.lossy else "block"
+
+    @property
+    def writer_alive(self) -> bool:
+        """Has the ring a living writer? If not, another may resume it.
+
+        Raises:
+            RingClosed: this end is closed.
+        """
+        self.endpoint.check()
+        return self.endpoint.is_held(RC_LOCK_WRITER)
+
+    @property
+    def note(self) -> bytes:
+        """What the writer says of itself just now: see `Writer.note`; empty if it says nothing.
+
+        Raises:
+            RingClosed: this end is closed.
+        """
+        self.endpoint.check()
+        return self.segments.note()
 
     @property
     def cursor(self) -> int:
@@ -1416,6 +1482,9 @@ cdef class Writer:
         if self.reservation != NULL:
             raise BufferError("a reservation is open, or a view of one that was left is still"
                               " alive: commit or leave it, and release its views")
+        if self.ring.held:
+            raise BufferError("a stream is being received into the ring and is in the midst of a"
+                              " message: publish between its messages, or when it has ended")
         return 0
 
     @cython.final
@@ -1753,6 +1822,25 @@ cdef class Writer:
             raise IndexError(f"the ring has reader slots 0 to {self.ring.max_readers - 1}")
         return 0
 
+    # -- the note
+
+    def note(self, data) -> None:
+        """Say something about this writer that anybody can look up at any time (`shm.status`,
+        `Reader.note`), such as the state of its connection; it replaces what was said before.
+
+        Args:
+            data: bytes or any C-contiguous buffer, at most 1016 bytes; copied.
+
+        Raises:
+            MessageTooLarge: it is longer.
+            RingClosed: this writer is closed.
+        """
+        cdef bytes copy = bytes(data)
+        self.endpoint.check()
+        if len(copy) > <Py_ssize_t>RC_NOTE_MAX:
+            raise MessageTooLarge(f"a note has at most {RC_NOTE_MAX} bytes, not {len(copy)}")
+        rc_note_write(self.ring.header, <const uint8_t *>PyBytes_AS_STRING(copy), len(copy))
+
     # -- the end
 
     def close(self) -> None:
@@ -1802,6 +1890,11 @@ cdef class Writer:
     def sequence(self) -> int:
         """Sequence of the next message."""
         return self.ring.next
+
+    @property
+    def oldest(self) -> int:
+        """Oldest sequence that is not given up to be overwritten."""
+        return self.ring.gate
 
     @property
     def epoch(self) -> int:

@@ -283,6 +283,7 @@ typedef struct rc_writer {
     uint64_t head;          /* position of the first byte not used by a message */
     uint64_t gate;          /* everything below may be overwritten */
     uint64_t gate_position; /* the same in bytes */
+    uint64_t held;          /* bytes from head on that a stream received and that are no message yet */
     uint64_t evictions;     /* readers evicted for an impossible cursor */
     uint32_t max_readers;
     uint32_t epoch;
@@ -612,6 +613,75 @@ static inline int rc_writer_resume(rc_writer *w)
     return 1;
 }
 
+/* ---- a stream, received in place
+ *
+ * Who receives bytes rather than messages lets the kernel put them where they will stay, and
+ * describes the messages among them. From `head` on lie `held` bytes that are no message yet.
+ *
+ *   while ((bytes = rc_stream_room(w, need, want, &room, &length))) {
+ *       w->held += recv(fd, bytes + w->held, room, 0);
+ *       for each whole message among the held bytes: rc_stream_commit(w, &m, its position);
+ *       rc_stream_skip(w, position of what is kept);
+ *       rc_writer_release(w);
+ *   }
+ *   no room: rc_writer_wait(w, length, ...)
+ */
+
+/* Where the held bytes lie, and after them `*room` bytes, at most `want` and not 0, to receive more
+ * into; NULL if the ring is full, and then `*length` is what to wait for. `need`: how many bytes
+ * from head on must lie together, as far as that is known. Held bytes move only where the arena
+ * ends: when it has no place for `need`, or next to none at all. */
+static inline uint8_t *rc_stream_room(rc_writer *w, uint64_t need, uint64_t want, uint64_t *room,
+                                      uint64_t *length)
+{
+    uint64_t left = w->capacity - (w->head & (w->capacity - 1));
+    uint64_t start = w->head, total = w->held + want;
+    if (left < need || left < w->held + (want + 15) / 16) {
+        start += left;
+        *length = total > left ? total : left + 1;
+    } else {
+        total = total < left ? total : left;
+        *length = total;
+    }
+    if (rc_unlikely(!rc_writer_fits(w, start + total)) && !rc_writer_make_room(w, start + total))
+        return NULL;
+    if (rc_unlikely(w->wants))
+        rc_writer_want_nothing(w);
+    if (start != w->head) {
+        rc_copy_in(w->arena, w->arena + (w->head & (w->capacity - 1)), w->held);
+        w->head = start;
+    }
+    *room = total - w->held;
+    return w->arena + (start & (w->capacity - 1));
+}
+
+/* The held bytes at positions before `start` are no part of a message. */
+static inline void rc_stream_skip(rc_writer *w, uint64_t start)
+{
+    w->held -= start - w->head;
+    w->head = start;
+}
+
+/* The stream has ended: what is held is given up. */
+static inline void rc_stream_end(rc_writer *w)
+{
+    w->head = rc_align(w->head);
+    w->held = 0;
+}
+
+/* The message.f.length held bytes at position `start` are the next message. 0: no descriptor is
+ * free; wait for the length 1. */
+static inline int rc_stream_commit(rc_writer *w, rc_descriptor *message, uint64_t start)
+{
+    uint64_t end = start + message->f.length, held = w->held - (end - w->head);
+    if (rc_unlikely(w->next - w->gate >= w->slots) && !rc_writer_make_room(w, end))
+        return 0;
+    rc_writer_commit(w, message, start);
+    w->head = end; /* not aligned: what follows lies there already */
+    w->held = held;
+    return 1;
+}
+
 static inline void rc_writer_wake_all(rc_writer *w)
 {
     for (uint32_t i = 0; i < w->max_readers; i++)
@@ -626,6 +696,42 @@ static inline void rc_writer_end(rc_writer *w)
     rc_store_release(&w->header->state, RC_RING_CLOSED); /* acquire: rc_reader_nothing() */
     rc_fence();
     rc_writer_wake_all(w);
+}
+
+/* ---- the note ---------------------------------------------------------------------------- */
+
+/* Replace the note; one thread at a time, the writer's. */
+static inline void rc_note_write(rc_header *header, const uint8_t *bytes, uint32_t length)
+{
+    uint64_t version = rc_load(&header->note_version), word;
+    rc_note *note = &header->notes[(version + 1) & 1];
+    /* release: pairs with the acquire fence in rc_note_read(): who sees a word of the new note sees
+     * that the version is past the one before */
+    atomic_thread_fence(memory_order_release);
+    rc_store(&note->length, length);
+    for (uint32_t at = 0; at < length; at += 8) {
+        word = 0;
+        memcpy(&word, bytes + at, length - at < 8 ? length - at : 8);
+        rc_store(&note->words[at / 8], word);
+    }
+    rc_store_release(&header->note_version, version + 1); /* acquire: rc_note_read() */
+}
+
+/* Copy the note, at most RC_NOTE_MAX bytes, rounded up to words, and return its length; -1 if it
+ * changed meanwhile (look again), or is impossible. */
+static inline int32_t rc_note_read(const rc_header *header, uint8_t *bytes)
+{
+    uint64_t version = rc_load_acquire(&header->note_version), word;
+    const rc_note *note = &header->notes[version & 1];
+    uint64_t length = rc_load(&note->length);
+    if (length > RC_NOTE_MAX)
+        return -1;
+    for (uint32_t at = 0; at < length; at += 8) {
+        word = rc_load(&note->words[at / 8]);
+        memcpy(bytes + at, &word, 8);
+    }
+    rc_fence_acquire();
+    return rc_load(&header->note_version) == version ? (int32_t)length : -1;
 }
 
 /* ---- the reader -------------------------------------------------------------------------- */

@@ -155,6 +155,7 @@ class Reader(_ring.Reader):
         wait: _ring.Wait | None = None,
         label: str | None = None,
         owner: int | None = None,
+        skip: int = 0,
     ) -> Self:
         """Attach to a ring by name.
 
@@ -166,6 +167,8 @@ class Reader(_ring.Reader):
             wait: how to wait for messages; `Blocking()` by default.
             label: what to call this reader in `shm.status`; the program's name by default.
             owner: user id the ring must belong to; None for the caller's own or root.
+            skip: a `shm.Kind` that this reader passes over, as if it were not there; 0 for none.
+                A batch ends before such a message.
 
         Raises:
             RingNotFound: there is no such ring.
@@ -184,7 +187,8 @@ class Reader(_ring.Reader):
             opened = segment.open_ring(name, owner=owner)
             try:
                 reader = cls._take_slot(opened, wait)
-                if reader._join(policy == "lossy", name_bytes, start, liveness.process_started()):
+                started = liveness.process_started()
+                if reader._join(policy == "lossy", name_bytes, start, started, skip):
                     return reader
             except BaseException:
                 opened.endpoint.close()

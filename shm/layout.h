@@ -16,12 +16,14 @@
  *   0x0180 +--------------------------------+          0x0180 +--------------------------------+
  *          | writer: state epoch pid since  |                 | gating    1024 bits            |
  *   0x0200 +--------------------------------+          0x0200 +--------------------------------+
- *          | zero                           |                 | slot 0: cursor                 |
- *   0x1000 +--------------------------------+          0x0280 |         identity, state        |
- *          | descriptors  slots * 64 bytes  |          0x0300 |         statistics             |
- *          +--------------------------------+          0x0380 +--------------------------------+
- *          | arena        capacity bytes    |                 | slot 1 ...   max_readers slots |
+ *          | note: version, two copies      |                 | slot 0: cursor                 |
+ *   0x0a80 +--------------------------------+          0x0280 |         identity, state        |
+ *          | zero                           |          0x0300 |         statistics             |
+ *   0x1000 +--------------------------------+          0x0380 +--------------------------------+
+ *          | descriptors  slots * 64 bytes  |                 | slot 1 ...   max_readers slots |
  *          +--------------------------------+                 +--------------------------------+
+ *          | arena        capacity bytes    |
+ *          +--------------------------------+
  *
  * Lines are 128 bytes, not 64: adjacent-line prefetchers move lines in pairs, and what one side
  * writes must not share a pair with what the other side writes.
@@ -44,7 +46,7 @@
 
 #define RC_MAGIC_DATA UINT64_C(0x0a44474e49526372)    /* "rcRING" 'D' '\n' on little endian */
 #define RC_MAGIC_CONTROL UINT64_C(0x0a43474e49526372) /* "rcRING" 'C' '\n' */
-#define RC_VERSION 1u
+#define RC_VERSION 2u
 #define RC_LINE 128u
 
 #define RC_DESCRIPTORS_OFFSET 4096u
@@ -59,6 +61,8 @@
 #define RC_MESSAGE_MAX UINT64_C(0x7fffffff)
 #define RC_ALIGNMENT 8u /* of a payload the writer places itself; equal lengths give equal strides */
 #define RC_LABEL_MAX 64u
+#define RC_NOTE_WORDS 127u
+#define RC_NOTE_MAX (RC_NOTE_WORDS * 8u)
 
 /* Bytes of the control segment's inode that carry open-file-description locks. They are byte
  * numbers for fcntl, not contents. */
@@ -98,6 +102,14 @@ typedef struct rc_identity {
     uint64_t created_ns;  /* Unix time */
 } rc_identity;
 
+/* What the writer wants known of itself at any time, such as the state of its connection: bytes
+ * that mean something to the application alone. Copy number version & 1 is the one to read, and the
+ * writer works on the other, so one that dies meanwhile leaves a whole note. */
+typedef struct rc_note {
+    _Atomic uint64_t length; /* bytes */
+    _Atomic uint64_t words[RC_NOTE_WORDS];
+} rc_note;
+
 typedef struct rc_header {
     _Alignas(128) rc_identity identity;
     _Alignas(128) _Atomic uint64_t published; /* next sequence: all below it may be read */
@@ -107,6 +119,8 @@ typedef struct rc_header {
     _Atomic uint32_t epoch; /* 1 for the creator, one more at each resume */
     _Atomic uint64_t writer_pid;
     _Atomic uint64_t writer_since_ns; /* Unix time */
+    _Alignas(128) _Atomic uint64_t note_version;
+    _Alignas(128) rc_note notes[2];
 } rc_header;
 
 /* One message. seq1 is the sequence plus one, so a zeroed slot holds no message; it is stored
@@ -136,6 +150,13 @@ static inline uint32_t rc_descriptor_length(const rc_descriptor *d)
     rc_descriptor copy;
     atomic_init(&copy.words[2], atomic_load_explicit(&d->words[2], memory_order_relaxed));
     return copy.f.length;
+}
+
+static inline uint16_t rc_descriptor_kind(const rc_descriptor *d)
+{
+    rc_descriptor copy;
+    atomic_init(&copy.words[5], atomic_load_explicit(&d->words[5], memory_order_relaxed));
+    return copy.f.kind;
 }
 
 typedef struct rc_slot {
@@ -181,7 +202,9 @@ static_assert(offsetof(rc_header, settled) == 0x108, "");
 static_assert(offsetof(rc_header, state) == 0x180, "");
 static_assert(offsetof(rc_header, epoch) == 0x184, "");
 static_assert(offsetof(rc_header, writer_pid) == 0x188, "");
-static_assert(sizeof(rc_header) == 0x200 && sizeof(rc_header) <= RC_DESCRIPTORS_OFFSET, "");
+static_assert(offsetof(rc_header, note_version) == 0x200, "");
+static_assert(offsetof(rc_header, notes) == 0x280 && sizeof(rc_note) == 0x400, "");
+static_assert(sizeof(rc_header) == 0xa80 && sizeof(rc_header) <= RC_DESCRIPTORS_OFFSET, "");
 static_assert(offsetof(rc_control, wanted) == 0x080, "");
 static_assert(offsetof(rc_control, waiters) == 0x100, "");
 static_assert(offsetof(rc_control, gating) == 0x180, "");
@@ -200,7 +223,8 @@ static inline uint64_t rc_layout_hash(void)
         sizeof(rc_identity), sizeof(rc_header), sizeof(rc_descriptor), sizeof(rc_slot),
         offsetof(rc_identity, instance), offsetof(rc_identity, max_message),
         offsetof(rc_header, published), offsetof(rc_header, gate), offsetof(rc_header, settled),
-        offsetof(rc_header, state), offsetof(rc_header, writer_pid), offsetof(rc_descriptor, f.position),
+        offsetof(rc_header, state), offsetof(rc_header, writer_pid), offsetof(rc_header, note_version),
+        offsetof(rc_header, notes), sizeof(rc_note), offsetof(rc_descriptor, f.position),
         offsetof(rc_descriptor, f.length), offsetof(rc_descriptor, f.time_ns),
         offsetof(rc_descriptor, f.key), offsetof(rc_descriptor, f.kind),
         offsetof(rc_descriptor, f.epoch), offsetof(rc_control, wanted),

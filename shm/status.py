@@ -67,6 +67,7 @@ class RingStatus:
         oldest: oldest sequence that is certainly still there.
         writer_pid: the writer's process, dead or alive.
         created_ns, writer_since_ns: Unix time.
+        note: what the writer says of itself; see `Writer.note`.
         readers: the slots in use.
     """
 
@@ -85,6 +86,7 @@ class RingStatus:
     writer_pid: int
     created_ns: int
     writer_since_ns: int
+    note: bytes
     readers: tuple[ReaderStatus, ...]
 
 
@@ -153,6 +155,7 @@ def _look(opened: segment.Opened) -> RingStatus:
         writer_pid=pid,
         created_ns=ring.created_ns,
         writer_since_ns=since_ns,
+        note=ring.note(),
         readers=tuple(readers),
     )
 

@@ -52,10 +52,12 @@ def test_every_public_name_is_there_and_explained(module: object) -> None:
 def test_methods_of_reader_and_writer() -> None:
     public = {
         broadcast.Writer: (
-            "capacity close closed create demote epoch evict max_message name publish publish_many"
-            " reserve resume sequence slots try_publish unlink"
+            "capacity close closed create demote epoch evict max_message name note oldest publish"
+            " publish_many reserve resume sequence slots try_publish unlink"
         ),
-        broadcast.Reader: "attach batch close closed cursor lag lost name policy poll read slot",
+        broadcast.Reader: (
+            "attach batch close closed cursor lag lost name note policy poll read slot writer_alive"
+        ),
         broadcast.Message: "epoch gap kind payload sequence text time_ns topic",
         broadcast.Batch: "descriptors first gap payload records release",
         broadcast.Reservation: "commit",

@@ -49,6 +49,7 @@ def test_of_a_new_ring(name: str) -> None:
             writer_pid=os.getpid(),
             created_ns=status.created_ns,
             writer_since_ns=status.writer_since_ns,
+            note=b"",
             readers=(),
         )
 

@@ -1,0 +1,306 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: nonecheck=True, auto_pickle=False
+# cython: embedsignature=True, embedsignature.format=python
+"""From the socket into the ring: bytes are received where they stay, and the frames among them are
+decoded there. frames.h knows what a frame is, broadcast.h (rc_stream_*) where bytes may lie; this
+file brings the two together, one read at a time, without the GIL.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint64_t
+from libc.string cimport memset
+
+from shm._ring cimport (
+    CLOCK_REALTIME, RC_KIND_BINARY, RC_KIND_TEXT, Writer, rc_clock_ns, rc_descriptor, rc_now_ns,
+    rc_stream_commit, rc_stream_end, rc_stream_room, rc_stream_skip, rc_writer, rc_writer_release,
+)
+
+import os
+import ssl
+
+cdef extern from "sys/socket.h" nogil:
+    int MSG_DONTWAIT
+    ssize_t recv(int, void *, size_t, int)
+
+cdef extern from "frames.h" nogil:
+    ctypedef enum rf_what:
+        RF_MORE, RF_MESSAGE, RF_PING, RF_PONG, RF_CLOSE, RF_FAULT
+
+    ctypedef struct rf_decoder:
+        uint64_t begin
+        uint8_t whole
+
+    ctypedef struct rf_item:
+        uint64_t offset, length
+        const char *reason
+        uint16_t code
+        uint8_t is_text
+
+    void rf_begin(rf_decoder *, uint64_t max_message)
+    rf_what rf_next(rf_decoder *, uint8_t *bytes, uint64_t *n, rf_item *)
+    void rf_taken(rf_decoder *)
+    void rf_rebase(rf_decoder *)
+    uint64_t rf_need(const rf_decoder *)
+
+cdef enum:
+    READ_MOST = 1 << 18  # larger reads leave the processor's cache
+    READS = 64           # in one call, so that its caller can look at the clock
+
+# What comes of receiving; see `Ingest.receive`. The first are frames.h's.
+cdef enum:
+    OUT_PING = RF_PING
+    OUT_PONG = RF_PONG
+    OUT_CLOSE = RF_CLOSE
+    OUT_FAULT = RF_FAULT
+    OUT_DRAINED = 16
+    OUT_MORE = 17
+    OUT_FULL = 18
+    OUT_ENDED = 19
+    OUT_WANT_WRITE = 20
+    OUT_FAILED = 21
+    OUT_NEEDS_BYTES = 22
+
+PING = OUT_PING
+PONG = OUT_PONG
+CLOSE = OUT_CLOSE
+FAULT = OUT_FAULT
+DRAINED = OUT_DRAINED
+MORE = OUT_MORE
+FULL = OUT_FULL
+ENDED = OUT_ENDED
+WANT_WRITE = OUT_WANT_WRITE
+
+
+@cython.final
+cdef class Ingest:
+    """Receives a WebSocket's frames into a ring.
+
+    Attributes:
+        payload: of the ping, pong or close frame that `receive` returned.
+        code, reason: of the close frame, or of the fault: the code to close with and why.
+        messages, payload_bytes: published so far, all connections together.
+    """
+
+    cdef Writer writer
+    cdef rf_decoder decoder
+    cdef rf_item item
+    cdef uint64_t time_ns, read_most, wait_length
+    cdef uint16_t connection
+    cdef const uint8_t *control
+    cdef readonly bytes payload
+    cdef uint64_t count, bytes_count
+
+    def __cinit__(self, Writer writer not None):
+        self.writer = writer
+        self.read_most = min(<uint64_t>READ_MOST, writer.ring.capacity // 8)
+        self.payload = b""
+        rf_begin(&self.decoder, writer.ring.max_message)
+
+    def begin(self, uint16_t connection) -> None:
+        """A new connection begins, at a frame's start; `connection` is its number, which stands in
+        the descriptors."""
+        self.end()
+        self.connection = connection
+
+    def end(self) -> None:
+        """The connection is over: bytes of a message that is not whole are given up."""
+        rc_stream_end(&self.writer.ring)
+        rf_begin(&self.decoder, self.writer.ring.max_message)
+
+    @property
+    def messages(self) -> int:
+        return self.count
+
+    @property
+    def payload_bytes(self) -> int:
+        return self.bytes_count
+
+    @property
+    def code(self) -> int:
+        return self.item.code
+
+    @property
+    def reason(self) -> str:
+        return self.item.reason.decode() if self.item.reason != NULL else ""
+
+    @property
+    def pending(self) -> bool:
+        """Was anything received that is not yet published?"""
+        return self.writer.ring.held > 0 or self.decoder.whole
+
+    # -- decoding and receiving, both without the GIL
+
+    cdef int decode(self) noexcept nogil:
+        """Publish the whole messages among the held bytes."""
+        cdef rc_writer *w = &self.writer.ring
+        cdef uint64_t base = w.head, n = w.held
+        cdef uint8_t *bytes = w.arena + (base & (w.capacity - 1))
+        cdef rc_descriptor d
+        cdef rf_what what
+        cdef bint full = False
+        cdef uint64_t count = 0, size = 0
+        memset(&d, 0, sizeof(d))
+        d.f.connection = self.connection
+        d.f.time_ns = self.time_ns
+        while True:
+            what = rf_next(&self.decoder, bytes, &n, &self.item)
+            if what != RF_MESSAGE:
+                break
+            d.f.length = self.item.length
+            d.f.kind = RC_KIND_TEXT if self.item.is_text else RC_KIND_BINARY
+            if not rc_stream_commit(w, &d, base + self.decoder.begin):
+                self.wait_length = 1
+                full = True
+                break
+            count += 1
+            size += d.f.length
+            rf_taken(&self.decoder)
+        self.count = self.count + count  # Cython takes no += on members without the GIL
+        self.bytes_count = self.bytes_count + size
+        self.control = bytes + self.item.offset
+        w.held = n - (w.head - base)  # fragments that were moved together leave fewer
+        rc_stream_skip(w, base + self.decoder.begin)
+        rf_rebase(&self.decoder)
+        rc_writer_release(w)
+        return OUT_FULL if full else OUT_NEEDS_BYTES if what == RF_MORE else what
+
+    cdef uint8_t *room(self, uint64_t *size) noexcept nogil:
+        """Where to receive the next bytes; NULL: the ring is full."""
+        cdef uint8_t *held = rc_stream_room(&self.writer.ring, rf_need(&self.decoder),
+                                            self.read_most, size, &self.wait_length)
+        return held + self.writer.ring.held if held != NULL else NULL
+
+    cdef void received(self, ssize_t n) noexcept nogil:
+        self.writer.ring.held = self.writer.ring.held + n
+        self.time_ns = rc_clock_ns(CLOCK_REALTIME)
+
+    cdef int receive_plain(self, int fd) noexcept nogil:
+        cdef int i, outcome
+        cdef uint64_t size = 0
+        cdef uint8_t *room
+        cdef ssize_t n
+        for i in range(READS):
+            outcome = self.decode()
+            if outcome != OUT_NEEDS_BYTES:
+                return outcome
+            room = self.room(&size)
+            if room == NULL:
+                return OUT_FULL
+            n = recv(fd, room, size, MSG_DONTWAIT)
+            if n <= 0:
+                return OUT_ENDED if n == 0 else OUT_FAILED
+            self.received(n)
+            if <uint64_t>n < size:  # that was all there is
+                outcome = self.decode()
+                return OUT_DRAINED if outcome == OUT_NEEDS_BYTES else outcome
+        return OUT_MORE
+
+    def receive(self, int fd) -> int:
+        """Receive what is there from a plain socket and publish its messages; never waits.
+
+        Returns:
+            DRAINED: nothing is left to receive. MORE: there may be. FULL: the ring is; nothing was
+            received that it has no room for: `wait_for_room`, then call again. PING, PONG, CLOSE:
+            `payload` (and `code`) is for the caller; call again for the rest. FAULT: the peer broke
+            the protocol; close with `code`. ENDED: the peer has closed the socket.
+
+        Raises:
+            OSError: the socket failed.
+            RingClosed: the writer is closed.
+            BufferError: a reservation of the writer is open.
+        """
+        cdef int outcome
+        self.begin_turn()
+        try:
+            with nogil:
+                outcome = self.receive_plain(fd)
+            if outcome == OUT_FAILED:
+                if errno in (EAGAIN, EINTR):
+                    outcome = OUT_DRAINED
+                else:
+                    raise OSError(errno, os.strerror(errno))
+        finally:
+            self.writer.end_turn()
+        return self.done(outcome)
+
+    def receive_tls(self, recv_into) -> int:
+        """The same from a non-blocking `ssl.SSLSocket`, of which this is the method `recv_into`.
+        Returns also WANT_WRITE: TLS must send before it can receive.
+
+        Raises: as `receive` does, and ssl.SSLError.
+        """
+        cdef int outcome = OUT_MORE
+        self.begin_turn()
+        try:
+            outcome = self.receive_records(recv_into)
+        except ssl.SSLWantReadError:
+            outcome = OUT_DRAINED
+        except ssl.SSLWantWriteError:
+            outcome = OUT_WANT_WRITE
+        except ssl.SSLZeroReturnError:
+            outcome = OUT_ENDED
+        finally:
+            self.writer.end_turn()
+        return self.done(outcome)
+
+    cdef int receive_records(self, recv_into) except -1:
+        cdef int i, outcome
+        cdef uint64_t size = 0
+        cdef uint8_t *room
+        cdef ssize_t n
+        for i in range(READS):
+            with nogil:
+                outcome = self.decode()
+            if outcome != OUT_NEEDS_BYTES:
+                return outcome
+            room = self.room(&size)
+            if room == NULL:
+                return OUT_FULL
+            view = PyMemoryView_FromMemory(<char *>room, size, PyBUF_WRITE)
+            try:
+                n = recv_into(view)
+            finally:
+                view.release()
+            if n == 0:
+                return OUT_ENDED
+            self.received(n)
+        return OUT_MORE
+
+    def publish_received(self) -> int:
+        """Publish what was received before and found no room; receives nothing. Returns DRAINED
+        when it is all in the ring, else as `receive` does."""
+        cdef int outcome
+        self.begin_turn()
+        try:
+            with nogil:
+                outcome = self.decode()
+        finally:
+            self.writer.end_turn()
+        return self.done(OUT_DRAINED if outcome == OUT_NEEDS_BYTES else outcome)
+
+    cdef int begin_turn(self) except -1:
+        """Nobody else publishes while bytes are received."""
+        self.writer.endpoint.check()
+        if self.writer.reservation != NULL:
+            raise BufferError("a reservation is open in this ring: commit or leave it first")
+        if not self.writer.begin_turn(INT64_MAX):
+            raise RuntimeError("a signal handler can't receive while its own thread does")
+
+    cdef int done(self, int outcome) except -1:
+        if outcome == OUT_PING or outcome == OUT_PONG or outcome == OUT_CLOSE:
+            self.payload = PyBytes_FromStringAndSize(<char *>self.control, self.item.length)
+        return outcome
+
+    def wait_for_room(self, double seconds) -> bool:
+        """After FULL: wait until there may be room, 20 ms at most, and at most so long. Dead readers
+        are put out meanwhile. False if the time is over."""
+        self.begin_turn()
+        try:
+            return self.writer.wait_for_room(self.wait_length,
+                                             rc_now_ns() + <int64_t>(seconds * 1e9))
+        finally:
+            self.writer.end_turn()

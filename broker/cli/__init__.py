@@ -1,0 +1,82 @@
+"""The command `ringcast`. Each group of commands has a module beside this one and is registered
+here; the order of registration is the order of the help."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from typing import Annotated, Final
+
+import typer
+
+import shm
+
+from ..config import ConfigError
+from . import look
+
+__all__ = ["app", "main"]
+
+_HELP: Final = """\
+One process holds the WebSocket connection, any number of workers read it. Each message is \
+written once, into shared memory; workers attach to it by name.
+
+[bold]ls[/], [bold]inspect[/] and [bold]tail[/] show what there is without holding anybody up; \
+[bold]clean[/] removes what the killed have left.
+
+Exit code 0: fine, 1: failed, 2: bad usage."""
+
+app = typer.Typer(
+    name="ringcast",
+    help=_HELP,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ringcast {importlib.metadata.version('ringcast')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+# See it work, run it: demo, serve.
+
+# Look at it.
+app.command()(look.ls)
+app.command()(look.inspect)
+app.command()(look.tail)
+
+# Play a capture: replay.
+
+# Tidy up.
+app.command()(look.clean)
+
+
+def main() -> None:
+    """Run the command line; the entry of the console script. Always ends the process: 0 fine, 1
+    failed with one line on stderr, 2 bad usage, 130 Ctrl-C."""
+    try:
+        try:
+            app(prog_name="ringcast")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who read our output has seen enough
+        # What is still buffered is written at exit, to where nobody complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (shm.RingError, ConfigError) as error:
+        typer.echo(f"ringcast: {look.visible(' '.join(str(error).split()))}", err=True)
+        sys.exit(1)
