@@ -1,4 +1,4 @@
-"""A manager as somebody's child process: ``python -m broker.child``, see `Manager.start`.
+"""A manager as somebody's child process: ``python -m broker.child LEVEL``, see `Manager.start`.
 
 Its configuration is the first line of standard input, a pipe, so no secret stands on a command
 line. It says "ready" or what went wrong on standard output, logs to standard error, and stops when
@@ -19,7 +19,7 @@ from .manager import Manager, ManagerError
 
 def main() -> int:
     """Run it; returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=int(sys.argv[1]), format="%(asctime)s %(levelname)s %(message)s")
     said = False
 
     def ready() -> None:

@@ -224,7 +224,8 @@ class Manager:
     # -- as a child process
 
     def start(self) -> None:
-        """Run in a child process; returns when workers can attach. It stops when this process ends.
+        """Run in a child process; returns when workers can attach. It stops when this process
+        ends, and logs to standard error, at this process's level.
 
         Raises:
             ManagerError: it did not start; the message says why.
@@ -232,7 +233,7 @@ class Manager:
         if self._child is not None:
             raise ManagerError(f"the manager of {self.config.name!r} runs already")
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "broker.child"],
+            [sys.executable, "-m", "broker.child", str(log.getEffectiveLevel())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

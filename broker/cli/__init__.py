@@ -13,7 +13,11 @@ import typer
 import shm
 
 from ..config import ConfigError
+from ..manager import ManagerError
 from . import look
+from .demo import demo
+from .replay import replay
+from .serve import serve
 
 __all__ = ["app", "main"]
 
@@ -21,8 +25,9 @@ _HELP: Final = """\
 One process holds the WebSocket connection, any number of workers read it. Each message is \
 written once, into shared memory; workers attach to it by name.
 
+[bold]demo[/] shows it at work on this machine; [bold]serve[/] is the real thing. \
 [bold]ls[/], [bold]inspect[/] and [bold]tail[/] show what there is without holding anybody up; \
-[bold]clean[/] removes what the killed have left.
+[bold]clean[/] removes what the killed have left; [bold]replay[/] is a server to try it all with.
 
 Exit code 0: fine, 1: failed, 2: bad usage."""
 
@@ -52,14 +57,17 @@ def _options(
     pass
 
 
-# See it work, run it: demo, serve.
+# See it work, run it.
+app.command()(demo)
+app.command()(serve)
 
 # Look at it.
 app.command()(look.ls)
 app.command()(look.inspect)
 app.command()(look.tail)
 
-# Play a capture: replay.
+# Play a capture.
+app.command()(replay)
 
 # Tidy up.
 app.command()(look.clean)
@@ -77,6 +85,6 @@ def main() -> None:
         # What is still buffered is written at exit, to where nobody complains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (shm.RingError, ConfigError) as error:
+    except (shm.RingError, ConfigError, ManagerError) as error:
         typer.echo(f"ringcast: {look.visible(' '.join(str(error).split()))}", err=True)
         sys.exit(1)

@@ -29,7 +29,7 @@ from shm.broadcast import Message, Reader
 
 from .. import state
 
-__all__ = ["clean", "inspect", "ls", "tail", "visible"]
+__all__ = ["Look", "clean", "inspect", "ls", "new_console", "tail", "view", "visible"]
 
 _BAR_WIDTH: Final = 10
 _DUMP_BYTES: Final = 64
@@ -83,7 +83,7 @@ def ls(as_json: _Json = False) -> None:
     if not listed:
         _say("there is no ring: `ringcast demo` or `ringcast serve` makes one")
         return
-    _console().print(_listing(listed))
+    new_console().print(_listing(listed))
     if any(ring.state != "open" for ring in listed):
         _say("`ringcast clean` removes what nobody writes")
 
@@ -130,11 +130,16 @@ def _listing(listed: list[_Listed]) -> Table:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class Look:
     """A ring at one moment; `at` is seconds of the monotonic clock."""
 
     status: shm.RingStatus
     at: float
+
+    @classmethod
+    def now(cls, status: shm.RingStatus) -> Look:
+        """A look that was taken just now."""
+        return cls(status, time.monotonic())
 
 
 def inspect(
@@ -153,8 +158,8 @@ def inspect(
             _print_json(_as_json(first.status))
             return
         time.sleep(interval)
-        console = _console()
-        console.print(_view(console, _look(name, owner), first))
+        console = new_console()
+        console.print(view(console, _look(name, owner), first))
         return
     if as_json:
         for look in _looks(name, owner, interval):
@@ -165,28 +170,28 @@ def inspect(
 
 
 def _watch(name: str, owner: int | None, interval: float) -> None:
-    console = _console()
-    before: _Look | None = None
+    console = new_console()
+    before: Look | None = None
     if not console.is_terminal:
         for look in _looks(name, owner, interval):
-            console.print(_view(console, look, before))
+            console.print(view(console, look, before))
             before = look
         return
     with Live(console=console, auto_refresh=False) as live:
         for look in _looks(name, owner, interval):
-            live.update(_view(console, look, before), refresh=True)
+            live.update(view(console, look, before), refresh=True)
             before = look
 
 
-def _look(name: str, owner: int | None) -> _Look:
+def _look(name: str, owner: int | None) -> Look:
     try:
         status = shm.status(name, owner=owner)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="NAME") from error
-    return _Look(status, time.monotonic())
+    return Look.now(status)
 
 
-def _looks(name: str, owner: int | None, interval: float) -> Iterator[_Look]:
+def _looks(name: str, owner: int | None, interval: float) -> Iterator[Look]:
     """Look every `interval` seconds until the ring is gone; it must be there at first."""
     yield _look(name, owner)
     while True:
@@ -244,7 +249,8 @@ def _connection_as_json(connection: state.ConnectionState | None) -> dict[str, A
     }
 
 
-def _view(console: Console, look: _Look, before: _Look | None) -> RenderableType:
+def view(console: Console, look: Look, before: Look | None) -> RenderableType:
+    """A ring for people; the rates are of the time since the look before."""
     status = look.status
     ring = Table.grid(padding=(0, 2))
     ring.add_row(Text("ring", "bold"), Text(status.name, "bold"))
@@ -276,7 +282,7 @@ def _add_connection(ring: Table, connection: state.ConnectionState) -> None:
     ring.add_row("last error", Text(last_error, overflow="fold"))
 
 
-def _readers(look: _Look, before: _Look | None, *, wide: bool) -> Table:
+def _readers(look: Look, before: Look | None, *, wide: bool) -> Table:
     """The table of readers; what can be told from other columns goes where there is no space."""
     bars = ("of the ring", ">lag bytes") if wide else ()
     heads = (">slot", ">pid", "~label", "policy", "state", ">cursor", ">lag", *bars)
@@ -299,14 +305,14 @@ def _readers(look: _Look, before: _Look | None, *, wide: bool) -> Table:
     return table
 
 
-def _ring_rate(look: _Look, before: _Look | None) -> float | None:
+def _ring_rate(look: Look, before: Look | None) -> float | None:
     """Messages a second; None without an earlier look at this very ring."""
     if before is None or before.status.created_ns != look.status.created_ns:
         return None
     return (look.status.sequence - before.status.sequence) / (look.at - before.at)
 
 
-def _reader_rate(reader: shm.ReaderStatus, look: _Look, before: _Look | None) -> float | None:
+def _reader_rate(reader: shm.ReaderStatus, look: Look, before: Look | None) -> float | None:
     """Messages a second; None without an earlier look at this very reader."""
     if before is None or before.status.created_ns != look.status.created_ns:
         return None
@@ -502,7 +508,7 @@ def _missing(name: str) -> shm.RingEntry:
 def _list_stale(entries: list[shm.RingEntry]) -> None:
     stale = [_list_one(entry) for entry in entries if entry.state != "open"]
     if stale:
-        _console().print(_listing(stale))
+        new_console().print(_listing(stale))
     else:
         _say("there is nothing to remove")
 
@@ -575,7 +581,8 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value))
 
 
-def _console() -> Console:
+def new_console() -> Console:
+    """Where to print for a person, or plainly for a program."""
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
