@@ -2,8 +2,8 @@
 check of every message at its end. `ringcast demo` shows it.
 
 The server stands in for an exchange (`broker.server`). What it says and what each worker gets go
-through the same chain of checksums (`broker.captures.chain`): the chains agree only if every message
-came, whole, once and in order.
+through the same chain of checksums (`broker.captures.chain`): the chains agree only if every
+message came, whole, once and in order.
 """
 
 from __future__ import annotations
@@ -274,6 +274,7 @@ def run(name: str, script: Script, workers: int, watch: Callable[[shm.RingStatus
             name=name,
             url=url,
             reconnect=False,
+            ping_every=1.0,
             slots=SLOTS,
             capacity=CAPACITY,
             max_readers=workers + 2,
@@ -283,12 +284,10 @@ def run(name: str, script: Script, workers: int, watch: Callable[[shm.RingStatus
         )
         with Manager(config) as manager:
             labels = [f"worker-{number}" for number in range(workers)]
-            pipes = [cast.start(_work, name, label) for label in labels]
-            for label, pipe in zip(labels, pipes, strict=True):
+            pipes = {label: cast.start(_work, name, label) for label in labels}
+            for label, pipe in pipes.items():
                 _hear(pipe, _PATIENCE, label)
-            return _play(
-                name, script, manager, server, dict(zip(labels, pipes, strict=True)), watch
-            )
+            return _play(name, script, manager, server, pipes, watch)
 
 
 def _play(
