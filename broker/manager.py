@@ -532,9 +532,9 @@ class _Work:
         self._more = outcome == _ingest.MORE
         if connection.lost is not None:
             self._lost(connection, connection.lost)
-        elif connection.closing and self._phase is Phase.OPEN:
-            self._phase, self._since_ns = Phase.CLOSING, time.time_ns()
-            self._show()
+        elif connection.closing is not None and self._phase is Phase.OPEN:
+            why = connection.closing
+            self._enter(Phase.CLOSING, "closing", code=why.code, reason=why.reason, error=why.error)
 
     def _sleep(self, full: bool) -> bool:
         """Wait for the socket, a deadline or a call; while the ring is full for room, briefly.

@@ -11,6 +11,7 @@ event          more members
 connecting     attempt: 1 for the first since the last connection
 connected      subprotocol; gap: true unless it is the manager's first connection, when what the
                server said meanwhile was missed; silent_ns: how long no connection was open
+closing        code, reason: of the server's close frame, or 1006 if we close first; error: why
 disconnected   code, reason: of the close frame, or 1006 if there was none; error: what went wrong
 waiting        retry_in: seconds until the next attempt; error
 restarted      the manager died and another goes on; epoch; previous_pid

@@ -45,6 +45,7 @@ _STOP_STATUS: Final = frozenset({400, 401, 403, 404, 405, 407, 410, 426})
 _RETRY_AFTER_MOST: Final = 3600.0
 _BACKLOG_MOST: Final = 1 << 20
 _DISCARD: Final = 1 << 16
+_DISCARDS: Final = 64
 
 
 # ---- opening -------------------------------------------------------------------------------
@@ -143,13 +144,13 @@ def _open(config: Config, ws: websocket.WebSocket) -> Opened:
     return Opened(sock, ws.handshake_response.subprotocol)
 
 
-def _explain(config: Config, ws: websocket.WebSocket | None, error: Exception) -> Lost:
+def _explain(config: Config, ws: websocket.WebSocket, error: Exception) -> Lost:
     """What an attempt's exception means for the next one."""
     lost = _judge(ws, error)
     return Lost(config.redact(lost.error or ""), final=lost.final, retry_in=lost.retry_in)
 
 
-def _judge(ws: websocket.WebSocket | None, error: Exception) -> Lost:
+def _judge(ws: websocket.WebSocket, error: Exception) -> Lost:
     if isinstance(error, websocket.WebSocketBadStatusException):
         return _judge_status(error)
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -158,7 +159,7 @@ def _judge(ws: websocket.WebSocket | None, error: Exception) -> Lost:
             " authority with `ca`, or the name it has with `server_name`",
             final=True,
         )
-    response = ws.handshake_response if ws is not None else None
+    response = ws.handshake_response
     if response is not None and response.status in (301, 302, 303, 307, 308):
         target = response.headers.get("location", "another place")
         return Lost(f"the server redirects to {target}: use that as `url`", final=True)
@@ -205,17 +206,28 @@ class Dialer:
         threading.Thread(target=self._dial, name=f"dial-{config.name}", daemon=True).start()
 
     def _dial(self) -> None:
+        result: Opened | Lost
         try:
             self._ws = _new_websocket(self._config)
-            result: Opened | Lost = _open(self._config, self._ws)
-        except Exception as error:  # whatever it is, the manager is told, and goes on
-            result = _explain(self._config, self._ws, error)
+        except OSError as error:  # ssl's errors, too
+            result = Lost(
+                f"TLS can't be set up, see ca, certificate, private_key: {error}", final=True
+            )
+        else:
+            result = self._try()
         with self._lock:
             if not self._given_up:
                 self._result = result
             elif isinstance(result, Opened):
                 result.sock.close()
         self._wake()
+
+    def _try(self) -> Opened | Lost:
+        assert self._ws is not None
+        try:
+            return _open(self._config, self._ws)
+        except Exception as error:  # whatever it is, the manager is told, and goes on
+            return _explain(self._config, self._ws, error)
 
     def result(self) -> Opened | Lost | None:
         """What came of it; None while it lasts."""
@@ -276,7 +288,6 @@ class Connection:
         lost: why it is over, or None while it is not.
         sent: messages handed to the socket whole.
         rtt_ns: round trip of the last ping that was answered, or None.
-        closing: a close frame was sent.
     """
 
     def __init__(self, opened: Opened, ingest: _ingest.Ingest, number: int, config: Config) -> None:
@@ -306,9 +317,9 @@ class Connection:
         return self._sock.fileno()
 
     @property
-    def closing(self) -> bool:
-        """Was a close frame sent?"""
-        return self._close_until is not None
+    def closing(self) -> Lost | None:
+        """Why a close frame was sent, or None while none was."""
+        return self._verdict
 
     def poll_mask(self, *, reading: bool) -> int:
         """What to poll the socket for."""
@@ -438,8 +449,11 @@ class Connection:
     def _discard(self) -> None:
         """After the close frame: read on to the end of the stream."""
         try:
-            while self._sock.recv(_DISCARD):
-                pass
+            for _ in range(_DISCARDS):
+                if not self._sock.recv(_DISCARD):
+                    break
+            else:
+                return
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except OSError:  # a reset is an end, too
