@@ -14,10 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from . import ring
+from . import ingest, ring
 from .method import Report, RunFailedError
 
-SCENARIOS: Final[dict[str, Callable[[float, int], Report]]] = {"ring": ring.measure}
+SCENARIOS: Final[dict[str, Callable[[float, int], Report]]] = {
+    "ring": ring.measure,
+    "ingest": ingest.measure,
+}
 
 
 def _seconds(text: str) -> float:
