@@ -178,7 +178,7 @@ def _judge(ws: websocket.WebSocket, error: Exception) -> Lost:
 
 def _judge_status(error: websocket.WebSocketBadStatusException) -> Lost:
     status = error.status_code
-    text = f"the server answered {status} {error.args[0].split(' ', 3)[3].split(' -+-+- ')[0]}"
+    text = f"the server answered {status} {error.status_message or ''}".rstrip()
     body = (error.resp_body or b"")[:200].decode("utf-8", "replace").strip()
     if body:
         text += f": {re.sub(r'[^ -~]+', ' ', body)}"
@@ -210,9 +210,8 @@ class Dialer:
         try:
             self._ws = _new_websocket(self._config)
         except OSError as error:  # ssl's errors, too
-            result = Lost(
-                f"TLS can't be set up, see ca, certificate, private_key: {error}", final=True
-            )
+            text = f"TLS can't be set up: {error}; see ca, certificate and private_key"
+            result = Lost(self._config.redact(text), final=True)
         else:
             result = self._try()
         with self._lock:
