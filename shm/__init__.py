@@ -24,7 +24,10 @@ from .errors import (
     RingExists,
     RingFull,
     RingNotFound,
+    SendRefused,
+    SendUnconfirmed,
     TooManyReaders,
+    TooManySenders,
 )
 from .segment import unlink
 from .signals import Blocking, BusySpin, Yielding
@@ -47,7 +50,10 @@ __all__ = [
     "RingFull",
     "RingNotFound",
     "RingStatus",
+    "SendRefused",
+    "SendUnconfirmed",
     "TooManyReaders",
+    "TooManySenders",
     "Yielding",
     "list_rings",
     "status",

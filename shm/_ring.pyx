@@ -249,6 +249,11 @@ cdef object explain(rc_fault_found fault, str name):
                        " while it was opened, or one of them was; try again")
 
 
+def explain_fault(int fault, str name not None) -> Exception:
+    """What to raise for an rc_fault_found."""
+    return explain(<rc_fault_found>fault, name)
+
+
 @cython.final
 cdef class Segments:
     """Both segments of a ring, mapped and checked, with the geometry copied out.

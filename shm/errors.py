@@ -12,7 +12,10 @@ __all__ = [
     "RingExists",
     "RingFull",
     "RingNotFound",
+    "SendRefused",
+    "SendUnconfirmed",
     "TooManyReaders",
+    "TooManySenders",
 ]
 
 
@@ -56,8 +59,38 @@ class TooManyReaders(RingError):
     """Every reader slot is taken by a living process."""
 
 
+class TooManySenders(RingError):
+    """Every lane of the uplink is taken by a living process, or not yet emptied."""
+
+
+class SendRefused(RingError):
+    """The receiver delivers nothing now, and holds nothing.
+
+    Attributes:
+        count: messages sent before that were not delivered; 0 if it is only the one that was to be
+            sent now.
+    """
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
+
+
+class SendUnconfirmed(RingError):
+    """The receiver died between taking messages and delivering them.
+
+    Attributes:
+        count: messages sent before of which nobody knows whether they were delivered.
+    """
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
+
+
 class Evicted(RingError):
-    """The writer took this reader's hold on the ring away; views made from it are not valid."""
+    """The writer took this reader's hold on the ring away, and views made from it are not valid; or
+    the receiver of an uplink took its sender's lane away."""
 
 
 class RingClosed(RingError):

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import posix_ipc
 
-from . import _ring, signals
+from . import _ring, _uplink, signals
 from .errors import RingCorrupt, RingError, RingExists, RingNotFound
 
 SHM: Final = Path("/dev/shm")
@@ -67,6 +67,14 @@ class _SharedMemory(shared_memory.SharedMemory):
 
 
 @dataclass(frozen=True, slots=True)
+class OpenedUplink:
+    """An uplink's segment, mapped, and the descriptor that is to hold this end's lock."""
+
+    uplink: _uplink.Uplink
+    endpoint: _ring.Endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """A ring's segments, mapped, and the descriptor that is to hold this end's lock."""
 
@@ -105,6 +113,15 @@ def control_name(name: str) -> str:
     return f"/rc.{name}.c"
 
 
+def uplink_name(name: str) -> str:
+    """Shared-memory name of the uplink's segment."""
+    return f"/rc.{name}.u"
+
+
+Names = Callable[[str], str]
+"""`control_name` or `uplink_name`: the segment that carries the locks."""
+
+
 def _check_sizes(slots: int, capacity: int, max_readers: int, mode: int) -> None:
     for what, value, low, high in (
         ("slots", slots, _ring.SLOTS_MIN, _ring.SLOTS_MAX),
@@ -117,6 +134,10 @@ def _check_sizes(slots: int, capacity: int, max_readers: int, mode: int) -> None
             )
     if not 1 <= max_readers <= _ring.READERS_MAX:
         raise ValueError(f"max_readers={max_readers} is not from 1 to {_ring.READERS_MAX}")
+    _check_mode(mode)
+
+
+def _check_mode(mode: int) -> None:
     if mode not in (0o600, 0o640):
         given = oct(mode) if isinstance(mode, int) else repr(mode)
         raise ValueError(
@@ -168,7 +189,8 @@ def _fill(
         posix_ipc.unlink_shared_memory(data_name(name))
         _make(data_name(name), size, mode)
     instance = secrets.randbits(63) | 1
-    signals.create(name, instance, max_readers, mode | (mode & 0o040) >> 1)
+    semaphores = signals.all_semaphores(name, instance, max_readers)
+    signals.create(semaphores, mode | (mode & 0o040) >> 1)
     data = _map(data_name(name), size, writable=True, populate=True)
     control = _map(
         control_name(name), _ring.control_size(max_readers), writable=True, populate=True
@@ -218,10 +240,10 @@ def _map(name: str, size: int, *, writable: bool, populate: bool) -> _ring.Mappi
         return _ring.Mapping(fd, size, writable, populate)
 
 
-def open_endpoint(name: str) -> _ring.Endpoint | None:
-    """The control segment opened for its locks; None if there is none."""
+def open_endpoint(name: str, segment: Names = control_name) -> _ring.Endpoint | None:
+    """The segment that carries the locks opened for them; None if there is none."""
     try:
-        return _ring.Endpoint(control_name(name))
+        return _ring.Endpoint(segment(name))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -231,10 +253,10 @@ def open_endpoint(name: str) -> _ring.Endpoint | None:
         ) from error
 
 
-def leads_here(name: str, endpoint: _ring.Endpoint) -> bool:
-    """Does the name still lead to the control segment that `endpoint` was opened on?"""
+def leads_here(name: str, endpoint: _ring.Endpoint, segment: Names = control_name) -> bool:
+    """Does the name still lead to the segment that `endpoint` was opened on?"""
     try:
-        there = (SHM / control_name(name).removeprefix("/")).lstat()
+        there = (SHM / segment(name).removeprefix("/")).lstat()
     except FileNotFoundError:
         return False
     return (there.st_dev, there.st_ino) == endpoint.inode
@@ -358,8 +380,18 @@ def _is_finished(name: str) -> bool:
 def remove(name: str) -> None:
     """Unlink whatever there is of a ring. The caller holds the writer lock. Processes that have it
     mapped keep their mapping."""
-    signals.remove(name)
-    for segment in (data_name(name), control_name(name)):
+    signals.remove(name, uplink=False)
+    _remove_segments(data_name(name), control_name(name))
+
+
+def remove_uplink(name: str) -> None:
+    """The same for an uplink, whose receiver's lock the caller holds."""
+    signals.remove(name, uplink=True)
+    _remove_segments(uplink_name(name))
+
+
+def _remove_segments(*segments: str) -> None:
+    for segment in segments:
         try:
             posix_ipc.unlink_shared_memory(segment)
         except posix_ipc.ExistentialError:
@@ -369,52 +401,198 @@ def remove(name: str) -> None:
 
 
 def unlink(name: str) -> None:
-    """Remove a ring that nobody writes: one that ended, one whose writer died, or leftovers.
-    Attached readers keep their mapping, read what is there, and then get RingClosed.
+    """Remove a ring that nobody writes, and an uplink that nobody receives: ended, left by the dead,
+    or leftovers. Attached readers keep their mapping, read what is there, and then get RingClosed.
 
     Raises:
         RingNotFound: there is nothing of that name.
-        RingExists: its writer is alive; stop it first.
+        RingExists: its writer or receiver is alive; stop it first.
     """
     check_name(name)
-    for _ in range(_TRIES):
-        if name not in names():
-            raise RingNotFound(f"there is no ring {name!r}")
-        endpoint = open_endpoint(name)
-        if endpoint is None:  # only who holds the lock may remove: make what carries it
-            with contextlib.suppress(FileExistsError):
-                _SharedMemory(control_name(name).removeprefix("/"), create=True, size=1).close()
-            continue
-        if _unlink_locked(name, endpoint, None):
-            return
-    raise RingExists(f"ring {name!r} is being made anew over and over")
+    parts = [part for part in (_RING, _UPLINK) if name in part.names()]
+    if not parts:
+        raise RingNotFound(f"there is no ring {name!r}")
+    for part in parts:
+        part.unlink(name)
 
 
-def unlink_if(name: str, inode: tuple[int, int]) -> None:
-    """Remove the ring of this very control segment, if it still has the name and no new writer."""
-    endpoint = open_endpoint(name)
+def unlink_if(name: str, inode: tuple[int, int], segment: Names = control_name) -> None:
+    """Remove the ring or uplink of this very segment, if it still has the name and nobody new."""
+    part = _RING if segment is control_name else _UPLINK
+    endpoint = open_endpoint(name, segment)
     if endpoint is not None:
         with contextlib.suppress(RingExists):
-            _unlink_locked(name, endpoint, inode)
+            part.unlink_locked(name, endpoint, inode)
 
 
-def _unlink_locked(name: str, endpoint: _ring.Endpoint, inode: tuple[int, int] | None) -> bool:
-    try:
-        if not endpoint.try_lock(_ring.LOCK_WRITER):
-            raise RingExists(f"ring {name!r} has a living writer: stop that process first")
-        if not leads_here(name, endpoint) or inode not in (None, endpoint.inode):
-            return False
-        remove(name)
-        return True
-    finally:
-        endpoint.close()
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What can be removed as one: a ring, or an uplink."""
+
+    segment: Names
+    lock: int
+    remove: Callable[[str], None]
+    names: Callable[[], list[str]]
+    busy: str
+
+    def unlink(self, name: str) -> None:
+        """Remove it, unless somebody holds its lock."""
+        for _ in range(_TRIES):
+            if name not in self.names():
+                return
+            endpoint = open_endpoint(name, self.segment)
+            if endpoint is None:  # only who holds the lock may remove: make what carries it
+                bare = self.segment(name).removeprefix("/")
+                with contextlib.suppress(FileExistsError):
+                    _SharedMemory(bare, create=True, size=1).close()
+                continue
+            if self.unlink_locked(name, endpoint, None):
+                return
+        raise RingExists(f"ring {name!r} is being made anew over and over")
+
+    def unlink_locked(
+        self, name: str, endpoint: _ring.Endpoint, inode: tuple[int, int] | None
+    ) -> bool:
+        """The same through this endpoint, which is closed; False: the name leads elsewhere."""
+        try:
+            if not endpoint.try_lock(self.lock):
+                raise RingExists(f"ring {name!r} has a living {self.busy}: stop that process first")
+            if not leads_here(name, endpoint, self.segment) or inode not in (None, endpoint.inode):
+                return False
+            self.remove(name)
+            return True
+        finally:
+            endpoint.close()
 
 
-def names() -> list[str]:
-    """Names of all rings that have left anything in /dev/shm, sorted."""
+def _found(*, uplink: bool) -> list[str]:
     found = set()
     for entry in os.scandir(SHM):
         parts = entry.name.removeprefix("sem.").split(".")
         if parts[0] == "rc" and len(parts) >= 3 and _NAME.fullmatch(parts[1]):
-            found.add(parts[1])
+            of_uplink = parts[-1] == "u" if len(parts) == 3 else signals.is_uplink(entry.name)
+            if of_uplink is uplink:
+                found.add(parts[1])
     return sorted(found)
+
+
+def names() -> list[str]:
+    """Names of all rings that have left anything in /dev/shm, sorted."""
+    return _found(uplink=False)
+
+
+def uplink_names() -> list[str]:
+    """Names of all uplinks that have left anything in /dev/shm, sorted."""
+    return _found(uplink=True)
+
+
+_RING: Final = _Part(control_name, _ring.LOCK_WRITER, remove, names, "writer")
+_UPLINK: Final = _Part(uplink_name, _uplink.LOCK_RECEIVER, remove_uplink, uplink_names, "receiver")
+
+
+# ---- uplinks -------------------------------------------------------------------------------
+
+
+def create_uplink(name: str, max_senders: int, lane_bytes: int, mode: int) -> OpenedUplink:
+    """Make a new uplink's segment and semaphores and take its receiver's lock.
+
+    Raises: as `create` does.
+    """
+    _uplink.check_sizes(max_senders, lane_bytes)
+    _check_mode(mode)
+    check_name(name)
+    writable = mode | (mode & 0o040) >> 1
+    for _ in range(_TRIES):
+        try:
+            _make(uplink_name(name), _uplink.segment_size(max_senders, lane_bytes), writable)
+        except FileExistsError:
+            _clear_uplink(name)
+            continue
+        endpoint = open_endpoint(name, uplink_name)
+        if endpoint is None:
+            continue
+        if not endpoint.try_lock(_uplink.LOCK_RECEIVER) or not leads_here(
+            name, endpoint, uplink_name
+        ):
+            endpoint.close()
+            continue
+        try:
+            return _fill_uplink(name, endpoint, max_senders, lane_bytes, writable)
+        except BaseException as error:
+            remove_uplink(name)
+            endpoint.close()
+            if isinstance(error, OSError | posix_ipc.Error):
+                raise RingError(f"cannot create uplink {name!r}: {error}") from error
+            raise
+    raise RingExists(f"uplink {name!r} is being created by several processes at once")
+
+
+def _fill_uplink(
+    name: str, endpoint: _ring.Endpoint, max_senders: int, lane_bytes: int, mode: int
+) -> OpenedUplink:
+    instance = secrets.randbits(63) | 1
+    signals.create(signals.uplink_semaphores(name, instance, max_senders), mode)
+    size = _uplink.segment_size(max_senders, lane_bytes)
+    mapping = _map(uplink_name(name), size, writable=True, populate=True)
+    _uplink.format_segment(mapping, max_senders, lane_bytes, instance)
+    return OpenedUplink(_uplink.Uplink(name, mapping), endpoint)
+
+
+def _clear_uplink(name: str) -> None:
+    """Remove what a dead creator or a closed uplink left; RingExists for what can be resumed."""
+    endpoint = open_endpoint(name, uplink_name)
+    if endpoint is None:
+        return
+    try:
+        if not endpoint.try_lock(_uplink.LOCK_RECEIVER):
+            raise RingExists(f"uplink {name!r} exists, and its receiver is alive")
+        if not leads_here(name, endpoint, uplink_name):
+            return
+        if _is_uplink_finished(name):
+            remove_uplink(name)
+            return
+    finally:
+        endpoint.close()
+    raise RingExists(
+        f"uplink {name!r} exists; its receiver died. Receiver.resume({name!r}) goes on with it,"
+        f" shm.unlink({name!r}) removes it"
+    )
+
+
+def _is_uplink_finished(name: str) -> bool:
+    try:
+        uplink = _open_uplink(name, owner=None, read_only=True)
+    except RingNotFound:
+        return True
+    closed: bool = uplink.counters()[0]
+    return closed
+
+
+def open_uplink(name: str, *, owner: int | None = None, read_only: bool = False) -> OpenedUplink:
+    """Open an uplink that exists; everything is checked before it is mapped.
+
+    Raises: as `open_ring` does.
+    """
+    check_name(name)
+    endpoint = open_endpoint(name, uplink_name)
+    if endpoint is None:
+        raise RingNotFound(f"there is no uplink {name!r}: start its receiver")
+    try:
+        return OpenedUplink(_open_uplink(name, owner=owner, read_only=read_only), endpoint)
+    except BaseException as error:
+        endpoint.close()
+        if isinstance(error, FileNotFoundError) and not isinstance(error, RingError):
+            raise RingNotFound(f"uplink {name!r} is being removed: try again") from error
+        if isinstance(error, OSError) and not isinstance(error, RingError):
+            raise RingError(f"cannot open uplink {name!r}: {error}") from error
+        raise
+
+
+def _open_uplink(name: str, *, owner: int | None, read_only: bool) -> _uplink.Uplink:
+    segment = uplink_name(name)
+    with _descriptor(segment, read_only=True) as fd:
+        status = os.fstat(fd)
+        _check_status(name, segment, status, owner)
+        _uplink.check_header(name, os.pread(fd, _uplink.HEADER, 0), status.st_size)
+    mapping = _map(segment, status.st_size, writable=not read_only, populate=not read_only)
+    return _uplink.Uplink(name, mapping)

@@ -38,18 +38,39 @@ def all_semaphores(name: str, instance: int, max_readers: int) -> list[str]:
     return [*readers, space_semaphore(name, instance)]
 
 
-def create(name: str, instance: int, max_readers: int, mode: int) -> None:
-    """Make a ring's semaphores, without tokens."""
-    for semaphore in all_semaphores(name, instance, max_readers):
+def sender_semaphore(name: str, instance: int, lane: int) -> str:
+    """Name of the semaphore on which the sender of `lane` sleeps."""
+    return f"/rc.{name}.{instance:016x}.s{lane}"
+
+
+def receiver_semaphore(name: str, instance: int) -> str:
+    """Name of the semaphore on which an uplink's receiver sleeps."""
+    return f"/rc.{name}.{instance:016x}.up"
+
+
+def uplink_semaphores(name: str, instance: int, max_senders: int) -> list[str]:
+    """Every sender's, by lane, and the receiver's last."""
+    senders = [sender_semaphore(name, instance, lane) for lane in range(max_senders)]
+    return [*senders, receiver_semaphore(name, instance)]
+
+
+def is_uplink(semaphore: str) -> bool:
+    """Does a semaphore of this name belong to an uplink, or to a ring?"""
+    return semaphore.rpartition(".")[2][:1] in ("u", "s") and not semaphore.endswith(".space")
+
+
+def create(semaphores: list[str], mode: int) -> None:
+    """Make semaphores, without tokens."""
+    for semaphore in semaphores:
         posix_ipc.Semaphore(semaphore, posix_ipc.O_CREX, mode=mode).close()
         if mode != 0o600:  # the umask has had its say, and mode is what was asked for
             os.chmod(f"{_SHM}/sem.{semaphore.removeprefix('/')}", mode)  # noqa: PTH101
 
 
-def remove(name: str) -> None:
-    """Unlink every semaphore of any ring of this name."""
+def remove(name: str, *, uplink: bool) -> None:
+    """Unlink every semaphore of any ring, or of any uplink, of this name."""
     for entry in os.listdir(_SHM):  # noqa: PTH208
-        if entry.startswith(f"sem.rc.{name}."):
+        if entry.startswith(f"sem.rc.{name}.") and is_uplink(entry) is uplink:
             with contextlib.suppress(posix_ipc.ExistentialError):
                 posix_ipc.unlink_semaphore("/" + entry.removeprefix("sem."))
 

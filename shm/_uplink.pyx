@@ -1,0 +1,761 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: nonecheck=True, auto_pickle=False
+# cython: embedsignature=True, embedsignature.format=python
+"""The uplink as Python objects. The protocol is in mpsc.h; what an endpoint keeps for itself, in
+endpoint.h. Payloads are copied out of the lanes, so nothing here outlives its call.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from shm._ring cimport (
+    CLOCK_REALTIME, RC_CLOSED_MEANWHILE, RC_FREE, RC_KIND_BINARY, RC_LABEL_MAX, RC_MY_TURN, RC_OK,
+    RC_OPEN, RC_FORKED, RC_RING_CLOSED, RC_SLICE_NS, Endpoint, Mapping, Semaphores, Wait,
+    is_finalizing, rc_clock_ns, rc_copy_out, rc_endpoint_closing, rc_endpoint_empty,
+    rc_endpoint_phase, rc_endpoint_turn, rc_endpoint_wake_up, rc_fault_found, rc_load_u32,
+    rc_load_u64, rc_lock_held, rc_lock_release, rc_lock_try, rc_now_ns, rc_post, rc_store_u32,
+    rc_store_u64, rc_turn, rc_wait_strategy, sem_t, write,
+)
+
+import os
+
+from . import _ring
+from .errors import (
+    Evicted, MessageTooLarge, RingClosed, RingCorrupt, RingFull, SendRefused, SendUnconfirmed,
+)
+
+cdef extern from "mpsc.h" nogil:
+    int RC_SENDERS_MAX, RC_LANES_OFFSET, RC_LANE_MIN, RC_LOCK_RECEIVER, RC_LOCK_LANE
+    uint64_t RC_LANE_MAX
+
+    ctypedef struct rc_uplink_identity:
+        uint64_t created_ns
+
+    ctypedef struct rc_lane:
+        uint64_t written, sent, taken, taken_count, done_count, refused, unsure
+        uint64_t state, started, joined_ns
+        uint32_t pid
+        char label[64]
+
+    ctypedef struct rc_uplink:
+        rc_uplink_identity identity
+        uint64_t head, flushed, window, tail, receiver_pid, receiver_since_ns
+        uint32_t state, epoch, refusing
+        rc_lane *lanes
+
+    ctypedef struct rc_uplink_geometry:
+        uint64_t tickets, lane_bytes, max_message, instance
+        uint32_t max_senders
+
+    ctypedef struct rc_uplink_map:
+        rc_uplink *shared
+        rc_uplink_geometry g
+
+    uint64_t rc_uplink_tickets(uint32_t, uint64_t)
+    uint64_t rc_uplink_message_limit(uint64_t)
+    uint64_t rc_uplink_size(const rc_uplink_geometry *)
+    int rc_uplink_fits(uint32_t, uint64_t)
+    rc_fault_found rc_uplink_check(const void *, uint64_t, rc_uplink_geometry *)
+    void rc_uplink_format(void *, const rc_uplink_geometry *, uint64_t)
+    void rc_uplink_seal(void *)
+    void rc_uplink_place(rc_uplink_map *, void *, const rc_uplink_geometry *)
+
+    ctypedef enum rc_sending:
+        RC_SENT, RC_NO_ROOM, RC_CUT_OFF, RC_NO_RECEIVER, RC_REFUSED, RC_WRONG
+
+    ctypedef struct rc_sender:
+        rc_uplink_map map
+        rc_lane *lane
+        sem_t *wake
+        uint64_t sent, last, refused, unsure
+        uint32_t index
+
+    void rc_sender_map(rc_sender *, void *, const rc_uplink_geometry *, uint32_t, sem_t *, sem_t *)
+    int rc_sender_claim(rc_sender *)
+    void rc_sender_leave(rc_sender *)
+    rc_sending rc_sender_state(const rc_sender *)
+    rc_sending rc_sender_try(rc_sender *, const uint8_t *, uint32_t, uint16_t, uint64_t *)
+    int rc_sender_sleep(rc_sender *, int (*)(const rc_sender *, uint64_t), uint64_t, int64_t)
+    int rc_sender_has_room(const rc_sender *, uint64_t)
+    int rc_sender_flushed(const rc_sender *, uint64_t)
+
+    ctypedef enum rc_taking:
+        RC_TAKEN, RC_NOTHING, RC_VOIDED
+
+    ctypedef struct rc_item:
+        const uint8_t *payload
+        uint64_t ticket
+        uint32_t length, lane
+        uint16_t kind
+
+    ctypedef struct rc_receiver:
+        rc_uplink_map map
+        sem_t *wake
+        uint64_t head, voided, cut_off
+        uint32_t epoch
+
+    void rc_receiver_map(rc_receiver *, void *, const rc_uplink_geometry *, sem_t **, sem_t *,
+                         uint64_t *, uint64_t *)
+    int rc_receiver_open(rc_receiver *, uint64_t, uint64_t)
+    rc_taking rc_receiver_take(rc_receiver *, rc_item *)
+    void rc_receiver_free(rc_receiver *, const rc_item *)
+    void rc_receiver_done(rc_receiver *, uint64_t, uint32_t, int)
+    void rc_receiver_wake_senders(rc_receiver *)
+    int rc_receiver_reap(rc_receiver *, uint32_t)
+    void rc_receiver_cut_off(rc_receiver *, uint32_t)
+    int rc_receiver_hole(const rc_receiver *)
+    void rc_receiver_void_hole(rc_receiver *)
+    int rc_receiver_ready(const rc_receiver *)
+    int rc_receiver_sleep(const rc_receiver *, int64_t)
+    int rc_receiver_wait(const rc_receiver *, rc_wait_strategy, int64_t)
+    void rc_receiver_close(rc_receiver *)
+
+LOCK_RECEIVER = RC_LOCK_RECEIVER
+LOCK_LANE = RC_LOCK_LANE
+SENDERS_MAX = RC_SENDERS_MAX
+LANE_MIN = RC_LANE_MIN
+LANE_MAX = RC_LANE_MAX
+HEADER = RC_LANES_OFFSET
+
+cdef int64_t FOR_EVER = INT64_MAX
+
+
+cdef int64_t deadline_of(object timeout) except -1:
+    """CLOCK_MONOTONIC nanoseconds at which `timeout` (seconds, or None for never) is over."""
+    cdef double seconds
+    if timeout is None:
+        return FOR_EVER
+    seconds = timeout
+    if seconds != seconds or seconds < 0:
+        raise ValueError(f"timeout is seconds, 0 or more, or None for no limit, not {timeout!r}")
+    if seconds > 1e9:
+        return FOR_EVER
+    return rc_now_ns() + <int64_t>(seconds * 1e9)
+
+
+# ---- the segment ---------------------------------------------------------------------------
+
+
+def check_sizes(uint32_t max_senders, uint64_t lane_bytes) -> None:
+    """Raise ValueError for sizes that no uplink can have."""
+    if not 1 <= max_senders <= <uint32_t>RC_SENDERS_MAX:
+        raise ValueError(f"max_senders={max_senders} is not from 1 to {RC_SENDERS_MAX}")
+    if not rc_uplink_fits(1, lane_bytes):
+        raise ValueError(f"lane_bytes={lane_bytes} is not a power of two from {RC_LANE_MIN} to"
+                         f" {RC_LANE_MAX}")
+    if not rc_uplink_fits(max_senders, lane_bytes):
+        raise ValueError(f"{max_senders} lanes of {lane_bytes} bytes are too much: make"
+                         " max_senders or lane_bytes smaller")
+
+
+cdef void fill_geometry(rc_uplink_geometry *g, uint32_t max_senders, uint64_t lane_bytes) noexcept:
+    memset(g, 0, sizeof(rc_uplink_geometry))
+    g.max_senders = max_senders
+    g.lane_bytes = lane_bytes
+    g.tickets = rc_uplink_tickets(max_senders, lane_bytes)
+    g.max_message = rc_uplink_message_limit(lane_bytes)
+
+
+def segment_size(uint32_t max_senders, uint64_t lane_bytes) -> int:
+    """Bytes of an uplink's segment."""
+    cdef rc_uplink_geometry g
+    fill_geometry(&g, max_senders, lane_bytes)
+    return rc_uplink_size(&g)
+
+
+def format_segment(Mapping mapping not None, uint32_t max_senders, uint64_t lane_bytes,
+                   uint64_t instance) -> None:
+    """Write the header of a new, zeroed uplink; the magic last."""
+    cdef rc_uplink_geometry g
+    fill_geometry(&g, max_senders, lane_bytes)
+    g.instance = instance
+    if mapping.size != rc_uplink_size(&g):
+        raise ValueError("the mapping does not have the size of such an uplink")
+    rc_uplink_format(mapping.address, &g, rc_clock_ns(CLOCK_REALTIME))
+    rc_uplink_seal(mapping.address)
+
+
+def check_header(str name, bytes head not None, uint64_t size) -> None:
+    """Check a copy of the header, before anything is mapped, against the segment's true size.
+
+    Raises:
+        RingNotFound, LayoutMismatch, RingCorrupt: it does not pass.
+    """
+    cdef rc_uplink_geometry geometry
+    cdef uint8_t copy[640]
+    if len(head) < RC_LANES_OFFSET:
+        raise _ring.explain_fault(1, f"{name} (uplink)")
+    memcpy(copy, PyBytes_AS_STRING(head), RC_LANES_OFFSET)
+    cdef rc_fault_found fault = rc_uplink_check(copy, size, &geometry)
+    if fault != RC_OK:
+        raise _ring.explain_fault(fault, f"{name} (uplink)")
+
+
+@cython.final
+cdef class Uplink:
+    """An uplink's segment, mapped and checked, with the geometry copied out.
+
+    Raises:
+        RingNotFound, LayoutMismatch, RingCorrupt: the header does not pass.
+    """
+
+    cdef rc_uplink_map map
+    cdef readonly str name
+    cdef Mapping mapping
+
+    def __cinit__(self, str name not None, Mapping mapping not None):
+        cdef rc_uplink_geometry geometry
+        cdef rc_fault_found fault = rc_uplink_check(mapping.address, mapping.size, &geometry)
+        if fault != RC_OK:
+            raise _ring.explain_fault(fault, f"{name} (uplink)")
+        self.name = name
+        self.mapping = mapping
+        rc_uplink_place(&self.map, mapping.address, &geometry)
+
+    @property
+    def instance(self) -> int:
+        return self.map.g.instance
+
+    @property
+    def tickets(self) -> int:
+        return self.map.g.tickets
+
+    @property
+    def lane_bytes(self) -> int:
+        return self.map.g.lane_bytes
+
+    @property
+    def max_message(self) -> int:
+        return self.map.g.max_message
+
+    @property
+    def max_senders(self) -> int:
+        return self.map.g.max_senders
+
+    def counters(self) -> tuple:
+        """(closed, epoch, receiver pid, head, flushed, tail), each read once."""
+        cdef rc_uplink *u = self.map.shared
+        return (rc_load_u32(&u.state) == RC_RING_CLOSED, rc_load_u32(&u.epoch),
+                rc_load_u64(&u.receiver_pid), rc_load_u64(&u.head), rc_load_u64(&u.flushed),
+                rc_load_u64(&u.tail))
+
+    def lane_state(self, uint32_t index) -> int:
+        """State of a lane: 0 for free."""
+        if index >= self.map.g.max_senders:
+            raise IndexError(f"the uplink has {self.map.g.max_senders} lanes")
+        return rc_load_u64(&self.map.shared.lanes[index].state) & 0xff
+
+    def lane_counters(self, uint32_t index) -> tuple:
+        """(state, pid, joined_ns, label, sent, taken, done, refused, unsure, pending bytes)."""
+        cdef int state = self.lane_state(index)
+        cdef rc_lane *lane = &self.map.shared.lanes[index]
+        cdef bytes label = PyBytes_FromStringAndSize(lane.label, RC_LABEL_MAX).partition(b"\0")[0]
+        cdef uint64_t pending = rc_load_u64(&lane.written) - rc_load_u64(&lane.taken)
+        return (state, rc_load_u32(&lane.pid), rc_load_u64(&lane.joined_ns),
+                label.decode("utf-8", "replace"), rc_load_u64(&lane.sent),
+                rc_load_u64(&lane.taken_count), rc_load_u64(&lane.done_count),
+                rc_load_u64(&lane.refused), rc_load_u64(&lane.unsure),
+                min(pending, self.map.g.lane_bytes))
+
+
+# ---- the sender ----------------------------------------------------------------------------
+
+
+cdef class Sender:
+    """The native half of `shm.mpsc.Sender`, which see."""
+
+    cdef rc_sender c
+    cdef Uplink uplink
+    cdef Endpoint endpoint
+    cdef Semaphores semaphores
+    cdef object receiver_gone
+    cdef int64_t looked_ns
+    cdef bint joined
+    cdef object __weakref__
+
+    def __cinit__(self, Uplink uplink not None, Endpoint endpoint not None, uint32_t index,
+                  Semaphores semaphores not None, receiver_gone):
+        if index >= uplink.map.g.max_senders or semaphores.count != 2:
+            raise ValueError("a sender needs a lane of the uplink and its two semaphores")
+        self.uplink = uplink
+        self.endpoint = endpoint
+        self.semaphores = semaphores
+        self.receiver_gone = receiver_gone
+        self.looked_ns = rc_now_ns()
+        rc_sender_map(&self.c, uplink.mapping.address, &uplink.map.g, index, semaphores.handles[0],
+                      semaphores.handles[1])
+
+    def _join(self, bytes label, uint64_t started) -> bool:
+        """Become the sender of the lane, whose lock is held; False: it is not free."""
+        cdef rc_lane *lane = self.c.lane
+        if not rc_sender_claim(&self.c):
+            return False
+        rc_store_u32(&lane.pid, os.getpid())
+        rc_store_u64(&lane.started, started)
+        rc_store_u64(&lane.joined_ns, rc_clock_ns(CLOCK_REALTIME))
+        memset(lane.label, 0, RC_LABEL_MAX)
+        memcpy(lane.label, PyBytes_AS_STRING(label), min(len(label), RC_LABEL_MAX - 1))
+        self.joined = True
+        return True
+
+    def __dealloc__(self):
+        if self.joined and self.endpoint is not None and not is_finalizing():
+            self.finish()
+
+    @cython.final
+    cdef void finish(self) noexcept:
+        if self.joined:
+            self.joined = False
+            if rc_endpoint_phase(&self.endpoint.c) != RC_FORKED:
+                rc_sender_leave(&self.c)
+                self.endpoint.finish()
+
+    @cython.final
+    cdef int tell(self) except -1:
+        """What has become of messages that were sent before is told once."""
+        cdef uint64_t refused = rc_load_u64(&self.c.lane.refused)
+        cdef uint64_t unsure = rc_load_u64(&self.c.lane.unsure)
+        cdef uint64_t count
+        if refused != self.c.refused:
+            count = refused - self.c.refused
+            self.c.refused = refused
+            raise SendRefused(f"{count} of the messages sent before were refused: they were not"
+                              " delivered, for there was no connection", count)
+        if unsure != self.c.unsure:
+            count = unsure - self.c.unsure
+            self.c.unsure = unsure
+            raise SendUnconfirmed(f"{count} of the messages sent before may or may not have been"
+                                  " delivered: the receiver died while it had them", count)
+        return 0
+
+    @cython.final
+    cdef object why_not(self, rc_sending state):
+        if state == RC_CUT_OFF:
+            return Evicted(f"the receiver of uplink {self.uplink.name!r} cut lane {self.c.index}"
+                           " off: it held what no sender writes; attach again")
+        if state == RC_NO_RECEIVER:
+            return RingClosed(f"uplink {self.uplink.name!r} has ended: its receiver closed it")
+        if state == RC_REFUSED:
+            return SendRefused(f"uplink {self.uplink.name!r} takes nothing now: there is no"
+                               " connection; nothing was sent", 0)
+        return RingCorrupt(f"uplink {self.uplink.name!r} holds what no receiver writes")
+
+    @cython.final
+    cdef int wait_until(self, int64_t deadline, int (*ready)(const rc_sender *, uint64_t) noexcept nogil,
+                        uint64_t what) except -1:
+        """Wait at most 100 ms; 0: the deadline is over."""
+        cdef rc_sender snapshot = self.c
+        cdef rc_turn turn
+        cdef int64_t now = rc_now_ns()
+        cdef int64_t limit
+        if now >= deadline:
+            return 0
+        limit = deadline if deadline - now < RC_SLICE_NS else now + RC_SLICE_NS
+        with nogil:
+            turn = rc_endpoint_turn(&self.endpoint.c, limit)
+            if turn == RC_MY_TURN:
+                rc_sender_sleep(&snapshot, ready, what, limit)
+                rc_endpoint_wake_up(&self.endpoint.c)
+        PyErr_CheckSignals()
+        self.endpoint.check()
+        now = rc_now_ns()
+        if now - self.looked_ns >= RC_SLICE_NS:
+            self.looked_ns = now
+            reason = self.receiver_gone()
+            if reason:
+                raise RingClosed(reason)
+        return 1
+
+    def _send(self, data, uint16_t kind, bint wait, timeout):
+        """The ticket, or None when there is no room and `wait` is off."""
+        cdef Py_buffer view
+        cdef uint64_t ticket = 0
+        cdef rc_sending state
+        cdef int64_t deadline = -1
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)  # may run code: check after
+        try:
+            self.endpoint.check()
+            self.tell()
+            if <uint64_t>view.len > self.c.map.g.max_message:
+                raise MessageTooLarge(
+                    f"a message of {view.len} bytes is longer than this uplink's limit of"
+                    f" {self.c.map.g.max_message}: create it with a larger lane_bytes")
+            while True:
+                state = rc_sender_try(&self.c, <const uint8_t *>view.buf, view.len, kind, &ticket)
+                if state == RC_SENT:
+                    return ticket
+                if state != RC_NO_ROOM:
+                    raise self.why_not(state)
+                if not wait:
+                    return None
+                if deadline < 0:
+                    deadline = deadline_of(timeout)
+                if not self.wait_until(deadline, rc_sender_has_room, view.len):
+                    raise RingFull(f"no room for {view.len} bytes in lane {self.c.index} of uplink"
+                                   f" {self.uplink.name!r} in time: its receiver is behind")
+        finally:
+            PyBuffer_Release(&view)
+
+    def flush(self, ticket=None, timeout=None) -> None:
+        """Wait until a message was delivered: taken by the receiver, and with a manager, handed to
+        the socket.
+
+        Args:
+            ticket: of the message; None for the last one sent here.
+            timeout: seconds; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: not in time; it may still be.
+            SendRefused, SendUnconfirmed: messages sent here were not delivered, or nobody knows.
+            Evicted, RingClosed: this end was cut off; the receiver has closed the uplink.
+        """
+        cdef uint64_t upto
+        cdef rc_sending state
+        cdef int64_t deadline = deadline_of(timeout)
+        self.endpoint.check()
+        upto = self.c.last if ticket is None else <uint64_t>ticket + 1
+        if upto > self.c.last:
+            raise ValueError(f"ticket {ticket} was not sent here")
+        while not rc_sender_flushed(&self.c, upto):
+            state = rc_sender_state(&self.c)
+            if state == RC_CUT_OFF or state == RC_NO_RECEIVER:
+                raise self.why_not(state)
+            if state == RC_REFUSED:  # those that wait will be refused, too
+                self.tell()
+            if not self.wait_until(deadline, rc_sender_flushed, upto):
+                raise TimeoutError(f"message {upto - 1} was not delivered in time; it may still be")
+        self.tell()
+
+    @property
+    def pending(self) -> int:
+        """Messages sent here that are not delivered yet."""
+        self.endpoint.check()
+        cdef uint64_t done = rc_load_u64(&self.c.lane.done_count)
+        return self.c.sent - done if self.c.sent > done else 0
+
+    def close(self) -> None:
+        """Leave the uplink. What was sent stays there for the receiver."""
+        cdef bint empty = False
+        if not self.joined:
+            return
+        if rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
+            self.joined = False
+            return
+        rc_endpoint_closing(&self.endpoint.c)
+        while not empty:
+            rc_post(self.c.wake)
+            with nogil:
+                empty = rc_endpoint_empty(&self.endpoint.c, rc_now_ns() + RC_SLICE_NS)
+        self.finish()
+
+    @property
+    def closed(self) -> bool:
+        """Is this end closed?"""
+        return not self.joined or rc_endpoint_phase(&self.endpoint.c) != RC_OPEN
+
+    @property
+    def name(self) -> str:
+        """The uplink's name."""
+        return self.uplink.name
+
+    @property
+    def lane(self) -> int:
+        """The lane, as `Sent.sender` numbers it."""
+        return self.c.index
+
+    @property
+    def max_message(self) -> int:
+        """Longest message, bytes."""
+        return self.c.map.g.max_message
+
+
+# ---- the receiver --------------------------------------------------------------------------
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Sent:
+    """One message that was sent.
+
+    Attributes:
+        ticket: its place in the order of all messages.
+        sender: lane of its sender.
+        kind: a `shm.Kind`, or whatever number the sender gave.
+        payload: its bytes, a copy.
+    """
+
+    cdef readonly uint64_t ticket
+    cdef readonly uint32_t sender
+    cdef readonly int kind
+    cdef readonly bytes payload
+
+    def __init__(self):
+        raise TypeError("messages come from a Receiver")
+
+    def __repr__(self):
+        return f"<Sent {self.ticket} by {self.sender}, {len(self.payload)} bytes>"
+
+
+cdef class Receiver:
+    """The native half of `shm.mpsc.Receiver`, which see."""
+
+    cdef rc_receiver c
+    cdef Uplink uplink
+    cdef Endpoint endpoint
+    cdef Semaphores semaphores
+    cdef Wait wait
+    cdef uint64_t *arrays
+    cdef bint opened, by_hand
+    cdef int64_t reaped_ns
+    cdef object __weakref__
+
+    def __cinit__(self, Uplink uplink not None, Endpoint endpoint not None,
+                  Semaphores semaphores not None, Wait wait not None, bint by_hand):
+        cdef uint32_t n = uplink.map.g.max_senders
+        if semaphores.count != <int>n + 1:
+            raise ValueError("a receiver needs every lane's semaphore, and its own last")
+        self.arrays = <uint64_t *>calloc(2 * n, sizeof(uint64_t))
+        if self.arrays == NULL:
+            raise MemoryError
+        self.uplink = uplink
+        self.endpoint = endpoint
+        self.semaphores = semaphores
+        self.wait = wait
+        self.by_hand = by_hand
+        rc_receiver_map(&self.c, uplink.mapping.address, &uplink.map.g, semaphores.handles,
+                        semaphores.handles[n], self.arrays, self.arrays + n)
+
+    def __dealloc__(self):
+        free(self.arrays)
+
+    def _open(self) -> None:
+        """Begin, or go on where a dead receiver stopped. The receiver's lock is held."""
+        if not rc_receiver_open(&self.c, os.getpid(), rc_clock_ns(CLOCK_REALTIME)):
+            raise RingCorrupt(f"uplink {self.uplink.name!r} can't be resumed: its counters are"
+                              " impossible; remove it with shm.unlink()")
+        rc_receiver_wake_senders(&self.c)
+        self.opened = True
+
+    @cython.final
+    cdef int check(self) except -1:
+        self.endpoint.check()
+        if not self.opened:
+            raise RingClosed("this end of the uplink is closed")
+        return 0
+
+    @cython.final
+    cdef int look_around(self) except -1:
+        """Each 100 ms: free the lanes of dead senders, void a hole that a hostile one has made."""
+        cdef int64_t now = rc_now_ns()
+        cdef uint32_t i
+        cdef int fd = self.endpoint.c.lock_fd
+        if now - self.reaped_ns < RC_SLICE_NS:
+            return 0
+        self.reaped_ns = now
+        for i in range(self.c.map.g.max_senders):
+            if self.uplink.lane_state(i) == RC_FREE:
+                continue
+            if rc_lock_try(fd, RC_LOCK_LANE + i) == 0:
+                rc_receiver_reap(&self.c, i)
+                rc_lock_release(fd, RC_LOCK_LANE + i)
+        if not rc_receiver_ready(&self.c) and rc_receiver_hole(&self.c):
+            rc_receiver_void_hole(&self.c)
+        return 0
+
+    @cython.final
+    cdef Sent take(self):
+        """The next message, or None."""
+        cdef rc_item item
+        cdef rc_taking what = RC_VOIDED
+        cdef Sent sent
+        cdef uint64_t i
+        for i in range(self.c.map.g.tickets):
+            what = rc_receiver_take(&self.c, &item)
+            if what != RC_VOIDED:
+                break
+        if what != RC_TAKEN:
+            return None
+        sent = Sent.__new__(Sent)
+        # Allocating may run other code, which may receive from here: look again after it.
+        sent.payload = PyBytes_FromStringAndSize(NULL, item.length)
+        if self.c.head != item.ticket:
+            return self.take()
+        rc_copy_out(<uint8_t *>PyBytes_AS_STRING(sent.payload), item.payload, item.length)
+        sent.ticket = item.ticket
+        sent.sender = item.lane
+        sent.kind = item.kind
+        rc_receiver_free(&self.c, &item)
+        if not self.by_hand:
+            rc_receiver_done(&self.c, item.ticket, item.lane, False)
+        return sent
+
+    def poll(self, Py_ssize_t limit=256) -> list:
+        """What is there now, at most `limit` messages in the order of their tickets; never waits.
+
+        Raises:
+            RingClosed: this end is closed.
+        """
+        cdef list messages = []
+        cdef Sent sent
+        if limit < 1:
+            raise ValueError(f"limit is a number of messages, 1 or more, not {limit}")
+        self.check()
+        self.look_around()
+        while len(messages) < limit:
+            sent = self.take()
+            if sent is None:
+                break
+            messages.append(sent)
+        if messages:
+            rc_receiver_wake_senders(&self.c)
+        return messages
+
+    def recv(self, timeout=None):
+        """The next message, waiting for it; None when the time is over.
+
+        Args:
+            timeout: seconds; None waits as long as it takes, 0 not at all.
+
+        Raises:
+            RingClosed: this end is closed.
+        """
+        cdef int64_t deadline = -1
+        cdef int64_t now, limit
+        cdef rc_turn turn
+        cdef rc_receiver snapshot
+        cdef Sent sent
+        while True:
+            self.check()
+            self.look_around()
+            sent = self.take()
+            if sent is not None:
+                rc_receiver_wake_senders(&self.c)
+                return sent
+            if deadline < 0:
+                deadline = deadline_of(timeout)
+            now = rc_now_ns()
+            if now >= deadline:
+                return None
+            limit = deadline if deadline - now < RC_SLICE_NS else now + RC_SLICE_NS
+            snapshot = self.c
+            with nogil:
+                turn = rc_endpoint_turn(&self.endpoint.c, limit)
+                if turn == RC_MY_TURN:
+                    rc_receiver_wait(&snapshot, self.wait.c, limit)
+                    rc_endpoint_wake_up(&self.endpoint.c)
+            PyErr_CheckSignals()
+
+    def acknowledge(self, messages, *, bint refused=False) -> None:
+        """Say what became of messages that were taken, for a receiver made with
+        ``acknowledge="by hand"``: in the order of their tickets, each once.
+
+        Args:
+            messages: a sequence of `Sent`.
+            refused: they were not delivered; their senders are told.
+        """
+        cdef Sent sent
+        self.check()
+        for sent in messages:
+            rc_receiver_done(&self.c, sent.ticket, sent.sender, refused)
+        rc_receiver_wake_senders(&self.c)
+
+    def refuse(self, bint refusing) -> None:
+        """Have `Sender.send` raise SendRefused from now on, or no more."""
+        self.check()
+        rc_store_u32(&self.c.map.shared.refusing, refusing)
+
+    def limit_senders(self, uint64_t window) -> None:
+        """Let each sender have at most so many messages that are not acknowledged; 0: any."""
+        self.check()
+        rc_store_u64(&self.c.map.shared.window, window)
+
+    def cut_off(self, uint32_t sender) -> None:
+        """Take the lane away from a sender: what it has sent and was not taken is dropped, and its
+        next call raises Evicted."""
+        self.check()
+        if sender >= self.c.map.g.max_senders:
+            raise IndexError(f"the uplink has {self.c.map.g.max_senders} lanes")
+        rc_receiver_cut_off(&self.c, sender)
+        rc_receiver_wake_senders(&self.c)
+
+    def _wait_natively(self, int eventfd) -> bool:
+        """Wait, without the GIL, until there is something to take, then write `eventfd`. False:
+        this end is closed."""
+        cdef rc_receiver snapshot = self.c
+        cdef rc_turn turn
+        cdef int64_t limit
+        cdef int found = 0
+        cdef uint64_t one = 1
+        with nogil:
+            while not found:
+                limit = rc_now_ns() + RC_SLICE_NS
+                turn = rc_endpoint_turn(&self.endpoint.c, limit)
+                if turn == RC_CLOSED_MEANWHILE:
+                    break
+                if turn == RC_MY_TURN:
+                    rc_receiver_sleep(&snapshot, limit)
+                    rc_endpoint_wake_up(&self.endpoint.c)
+                snapshot.head = self.c.head
+                found = rc_receiver_ready(&snapshot)
+            write(eventfd, &one, sizeof(one))
+        return found != 0
+
+    def close(self) -> None:
+        """End the uplink: senders get RingClosed. The segment stays until `unlink`."""
+        if self._end():
+            self.endpoint.finish()
+
+    def _end(self) -> bool:
+        """End it, keeping the lock; False if it has ended, or is a parent's."""
+        cdef bint empty = False
+        if not self.opened:
+            return False
+        self.opened = False
+        if rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
+            return False
+        rc_endpoint_closing(&self.endpoint.c)
+        while not empty:
+            rc_post(self.c.wake)
+            with nogil:
+                empty = rc_endpoint_empty(&self.endpoint.c, rc_now_ns() + RC_SLICE_NS)
+        rc_receiver_close(&self.c)
+        return True
+
+    def _release(self) -> None:
+        """Give up the receiver's lock."""
+        self.endpoint.finish()
+
+    @property
+    def closed(self) -> bool:
+        """Is this end closed?"""
+        return not self.opened or rc_endpoint_phase(&self.endpoint.c) != RC_OPEN
+
+    @property
+    def name(self) -> str:
+        """The uplink's name."""
+        return self.uplink.name
+
+    @property
+    def ticket(self) -> int:
+        """Ticket of the next message."""
+        return self.c.head
+
+    @property
+    def epoch(self) -> int:
+        """1 for the uplink's creator, one more for each receiver that resumed it."""
+        return self.c.epoch
+
+    @property
+    def voided(self) -> int:
+        """Tickets that held no message: somebody wrote into the segment what no sender writes."""
+        return self.c.voided
+
+    @property
+    def senders_cut_off(self) -> int:
+        """Senders that were cut off for that, or by `cut_off`."""
+        return self.c.cut_off

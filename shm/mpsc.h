@@ -1,0 +1,845 @@
+/* mpsc.h - the uplink: many senders, one receiver, one order.
+ *
+ * An uplink NAME is one segment, /rc.NAME.u, and a set of named semaphores. Senders and the receiver
+ * write it; its inode carries the locks that say who lives (byte 0: the receiver, 1 + n: lane n).
+ *
+ *   0x0000 +--------------------------------+
+ *          | identity  (constant)           |
+ *   0x0080 +--------------------------------+
+ *          | head, flushed, window          |   the receiver's
+ *   0x0100 +--------------------------------+
+ *          | tail (a hint)                  |   the senders'
+ *   0x0180 +--------------------------------+
+ *          | state epoch pid since sleeping |
+ *   0x0200 +--------------------------------+
+ *          | waiters   1024 bits            |
+ *   0x0280 +--------------------------------+
+ *          | lane 0: written, sent          |   its sender's
+ *   0x0300 |         taken, counts          |   the receiver's
+ *   0x0380 |         state, identity        |
+ *   0x0480 +--------------------------------+
+ *          | lane 1 ...   max_senders lanes |
+ *          +--------------------------------+
+ *          | tickets      tickets * 8 bytes |
+ *          +--------------------------------+
+ *          | lane 0's records  lane_bytes   |
+ *          | lane 1's ...                   |
+ *          +--------------------------------+
+ *
+ * The idea. A *ticket* is a message's place in the one order, counted from 0. The *ticket ring* has a
+ * word for each ticket that may be outstanding; ticket t's is at t & (tickets - 1) and holds
+ *
+ *      free(t)       t << 16             nobody has ticket t yet
+ *      filled(t, s)  t << 16 | s + 1     it is sender s's, and its record is in s's lane
+ *
+ * and after the receiver has taken it, free(t + tickets). Each sender has a *lane*, a byte ring of its
+ * own, in which its records lie in the order of its tickets.
+ *
+ * Sending. Write the record, with ticket t in it, at the end of the own lane; store `written`
+ * (release); then one compare-and-swap of the ticket word from free(t) to filled(t, s). That is claim
+ * and commit in one: before it nothing was sent, after it the message is whole. There is no state in
+ * between in which others would have to wait for this sender, so one that dies blocks nobody. If the
+ * swap fails somebody else has t: write t + 1 into the record and try the next word; each failure is
+ * somebody's success.
+ *
+ * Where to try first: `tail`, a hint, believed only if the word before it is filled, or if it is
+ * `head`. So a ticket is claimed only when the one before it was: tickets have no holes.
+ *
+ * Room. A record takes at least 64 bytes of its lane, and there are as many tickets as all lanes have
+ * 64 bytes. So a lane's room is a sender's share of the ticket ring, too, and a fast sender's
+ * backpressure is its own. With `window` set a sender may also have only so many messages that are
+ * not acknowledged, whatever their length: then nobody's message waits for more than `window` of each
+ * other sender's.
+ *
+ * Receiving. Look at head's word. filled(head, s): the record is the next in s's lane; its ticket must
+ * be head's. A record with a smaller ticket was never committed (its sender died before the swap), or
+ * was taken by a receiver that died before it said so, and is skipped. Then, in this order: count it
+ * as taken, free the word, free the lane's bytes, move head. A receiver that dies in between has
+ * taken the message: it is delivered at most once, and the count of taken, not acknowledged messages
+ * tells the sender that nobody knows (`unsure`).
+ *
+ * Trust. What senders write is not believed: every word may be anything. Lane positions are the
+ * receiver's private copies; a length is loaded once and bounded by what the lane holds. A ticket
+ * word that is neither free(head) nor a whole message is voided (stored as taken) and counted, and the
+ * lane it names, if any, is cut off: its state becomes RC_EVICTED, what it has sent is dropped. A
+ * hole, which no honest sender makes, is voided when the receiver finds filled words behind it.
+ *
+ * Death. A lane's lock is its sender's life. Who finds it free, and the lane in use, takes it; no
+ * ticket can come any more, so when head has passed the end of the filled words (`free_at`), and all
+ * that was taken is acknowledged, the lane is empty but for what was never committed, and is freed. Only the receiver does that, or a sender
+ * that leaves an empty lane.
+ *
+ * Sleeping is as in broadcast.h: say that you sleep, fence, look again, sleep on the semaphore; the
+ * other side changes, fences, looks who sleeps, posts. `sleeping` is the receiver's, `waiters` the
+ * senders', who wait for room or for an acknowledgement.
+ *
+ * A whole sender                                 The whole receiver
+ *
+ *   while ((r = rc_sender_try(s, ...)) == RC_NO_ROOM)   while (rc_receiver_take(r, &item) == RC_TAKEN) {
+ *       rc_sender_wait(s, deadline);                        copy item.payload; rc_receiver_free(r, &item);
+ *                                                       }
+ *                                                       rc_receiver_acknowledge(r, up to which ticket);
+ *                                                       rc_receiver_wait(r, how, deadline);
+ */
+#ifndef RINGCAST_MPSC_H
+#define RINGCAST_MPSC_H
+
+#include "broadcast.h"
+
+#define RC_MAGIC_UPLINK UINT64_C(0x0a55474e49526372) /* "rcRING" 'U' '\n' */
+#define RC_UPLINK_VERSION 1u
+#define RC_SENDERS_MAX 1024u
+#define RC_LANES_OFFSET 640u
+#define RC_RECORD_ALIGNMENT 64u
+#define RC_LANE_MIN 256u
+#define RC_LANE_MAX (UINT64_C(1) << 32)
+#define RC_TICKETS_MAX (UINT64_C(1) << 28)
+#define RC_OWNER_BITS 16
+#define RC_PADDING UINT64_MAX /* a record's ticket: nothing up to the lane's end */
+#define RC_LOCK_RECEIVER 0
+#define RC_LOCK_LANE 1 /* + lane index */
+
+typedef struct rc_uplink_identity {
+    uint64_t magic; /* stored last of all, by the creator */
+    uint32_t version;
+    uint32_t max_senders;
+    uint64_t layout_hash;
+    uint64_t total_size; /* bytes */
+    uint64_t instance;   /* random; also in the semaphores' names */
+    uint64_t tickets;
+    uint64_t lane_bytes;
+    uint64_t max_message; /* bytes */
+    uint64_t created_ns;  /* Unix time */
+} rc_uplink_identity;
+
+typedef struct rc_lane {
+    _Alignas(128) _Atomic uint64_t written; /* position after the last record */
+    _Atomic uint64_t sent;                  /* messages, by all the lane's senders */
+    _Alignas(128) _Atomic uint64_t taken;   /* position after the last record taken */
+    _Atomic uint64_t taken_count;           /* messages */
+    _Atomic uint64_t done_count;            /* of those, acknowledged, refused or unsure */
+    _Atomic uint64_t refused;               /* taken, and told to be not delivered */
+    _Atomic uint64_t unsure;                /* taken by a receiver that died before it said more */
+    _Alignas(128) _Atomic uint64_t state;   /* generation << 8 | state, as a reader slot's */
+    _Atomic uint32_t pid;
+    _Atomic uint32_t padding;
+    _Atomic uint64_t started;   /* clock ticks since boot */
+    _Atomic uint64_t joined_ns; /* Unix time */
+    char label[RC_LABEL_MAX];   /* UTF-8, NUL-terminated */
+} rc_lane;
+
+typedef struct rc_uplink {
+    _Alignas(128) rc_uplink_identity identity;
+    _Alignas(128) _Atomic uint64_t head; /* next ticket to take */
+    _Atomic uint64_t flushed;            /* all tickets below are acknowledged */
+    _Atomic uint64_t window;             /* messages a sender may have unacknowledged; 0: any */
+    _Alignas(128) _Atomic uint64_t tail; /* a hint: next ticket to claim */
+    _Alignas(128) _Atomic uint32_t state;
+    _Atomic uint32_t epoch;
+    _Atomic uint64_t receiver_pid;
+    _Atomic uint64_t receiver_since_ns;
+    _Atomic uint32_t sleeping; /* the receiver does, or is about to */
+    _Atomic uint32_t refusing; /* senders are to be told that nothing can be delivered */
+    _Alignas(128) _Atomic uint64_t waiters[RC_SENDERS_MAX / 64];
+    _Alignas(128) rc_lane lanes[]; /* max_senders */
+} rc_uplink;
+
+typedef struct rc_record {
+    _Atomic uint64_t ticket;
+    _Atomic uint64_t about; /* length << 32 | kind */
+    uint8_t payload[];
+} rc_record;
+
+static_assert(sizeof(rc_uplink_identity) == 72, "");
+static_assert(offsetof(rc_uplink, head) == 0x080, "");
+static_assert(offsetof(rc_uplink, tail) == 0x100, "");
+static_assert(offsetof(rc_uplink, state) == 0x180, "");
+static_assert(offsetof(rc_uplink, waiters) == 0x200, "");
+static_assert(offsetof(rc_uplink, lanes) == RC_LANES_OFFSET, "");
+static_assert(sizeof(rc_lane) == 384, "");
+static_assert(offsetof(rc_lane, taken) == 0x080, "");
+static_assert(offsetof(rc_lane, state) == 0x100, "");
+static_assert(sizeof(rc_record) == 16, "");
+
+static inline uint64_t rc_uplink_hash(void)
+{
+    static const uint32_t numbers[] = {
+        RC_UPLINK_VERSION, RC_LANES_OFFSET, RC_RECORD_ALIGNMENT, RC_OWNER_BITS, RC_SENDERS_MAX,
+        sizeof(rc_uplink_identity), sizeof(rc_lane), sizeof(rc_record), offsetof(rc_uplink, head),
+        offsetof(rc_uplink, tail), offsetof(rc_uplink, state), offsetof(rc_uplink, waiters),
+        offsetof(rc_lane, taken), offsetof(rc_lane, state), offsetof(rc_lane, label),
+        RC_LOCK_RECEIVER, RC_LOCK_LANE,
+    };
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        hash = (hash ^ numbers[i]) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+/* ---- geometry ------------------------------------------------------------------------------ */
+
+typedef struct rc_uplink_geometry {
+    uint64_t tickets, lane_bytes, max_message, instance;
+    uint32_t max_senders;
+} rc_uplink_geometry;
+
+/* As many tickets as all lanes together can have outstanding; a power of two. */
+static inline uint64_t rc_uplink_tickets(uint32_t max_senders, uint64_t lane_bytes)
+{
+    uint64_t wanted = max_senders * (lane_bytes / RC_RECORD_ALIGNMENT), tickets = 1;
+    while (tickets < wanted)
+        tickets *= 2;
+    return tickets;
+}
+
+/* A record never takes more than half of its lane, so it fits somewhere as soon as the lane is
+ * empty, wherever the next one begins. */
+static inline uint64_t rc_uplink_message_limit(uint64_t lane_bytes)
+{
+    uint64_t limit = lane_bytes / 2 - sizeof(rc_record);
+    return limit < RC_MESSAGE_MAX ? limit : RC_MESSAGE_MAX;
+}
+
+static inline uint64_t rc_uplink_tickets_offset(uint32_t max_senders)
+{
+    return RC_LANES_OFFSET + (uint64_t)max_senders * sizeof(rc_lane);
+}
+
+static inline uint64_t rc_uplink_records_offset(const rc_uplink_geometry *g)
+{
+    return (rc_uplink_tickets_offset(g->max_senders) + g->tickets * 8 + 4095) & ~UINT64_C(4095);
+}
+
+static inline uint64_t rc_uplink_size(const rc_uplink_geometry *g)
+{
+    return rc_uplink_records_offset(g) + g->max_senders * g->lane_bytes;
+}
+
+static inline int rc_uplink_fits(uint32_t max_senders, uint64_t lane_bytes)
+{
+    return max_senders >= 1 && max_senders <= RC_SENDERS_MAX && rc_is_power_of_two(lane_bytes) &&
+           lane_bytes >= RC_LANE_MIN && lane_bytes <= RC_LANE_MAX &&
+           rc_uplink_tickets(max_senders, lane_bytes) <= RC_TICKETS_MAX;
+}
+
+/* Check a segment of which `size` bytes are mapped, or the copy of its first RC_LANES_OFFSET bytes,
+ * and copy the geometry out. */
+static inline rc_fault_found rc_uplink_check(const void *segment, uint64_t size,
+                                             rc_uplink_geometry *out)
+{
+    const volatile rc_uplink_identity *id = segment;
+    if (size < RC_LANES_OFFSET)
+        return RC_TOO_SMALL;
+    /* acquire: pairs with the release in rc_uplink_seal() */
+    uint64_t found = __atomic_load_n(&id->magic, __ATOMIC_ACQUIRE);
+    if (found != RC_MAGIC_UPLINK)
+        return found == 0 ? RC_INCOMPLETE
+               : found == __builtin_bswap64(RC_MAGIC_UPLINK) ? RC_OTHER_ENDIAN : RC_NOT_A_RING;
+    if (id->version != RC_UPLINK_VERSION)
+        return RC_OTHER_VERSION;
+    if (id->layout_hash != rc_uplink_hash())
+        return RC_OTHER_LAYOUT;
+    out->tickets = id->tickets;
+    out->lane_bytes = id->lane_bytes;
+    out->max_message = id->max_message;
+    out->instance = id->instance;
+    out->max_senders = id->max_senders;
+    if (!rc_uplink_fits(out->max_senders, out->lane_bytes) ||
+        out->tickets != rc_uplink_tickets(out->max_senders, out->lane_bytes) ||
+        out->max_message != rc_uplink_message_limit(out->lane_bytes))
+        return RC_BAD_GEOMETRY;
+    return id->total_size == rc_uplink_size(out) && size == rc_uplink_size(out) ? RC_OK
+                                                                                : RC_BAD_SIZE;
+}
+
+static inline uint64_t rc_free_word(uint64_t ticket) { return ticket << RC_OWNER_BITS; }
+
+static inline uint64_t rc_filled_word(uint64_t ticket, uint32_t lane)
+{
+    return ticket << RC_OWNER_BITS | (lane + 1);
+}
+
+static inline uint64_t rc_record_size(uint64_t length)
+{
+    return (sizeof(rc_record) + length + RC_RECORD_ALIGNMENT - 1) & ~(uint64_t)(RC_RECORD_ALIGNMENT - 1);
+}
+
+/* ---- what both ends map -------------------------------------------------------------------- */
+
+typedef struct rc_uplink_map {
+    rc_uplink *shared;
+    _Atomic uint64_t *words;
+    uint8_t *records;
+    rc_uplink_geometry g;
+} rc_uplink_map;
+
+static inline void rc_uplink_place(rc_uplink_map *m, void *segment, const rc_uplink_geometry *g)
+{
+    m->shared = segment;
+    m->words = (_Atomic uint64_t *)((uint8_t *)segment + rc_uplink_tickets_offset(g->max_senders));
+    m->records = (uint8_t *)segment + rc_uplink_records_offset(g);
+    m->g = *g;
+}
+
+static inline _Atomic uint64_t *rc_word_of(const rc_uplink_map *m, uint64_t ticket)
+{
+    return &m->words[ticket & (m->g.tickets - 1)];
+}
+
+static inline uint8_t *rc_lane_at(const rc_uplink_map *m, uint32_t lane, uint64_t position)
+{
+    return m->records + lane * m->g.lane_bytes + (position & (m->g.lane_bytes - 1));
+}
+
+static inline void rc_uplink_format(void *segment, const rc_uplink_geometry *g, uint64_t now_ns)
+{
+    rc_uplink_map m;
+    rc_uplink_place(&m, segment, g);
+    rc_uplink_identity *id = &m.shared->identity;
+    id->version = RC_UPLINK_VERSION;
+    id->max_senders = g->max_senders;
+    id->layout_hash = rc_uplink_hash();
+    id->total_size = rc_uplink_size(g);
+    id->instance = g->instance;
+    id->tickets = g->tickets;
+    id->lane_bytes = g->lane_bytes;
+    id->max_message = g->max_message;
+    id->created_ns = now_ns;
+    for (uint64_t t = 0; t < g->tickets; t++)
+        rc_store(&m.words[t], rc_free_word(t));
+}
+
+/* The creator's last act: from here on it can be attached. */
+static inline void rc_uplink_seal(void *segment)
+{
+    /* release: pairs with the acquire in rc_uplink_check() */
+    __atomic_store_n(&((rc_uplink *)segment)->identity.magic, RC_MAGIC_UPLINK, __ATOMIC_RELEASE);
+}
+
+/* ---- a sender ------------------------------------------------------------------------------ */
+
+typedef enum rc_sending {
+    RC_SENT = 1,
+    RC_NO_ROOM,     /* wait, and try again */
+    RC_CUT_OFF,     /* the receiver took the lane away */
+    RC_NO_RECEIVER, /* it has closed the uplink */
+    RC_REFUSED,     /* nothing can be delivered now */
+    RC_WRONG,       /* the segment holds what no receiver writes */
+} rc_sending;
+
+typedef struct rc_sender {
+    rc_uplink_map map;
+    rc_lane *lane;
+    sem_t *wake, *receiver_wake;
+    uint64_t state;   /* what lane->state should hold */
+    uint64_t written; /* private: what lane->written holds once committed */
+    uint64_t taken;   /* as last seen */
+    uint64_t sent;    /* messages, by all senders of this lane */
+    uint64_t last;    /* own newest ticket + 1; 0: none yet */
+    uint64_t refused, unsure; /* as last told */
+    uint32_t index;
+} rc_sender;
+
+static inline void rc_sender_map(rc_sender *s, void *segment, const rc_uplink_geometry *g,
+                                 uint32_t index, sem_t *wake, sem_t *receiver_wake)
+{
+    memset(s, 0, sizeof *s);
+    rc_uplink_place(&s->map, segment, g);
+    s->lane = &s->map.shared->lanes[index];
+    s->wake = wake;
+    s->receiver_wake = receiver_wake;
+    s->index = index;
+}
+
+/* Make the lane, whose lock the caller holds, ours; 0: it is not free. */
+static inline int rc_sender_claim(rc_sender *s)
+{
+    uint64_t word = rc_load_acquire(&s->lane->state); /* release: rc_lane_free() */
+    if ((word & 0xff) != RC_FREE)
+        return 0;
+    s->written = rc_load(&s->lane->written);
+    s->taken = rc_load(&s->lane->taken);
+    s->sent = rc_load(&s->lane->taken_count);
+    s->refused = rc_load(&s->lane->refused);
+    s->unsure = rc_load(&s->lane->unsure);
+    rc_store(&s->lane->sent, s->sent);
+    s->state = rc_state_word(word >> 8, RC_ACTIVE);
+    for (uint32_t i = 0; i < RC_SENDERS_MAX && sem_trywait(s->wake) == 0; i++)
+        ; /* tokens of the owner before */
+    rc_store_release(&s->lane->state, s->state);
+    return s->written == s->taken;
+}
+
+/* The lane's bytes and counts of a sender that is gone. The caller holds its lock. */
+static inline void rc_lane_free(rc_lane *lane)
+{
+    uint64_t word = rc_load(&lane->state);
+    rc_store(&lane->written, rc_load(&lane->taken)); /* what was never committed */
+    rc_store_release(&lane->state, rc_state_word((word >> 8) + 1, RC_FREE));
+}
+
+/* Leave; the caller holds the lock and gives it up afterwards. What is in the lane stays for the
+ * receiver, which then frees it. */
+static inline void rc_sender_leave(rc_sender *s)
+{
+    uint64_t state = s->state;
+    atomic_fetch_and_explicit(&s->map.shared->waiters[s->index / 64], ~rc_bit(s->index),
+                              memory_order_acq_rel);
+    if (rc_load_acquire(&s->lane->taken) == s->written &&
+        rc_load(&s->lane->done_count) == s->sent && rc_load(&s->lane->state) == state)
+        rc_lane_free(s->lane);
+    else
+        atomic_compare_exchange_strong_explicit(&s->lane->state, &state,
+                                                rc_state_word(state >> 8, RC_DEAD),
+                                                memory_order_acq_rel, memory_order_relaxed);
+}
+
+/* Anything that speaks against sending? */
+static inline rc_sending rc_sender_state(const rc_sender *s)
+{
+    if (rc_unlikely(rc_load(&s->lane->state) != s->state))
+        return RC_CUT_OFF;
+    if (rc_unlikely(rc_load_acquire(&s->map.shared->state) == RC_RING_CLOSED))
+        return RC_NO_RECEIVER;
+    return rc_unlikely(rc_load(&s->map.shared->refusing)) ? RC_REFUSED : RC_SENT;
+}
+
+/* Bytes before the record, to begin it at the lane's start if it would be cut; the room needed is
+ * that and the record. */
+static inline uint64_t rc_sender_padding(const rc_sender *s, uint64_t size)
+{
+    uint64_t left = s->map.g.lane_bytes - (s->written & (s->map.g.lane_bytes - 1));
+    return size <= left ? 0 : left;
+}
+
+static inline rc_sending rc_sender_room(rc_sender *s, uint64_t total)
+{
+    uint64_t window = rc_load(&s->map.shared->window);
+    if (window && s->sent - rc_load_acquire(&s->lane->done_count) >= window)
+        return RC_NO_ROOM;
+    if (rc_likely(s->written + total - s->taken <= s->map.g.lane_bytes))
+        return RC_SENT;
+    /* acquire: pairs with the release in rc_receiver_free(); the receiver's reads are done */
+    s->taken = rc_load_acquire(&s->lane->taken);
+    if (s->written - s->taken > s->map.g.lane_bytes)
+        return RC_WRONG;
+    return s->written + total - s->taken <= s->map.g.lane_bytes ? RC_SENT : RC_NO_ROOM;
+}
+
+/* The first ticket to try; see "Where to try first". */
+static inline uint64_t rc_first_try(const rc_uplink_map *m)
+{
+    uint64_t hint = rc_load(&m->shared->tail);
+    uint64_t head = rc_load_acquire(&m->shared->head); /* release: rc_receiver_free() */
+    if (hint > head && hint - head <= m->g.tickets) {
+        uint64_t before = rc_load_acquire(rc_word_of(m, hint - 1));
+        if (before >> RC_OWNER_BITS == hint - 1 && before != rc_free_word(hint - 1))
+            return hint;
+    }
+    return head;
+}
+
+/* Claim a ticket for the record, whose ticket field is rewritten meanwhile. RC_NO_ROOM: others were
+ * faster all the time. RC_WRONG: the ring of tickets is full, though there are as many as all lanes
+ * have room for. */
+static inline rc_sending rc_sender_claim_ticket(rc_sender *s, rc_record *record, uint64_t *ticket)
+{
+    const rc_uplink_map *m = &s->map;
+    uint64_t t = rc_first_try(m);
+    for (uint64_t tries = 0; tries <= 2 * m->g.tickets; tries++) {
+        uint64_t word = rc_load_acquire(rc_word_of(m, t));
+        if (rc_likely(word == rc_free_word(t))) {
+            rc_store(&record->ticket, t);
+            RC_FAULT(62);
+            /* release: the record and `written`; pairs with the acquire in rc_receiver_take() */
+            if (rc_likely(atomic_compare_exchange_strong_explicit(
+                    rc_word_of(m, t), &word, rc_filled_word(t, s->index), memory_order_acq_rel,
+                    memory_order_acquire))) {
+                *ticket = t;
+                return RC_SENT;
+            }
+        }
+        if (word >> RC_OWNER_BITS == t)
+            t++; /* somebody was faster */
+        else if (word >> RC_OWNER_BITS > t)
+            t = rc_first_try(m); /* it was even taken already */
+        else
+            return RC_WRONG;
+    }
+    return RC_NO_ROOM;
+}
+
+/* Send one message if there is room for it. RC_SENT: *ticket is its place in the order. */
+static inline rc_sending rc_sender_try(rc_sender *s, const uint8_t *bytes, uint32_t length,
+                                       uint16_t kind, uint64_t *ticket)
+{
+    uint64_t size = rc_record_size(length), padding = rc_sender_padding(s, size);
+    rc_sending state = rc_sender_state(s);
+    if (state != RC_SENT || (state = rc_sender_room(s, padding + size)) != RC_SENT)
+        return state;
+    if (padding) {
+        rc_record *end = (rc_record *)rc_lane_at(&s->map, s->index, s->written);
+        rc_store(&end->ticket, RC_PADDING);
+    }
+    rc_record *record =
+        (rc_record *)rc_lane_at(&s->map, s->index, s->written + padding);
+    rc_store(&record->about, (uint64_t)length << 32 | kind);
+    RC_FAULT(60);
+    rc_copy_in(record->payload, bytes, length);
+    rc_store_release(&s->lane->written, s->written + padding + size);
+    RC_FAULT(61);
+    if ((state = rc_sender_claim_ticket(s, record, ticket)) != RC_SENT)
+        return state; /* `written` is ahead; the next try writes the same place */
+    RC_FAULT(63);
+    s->written += padding + size;
+    s->last = *ticket + 1;
+    rc_store(&s->lane->sent, ++s->sent);
+    if (rc_load(&s->map.shared->tail) < *ticket + 1)
+        rc_store(&s->map.shared->tail, *ticket + 1);
+    RC_FAULT(64);
+    rc_fence(); /* pairs with the fence in rc_receiver_sleep() */
+    if (rc_load(&s->map.shared->sleeping) &&
+        atomic_exchange_explicit(&s->map.shared->sleeping, 0, memory_order_acq_rel))
+        rc_post(s->receiver_wake);
+    RC_FAULT(65);
+    return RC_SENT;
+}
+
+/* Sleep until the receiver has taken or acknowledged something of this lane, or the deadline comes;
+ * `ready` looks whether that is already so. At most RC_SLICE_NS. */
+static inline int rc_sender_sleep(rc_sender *s, int (*ready)(const rc_sender *, uint64_t),
+                                  uint64_t what, int64_t deadline_ns)
+{
+    _Atomic uint64_t *word = &s->map.shared->waiters[s->index / 64];
+    uint64_t bit = rc_bit(s->index);
+    int64_t slice = rc_now_ns() + RC_SLICE_NS;
+    int token = 0;
+    atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
+    rc_fence(); /* pairs with the fence in rc_receiver_wake_senders() */
+    int found = ready(s, what) || rc_sender_state(s) != RC_SENT;
+    if (!found)
+        token = rc_take_token_until(s->wake, slice < deadline_ns ? slice : deadline_ns);
+    /* acq_rel: pairs with the exchange in rc_receiver_wake_senders() */
+    if (!(atomic_fetch_and_explicit(word, ~bit, memory_order_acq_rel) & bit) && !token)
+        (void)sem_trywait(s->wake); /* never wait for it: its poster may have died */
+    return found || token;
+}
+
+/* Is there room for a message of this length? */
+static inline int rc_sender_has_room(const rc_sender *s, uint64_t length)
+{
+    rc_sender copy = *s;
+    uint64_t size = rc_record_size(length);
+    return rc_sender_room(&copy, rc_sender_padding(s, size) + size) != RC_NO_ROOM;
+}
+
+/* Is everything below this ticket acknowledged? */
+static inline int rc_sender_flushed(const rc_sender *s, uint64_t ticket)
+{
+    return rc_load_acquire(&s->map.shared->flushed) >= ticket; /* rc_receiver_acknowledge() */
+}
+
+/* ---- the receiver -------------------------------------------------------------------------- */
+
+typedef enum rc_taking { RC_TAKEN = 1, RC_NOTHING, RC_VOIDED } rc_taking;
+
+typedef struct rc_receiver {
+    rc_uplink_map map;
+    sem_t **senders_wake; /* one for each lane */
+    sem_t *wake;
+    uint64_t head, flushed;
+    uint64_t *taken;   /* positions, private; max_senders */
+    uint64_t *free_at; /* the ticket at which a dead sender's lane is empty, plus one; 0: not dead */
+    uint64_t touched[RC_SENDERS_MAX / 64]; /* lanes with news since senders were last woken */
+    uint64_t voided;                       /* ticket words that held no message */
+    uint64_t cut_off;                      /* senders */
+    uint32_t epoch;
+} rc_receiver;
+
+typedef struct rc_item {
+    const uint8_t *payload; /* in the lane, until rc_receiver_free() */
+    uint64_t ticket, position; /* after the record */
+    uint32_t length, lane;
+    uint16_t kind;
+} rc_item;
+
+static inline void rc_receiver_map(rc_receiver *r, void *segment, const rc_uplink_geometry *g,
+                                   sem_t **senders_wake, sem_t *wake, uint64_t *taken,
+                                   uint64_t *free_at)
+{
+    memset(r, 0, sizeof *r);
+    rc_uplink_place(&r->map, segment, g);
+    r->senders_wake = senders_wake;
+    r->wake = wake;
+    r->taken = taken;
+    r->free_at = free_at;
+}
+
+static inline void rc_receiver_touch(rc_receiver *r, uint32_t lane)
+{
+    r->touched[lane / 64] |= rc_bit(lane);
+}
+
+/* Begin, or take over from a dead receiver, whose lock the caller holds: what was committed and not
+ * taken is still there. 0: the counters are impossible. */
+static inline int rc_receiver_open(rc_receiver *r, uint64_t pid, uint64_t now_ns)
+{
+    rc_uplink *u = r->map.shared;
+    uint64_t head = rc_load_acquire(&u->head), tickets = r->map.g.tickets;
+    for (uint64_t i = 0; i < tickets; i++, head++) /* words freed before head was moved */
+        if (rc_load_acquire(rc_word_of(&r->map, head)) != rc_free_word(head + tickets))
+            break;
+    if (head > UINT64_MAX >> RC_OWNER_BITS)
+        return 0;
+    for (uint32_t i = 0; i < r->map.g.max_senders; i++) {
+        rc_lane *lane = &u->lanes[i];
+        uint64_t count = rc_load(&lane->taken_count), done = rc_load(&lane->done_count);
+        r->taken[i] = rc_load(&lane->taken) & ~(uint64_t)(RC_RECORD_ALIGNMENT - 1);
+        if (count > done) {
+            rc_store(&lane->unsure, rc_load(&lane->unsure) + (count - done));
+            rc_store_release(&lane->done_count, count);
+            rc_receiver_touch(r, i);
+        }
+    }
+    r->head = r->flushed = head;
+    rc_store_release(&u->head, head);
+    rc_store_release(&u->flushed, head);
+    r->epoch = rc_load(&u->epoch) + 1;
+    rc_store(&u->epoch, r->epoch);
+    rc_store(&u->receiver_pid, pid);
+    rc_store(&u->receiver_since_ns, now_ns);
+    rc_store(&u->sleeping, 0);
+    rc_store_release(&u->state, RC_RING_OPEN);
+    return 1;
+}
+
+/* Take the lane away from a sender that writes what no sender writes; what it has sent is dropped. */
+static inline void rc_receiver_cut_off(rc_receiver *r, uint32_t lane)
+{
+    rc_lane *l = &r->map.shared->lanes[lane];
+    uint64_t word = rc_load_acquire(&l->state);
+    while ((word & 0xff) == RC_ACTIVE || (word & 0xff) == RC_DEAD) { /* a few states at most */
+        if (atomic_compare_exchange_strong_explicit(&l->state, &word,
+                                                    rc_state_word(word >> 8, RC_EVICTED),
+                                                    memory_order_acq_rel, memory_order_acquire)) {
+            r->cut_off++;
+            rc_receiver_touch(r, lane);
+            return;
+        }
+    }
+}
+
+/* Find the record of `ticket` in a lane; 0: it is not there as it should be. */
+static inline int rc_receiver_find(rc_receiver *r, uint64_t ticket, uint32_t lane, rc_item *item)
+{
+    uint64_t bytes = r->map.g.lane_bytes, position = r->taken[lane];
+    /* after the acquire of the ticket word, so it covers the record */
+    uint64_t written = rc_load_acquire(&r->map.shared->lanes[lane].written);
+    if (written - position > bytes)
+        return 0;
+    while (written != position) { /* each round comes at least RC_RECORD_ALIGNMENT nearer */
+        const rc_record *record = (const rc_record *)rc_lane_at(&r->map, lane, position);
+        uint64_t offset = position & (bytes - 1), found = rc_load(&record->ticket);
+        uint64_t about = rc_load(&record->about), length = about >> 32;
+        if (found == RC_PADDING && offset && bytes - offset <= written - position) {
+            position += bytes - offset;
+            continue;
+        }
+        uint64_t size = rc_record_size(length);
+        if (found > ticket || length > r->map.g.max_message || offset + size > bytes ||
+            size > written - position)
+            return 0;
+        position += size;
+        if (found < ticket)
+            continue; /* never committed, or taken by a receiver that died */
+        item->payload = record->payload;
+        item->ticket = ticket;
+        item->position = position;
+        item->length = (uint32_t)length;
+        item->lane = lane;
+        item->kind = (uint16_t)about;
+        return 1;
+    }
+    return 0;
+}
+
+static inline void rc_receiver_pass(rc_receiver *r)
+{
+    uint64_t next = r->head + r->map.g.tickets;
+    /* release: what was read of the message was read; pairs with the senders' swap */
+    rc_store_release(rc_word_of(&r->map, r->head), rc_free_word(next));
+    RC_FAULT(71);
+    r->head++;
+    rc_store_release(&r->map.shared->head, r->head); /* acquire: rc_first_try() */
+}
+
+/* Is there a filled word behind a free one? Honest senders leave no such hole. */
+static inline int rc_receiver_hole(const rc_receiver *r)
+{
+    for (uint64_t i = 1; i < r->map.g.tickets; i++) {
+        uint64_t ticket = r->head + i, word = rc_load_acquire(rc_word_of(&r->map, ticket));
+        if (word >> RC_OWNER_BITS == ticket && word != rc_free_word(ticket))
+            return rc_load_acquire(rc_word_of(&r->map, r->head)) == rc_free_word(r->head);
+    }
+    return 0;
+}
+
+/* Void a hole; a sender may fill it at the same time, and then nothing is wrong with it. */
+static inline void rc_receiver_void_hole(rc_receiver *r)
+{
+    uint64_t word = rc_free_word(r->head);
+    if (atomic_compare_exchange_strong_explicit(rc_word_of(&r->map, r->head), &word,
+                                                rc_free_word(r->head + r->map.g.tickets),
+                                                memory_order_acq_rel, memory_order_acquire)) {
+        r->voided++;
+        r->head++;
+        rc_store_release(&r->map.shared->head, r->head);
+    }
+}
+
+/* Look at the next ticket. RC_TAKEN: *item is its message, to be freed with rc_receiver_free(), or
+ * looked at again. RC_VOIDED: it was none; look again. */
+static inline rc_taking rc_receiver_take(rc_receiver *r, rc_item *item)
+{
+    /* acquire: pairs with the swap in rc_sender_claim_ticket() */
+    uint64_t word = rc_load_acquire(rc_word_of(&r->map, r->head));
+    uint64_t owner = word & ((1 << RC_OWNER_BITS) - 1);
+    if (word == rc_free_word(r->head))
+        return RC_NOTHING;
+    if (rc_likely(word >> RC_OWNER_BITS == r->head && owner <= r->map.g.max_senders)) {
+        uint32_t lane = (uint32_t)owner - 1;
+        uint64_t state = rc_load_acquire(&r->map.shared->lanes[lane].state) & 0xff;
+        if (rc_likely((state == RC_ACTIVE || state == RC_DEAD) &&
+                      rc_receiver_find(r, r->head, lane, item)))
+            return RC_TAKEN;
+        rc_receiver_cut_off(r, lane);
+    }
+    r->voided++;
+    rc_receiver_pass(r);
+    return RC_VOIDED;
+}
+
+/* The message was copied: count it, free its ticket, then its bytes. */
+static inline void rc_receiver_free(rc_receiver *r, const rc_item *item)
+{
+    rc_lane *lane = &r->map.shared->lanes[item->lane];
+    rc_store(&lane->taken_count, rc_load(&lane->taken_count) + 1);
+    RC_FAULT(70);
+    rc_receiver_pass(r);
+    r->taken[item->lane] = item->position;
+    RC_FAULT(72);
+    /* release: the copy is done; pairs with the acquire in rc_sender_room() */
+    rc_store_release(&lane->taken, item->position);
+    RC_FAULT(73);
+    rc_receiver_touch(r, item->lane);
+}
+
+/* What became of a message that was taken: delivered, or refused. Tickets in their order. */
+static inline void rc_receiver_done(rc_receiver *r, uint64_t ticket, uint32_t lane, int refused)
+{
+    rc_lane *l = &r->map.shared->lanes[lane];
+    if (refused)
+        rc_store(&l->refused, rc_load(&l->refused) + 1);
+    /* release: `refused` comes before; acquire: rc_sender_room() and rc_sender_flushed() */
+    rc_store_release(&l->done_count, rc_load(&l->done_count) + 1);
+    r->flushed = ticket + 1;
+    rc_store_release(&r->map.shared->flushed, r->flushed);
+    rc_receiver_touch(r, lane);
+}
+
+/* Wake the senders that wait and for which there is news. Once a batch. */
+static inline void rc_receiver_wake_senders(rc_receiver *r)
+{
+    rc_fence(); /* pairs with the fence in rc_sender_sleep() */
+    for (uint32_t base = 0; base < r->map.g.max_senders; base += 64) {
+        uint64_t bits = r->touched[base / 64] & rc_load(&r->map.shared->waiters[base / 64]);
+        r->touched[base / 64] = 0;
+        if (rc_likely(!bits))
+            continue;
+        /* acq_rel: whoever's bit this takes is owed exactly one token */
+        bits &= atomic_fetch_and_explicit(&r->map.shared->waiters[base / 64], ~bits,
+                                          memory_order_acq_rel);
+        for (; bits; bits &= bits - 1) {
+            uint32_t lane = base + (uint32_t)__builtin_ctzll(bits);
+            if (lane < r->map.g.max_senders)
+                rc_post(r->senders_wake[lane]);
+        }
+    }
+}
+
+/* A dead sender's lane, whose lock the caller holds: free it once its last ticket was taken. */
+static inline int rc_receiver_reap(rc_receiver *r, uint32_t index)
+{
+    rc_lane *lane = &r->map.shared->lanes[index];
+    if (!r->free_at[index]) {
+        uint64_t end = r->head; /* no ticket of it can come after this */
+        for (uint64_t i = 0; i < r->map.g.tickets; i++, end++) {
+            uint64_t word = rc_load_acquire(rc_word_of(&r->map, end));
+            if (word >> RC_OWNER_BITS != end || word == rc_free_word(end))
+                break;
+        }
+        r->free_at[index] = end + 1;
+    }
+    if (r->head < r->free_at[index] - 1 ||
+        rc_load(&lane->done_count) != rc_load(&lane->taken_count))
+        return 0;
+    r->free_at[index] = 0;
+    rc_store(&lane->taken, r->taken[index]);
+    rc_lane_free(lane);
+    return 1;
+}
+
+static inline int rc_receiver_ready(const rc_receiver *r)
+{
+    return rc_load_acquire(rc_word_of(&r->map, r->head)) != rc_free_word(r->head);
+}
+
+/* The receiver's half of sleeping and waking. `word` is head's, as the caller left it: the thread
+ * that sleeps need not be the one that takes. At most until the deadline. */
+static inline int rc_receiver_sleep(const rc_receiver *r, int64_t deadline_ns)
+{
+    int token = 0;
+    rc_store(&r->map.shared->sleeping, 1);
+    rc_fence(); /* pairs with the fence in rc_sender_try() */
+    int ready = rc_receiver_ready(r);
+    if (!ready)
+        token = rc_take_token_until(r->wake, deadline_ns);
+    /* acq_rel: pairs with the exchange in rc_sender_try() */
+    if (!atomic_exchange_explicit(&r->map.shared->sleeping, 0, memory_order_acq_rel) && !token)
+        (void)sem_trywait(r->wake);
+    return ready || token;
+}
+
+static inline int rc_receiver_wait(const rc_receiver *r, rc_wait_strategy strategy,
+                                   int64_t deadline_ns)
+{
+    int64_t now = rc_now_ns();
+    int64_t limit = now + RC_SLICE_NS < deadline_ns ? now + RC_SLICE_NS : deadline_ns;
+    int64_t spin_until = strategy.kind != RC_BLOCKING ? limit : now + strategy.spin_ns;
+    if (spin_until > limit)
+        spin_until = limit;
+    while (now < spin_until) {
+        for (int i = 0; i < RC_SPINS_PER_CLOCK; i++) {
+            if (rc_receiver_ready(r))
+                return 1;
+            if (strategy.kind == RC_YIELDING)
+                sched_yield();
+            else
+                rc_relax();
+        }
+        now = rc_now_ns();
+    }
+    return strategy.kind != RC_BLOCKING ? 0 : rc_receiver_sleep(r, limit);
+}
+
+/* The end: senders are told at their next call. */
+static inline void rc_receiver_close(rc_receiver *r)
+{
+    rc_store_release(&r->map.shared->state, RC_RING_CLOSED);
+    rc_fence();
+    for (uint32_t i = 0; i < r->map.g.max_senders; i++)
+        if ((rc_load(&r->map.shared->lanes[i].state) & 0xff) != RC_FREE)
+            rc_post(r->senders_wake[i]);
+}
+
+#endif
