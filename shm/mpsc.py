@@ -1,13 +1,12 @@
 """Many senders, one receiver, one order: messages of any length from any number of processes.
 
-Each message gets a *ticket*, its place in the order of all. A sender that dies leaves whole messages
-or none and blocks nobody; a receiver that dies leaves what it had not taken to its successor. The
-protocol is told in mpsc.h.
+Each message gets a *ticket*, its place in the order of all. A sender that dies leaves whole
+messages or none and blocks nobody; a receiver that dies leaves what it had not taken to its
+successor. The protocol is told in mpsc.h.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from . import _ring, _uplink, liveness, segment, signals
-from .errors import RingClosed, RingError, RingExists, RingNotFound, TooManySenders
+from .errors import RingClosed, RingExists, RingNotFound, TooManySenders
 from .signals import Blocking
 
 if TYPE_CHECKING:
@@ -239,19 +238,19 @@ class Sender(_uplink.Sender):
         Raises:
             RingFull: no room in time.
             MessageTooLarge: longer than `max_message`.
-            SendRefused: the receiver takes nothing now, or refused messages sent before: nothing was
-                sent.
+            SendRefused: the receiver takes nothing now, or refused messages sent before; nothing
+                was sent.
             SendUnconfirmed: nobody knows of messages sent before; nothing was sent.
             Evicted: the receiver cut this sender off.
             RingClosed: the receiver has closed the uplink, or this end is closed.
         """
-        ticket: int = self._send(data, kind, True, timeout)
+        ticket = self._send(data, kind, True, timeout)
+        assert ticket is not None  # or it has raised
         return ticket
 
     def try_send(self, data: Buffer, *, kind: int = 2) -> int | None:
         """As `send`, but never waits: returns None when there is no room."""
-        ticket: int | None = self._send(data, kind, False, None)
-        return ticket
+        return self._send(data, kind, False, None)
 
     def __enter__(self) -> Self:
         return self

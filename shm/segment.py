@@ -401,8 +401,9 @@ def _remove_segments(*segments: str) -> None:
 
 
 def unlink(name: str) -> None:
-    """Remove a ring that nobody writes, and an uplink that nobody receives: ended, left by the dead,
-    or leftovers. Attached readers keep their mapping, read what is there, and then get RingClosed.
+    """Remove a ring that nobody writes, and an uplink that nobody receives: ended, left by the
+    dead, or leftovers. Attached readers keep their mapping, read what is there, and then get
+    RingClosed.
 
     Raises:
         RingNotFound: there is nothing of that name.
