@@ -7,11 +7,11 @@ file brings the two together, one read at a time, without the GIL.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_WRITE
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from shm._ring cimport (
@@ -48,6 +48,7 @@ cdef extern from "frames.h" nogil:
 
 cdef enum:
     READ_MOST = 1 << 18  # larger reads leave the processor's cache
+    TLS_READ = 1 << 16  # what is decrypted at once, and the place for it, fit the cache together
     READS = 64           # in one call, so that its caller can look at the clock
 
 # What comes of receiving; see `Ingest.receive`. The first are frames.h's.
@@ -60,9 +61,8 @@ cdef enum:
     OUT_MORE = 17
     OUT_FULL = 18
     OUT_ENDED = 19
-    OUT_WANT_WRITE = 20
-    OUT_FAILED = 21
-    OUT_NEEDS_BYTES = 22
+    OUT_FAILED = 20
+    OUT_NEEDS_BYTES = 21
 
 PING = OUT_PING
 PONG = OUT_PONG
@@ -72,7 +72,21 @@ DRAINED = OUT_DRAINED
 MORE = OUT_MORE
 FULL = OUT_FULL
 ENDED = OUT_ENDED
-WANT_WRITE = OUT_WANT_WRITE
+
+
+@cython.final
+cdef class Space:
+    """Memory that the ssl module may write to or read from; `place` says which. For one call."""
+
+    cdef uint8_t *address
+    cdef Py_ssize_t size
+
+    cdef void place(self, uint8_t *address, Py_ssize_t size) noexcept:
+        self.address = address
+        self.size = size
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.address, self.size, 0, flags)
 
 
 @cython.final
@@ -93,12 +107,21 @@ cdef class Ingest:
     cdef const uint8_t *control
     cdef readonly bytes payload
     cdef uint64_t count, bytes_count
+    cdef Space space
+    cdef uint8_t *records
 
     def __cinit__(self, Writer writer not None):
         self.writer = writer
         self.read_most = min(<uint64_t>READ_MOST, writer.ring.capacity // 8)
         self.payload = b""
+        self.space = Space()
+        self.records = <uint8_t *>malloc(TLS_READ)
+        if self.records == NULL:
+            raise MemoryError
         rf_begin(&self.decoder, writer.ring.max_message)
+
+    def __dealloc__(self):
+        free(self.records)
 
     def begin(self, uint16_t connection) -> None:
         """A new connection begins, at a frame's start; `connection` is its number, which stands in
@@ -126,11 +149,6 @@ cdef class Ingest:
     @property
     def reason(self) -> str:
         return self.item.reason.decode() if self.item.reason != NULL else ""
-
-    @property
-    def pending(self) -> bool:
-        """Was anything received that is not yet published?"""
-        return self.writer.ring.held > 0 or self.decoder.whole
 
     # -- decoding and receiving, both without the GIL
 
@@ -227,31 +245,27 @@ cdef class Ingest:
             self.writer.end_turn()
         return self.done(outcome)
 
-    def receive_tls(self, recv_into) -> int:
-        """The same from a non-blocking `ssl.SSLSocket`, of which this is the method `recv_into`.
-        Returns also WANT_WRITE: TLS must send before it can receive.
+    def receive_tls(self, stream, *, bint receiving=True) -> int:
+        """The same from a non-blocking `broker.tls.Stream`; with `receiving` off, only what was
+        received before and is not yet decrypted.
 
         Raises: as `receive` does, and ssl.SSLError.
         """
-        cdef int outcome = OUT_MORE
+        cdef int outcome
         self.begin_turn()
         try:
-            outcome = self.receive_records(recv_into)
-        except ssl.SSLWantReadError:
-            outcome = OUT_DRAINED
-        except ssl.SSLWantWriteError:
-            outcome = OUT_WANT_WRITE
-        except ssl.SSLZeroReturnError:
-            outcome = OUT_ENDED
+            outcome = self.receive_records(stream.fileno(), stream.tls.read, stream.incoming,
+                                           receiving)
         finally:
             self.writer.end_turn()
         return self.done(outcome)
 
-    cdef int receive_records(self, recv_into) except -1:
+    cdef int receive_records(self, int fd, read, incoming, bint receiving) except -1:
         cdef int i, outcome
         cdef uint64_t size = 0
         cdef uint8_t *room
         cdef ssize_t n
+        cdef bint drained = not receiving
         for i in range(READS):
             with nogil:
                 outcome = self.decode()
@@ -260,15 +274,47 @@ cdef class Ingest:
             room = self.room(&size)
             if room == NULL:
                 return OUT_FULL
-            view = PyMemoryView_FromMemory(<char *>room, size, PyBUF_WRITE)
             try:
-                n = recv_into(view)
-            finally:
-                view.release()
-            if n == 0:
+                n = self.decrypt(read, room, size)
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return OUT_ENDED
-            self.received(n)
+            if n:
+                self.received(n)
+                continue
+            if drained:
+                return OUT_DRAINED
+            with nogil:
+                n = recv(fd, self.records, TLS_READ, MSG_DONTWAIT)
+            if n < 0:
+                if errno in (EAGAIN, EINTR):
+                    return OUT_DRAINED
+                raise OSError(errno, os.strerror(errno))
+            if n == 0:
+                incoming.write_eof()
+            else:
+                self.space.place(self.records, n)
+                incoming.write(self.space)
+                drained = n < TLS_READ
         return OUT_MORE
+
+    cdef ssize_t decrypt(self, read, uint8_t *room, uint64_t size) except -1:
+        """Decrypt records to `room` until it is full or no whole one is left; returns how many
+        bytes that gave."""
+        cdef uint64_t filled = 0
+        cdef ssize_t n
+        try:
+            while filled < size:
+                self.space.place(room + filled, size - filled)
+                n = read(size - filled, self.space)
+                if n == 0:
+                    raise ssl.SSLZeroReturnError
+                filled += n
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            if not filled:  # else it comes again, after what came before it
+                raise
+        return filled
 
     def publish_received(self) -> int:
         """Publish what was received before and found no room; receives nothing. Returns DRAINED

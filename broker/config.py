@@ -36,7 +36,11 @@ _SECONDS_MAX: Final = 1_000_000
 _SECRET_KEYS: Final = ("say", "headers", "cookie", "private_key_password")
 _FILES: Final = ("ca", "certificate", "private_key")
 _FLAGS: Final = ("verify", "reconnect")
-_COUNTS: Final = ("slots", "capacity", "max_readers", "mode")
+_COUNTS: Final = (
+    *("slots", "capacity", "max_readers", "mode"),
+    *("max_senders", "lane_bytes", "send_burst"),
+)
+_BYTES: Final = ("capacity", "lane_bytes")
 _MAY_BE_ZERO: Final = ("stable_after", "drain")
 _MAY_BE_NEVER: Final = ("ping_every", "silent_after", "demote_after", "evict_after")
 _SECONDS: Final = (
@@ -54,6 +58,8 @@ _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     **dict.fromkeys(_FLAGS, ((bool,), "true or false")),
     **dict.fromkeys(_COUNTS, ((int,), "a whole number")),
     **dict.fromkeys(_SECONDS, ((int, float), "a number of seconds")),
+    "send_rate": ((int, float, type(None)), "a number of messages a second"),
+    "uplink": ((str,), "text"),
     **dict.fromkeys(
         _MAY_BE_NEVER, ((int, float, type(None)), 'a number of seconds, or "never" (in code: None)')
     ),
@@ -123,6 +129,14 @@ class Config:
             they hold up everybody.
         evict_after: a reader that does not answer that for so long loses its hold on the ring.
         drain: how long to wait at the end for readers to take what is left.
+        max_senders: workers that can send at once.
+        lane_bytes: what each can have sent and not yet handed to the socket; the longest message
+            is half. A power of two.
+        uplink: what becomes of workers' messages while there is no connection: "hold" keeps them,
+            as many as fit into each one's lane, for the next one; "refuse" tells the sender.
+        send_rate: messages a second to the server, pings and pongs included; None for no limit.
+            Below what the server allows: those who send too fast are cut off.
+        send_burst: messages at once after a pause.
 
     Raises:
         ConfigError: a value is of the wrong type, out of range or contradicts another one, or a
@@ -158,6 +172,11 @@ class Config:
     demote_after: float | None = 5.0
     evict_after: float | None = 5.0
     drain: float = 5.0
+    max_senders: int = 64
+    lane_bytes: int = 65536
+    uplink: str = "hold"
+    send_rate: float | None = None
+    send_burst: int = 1
     # By key, what its ${VAR}s were replaced by. A field, so that `dataclasses.replace` and the
     # checks know it; not a key of files or options.
     _expanded: Mapping[str, Iterable[str]] = field(default_factory=dict, compare=False)
@@ -171,6 +190,7 @@ class Config:
         self._check_handshake()
         self._check_tls()
         self._check_times()
+        self._check_uplink()
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> Self:
@@ -424,6 +444,14 @@ class Config:
                 ' or both to "never" (in code: None)',
             )
 
+    def _check_uplink(self) -> None:
+        if self.uplink not in ("hold", "refuse"):
+            raise self._wrong("uplink", 'it is "hold" or "refuse"')
+        if self.send_rate is not None and not 0 < self.send_rate <= 1e6:
+            raise self._wrong("send_rate", "give messages a second, above 0 and up to 1000000")
+        if self.send_burst < 1:
+            raise self._wrong("send_burst", "give a number of messages, 1 or more")
+
 
 _KEYS: Final = tuple(part.name for part in fields(Config) if part.name != "_expanded")
 
@@ -489,8 +517,8 @@ def _from_toml(key: str, value: Any, folder: Path) -> Any:
         return int(mode[1], 8)
     if key in _COUNTS:
         size = _SIZE.fullmatch(value)
-        if size is None or (size[2] and key != "capacity"):
-            right = '"64MiB" (KiB, MiB, GiB) or "65536"' if key == "capacity" else '"65536"'
+        if size is None or (size[2] and key not in _BYTES):
+            right = '"64MiB" (KiB, MiB, GiB) or "65536"' if key in _BYTES else '"65536"'
             raise ConfigError(f"{key} (its text is not shown): write it like {right}")
         return int(size[1]) * _UNITS[size[2]]
     return value

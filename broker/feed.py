@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import threading
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import shm
-from shm import _ring, broadcast
+from shm import _ring, broadcast, mpsc
 
 from .state import ConnectionState, Phase
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 __all__ = ["Feed", "attach"]
+
+_KINDS: Final = {"text": shm.Kind.TEXT, "binary": shm.Kind.BINARY}
+_attaching: Final = threading.Lock()
 
 
 class Feed(broadcast.Reader):
     """What the server says, message by message; made with `attach`.
 
     It has everything that `shm.broadcast.Reader` has (iteration plain and ``async``, `read`,
-    `poll`, `batch`, `cursor`, `lag`, `lost`, `close`, ``with``), and knows the connection's state.
+    `poll`, `batch`, `cursor`, `lag`, `lost`, `close`, ``with``), knows the connection's state, and
+    sends to the server through the manager.
     """
 
-    __slots__ = ()
+    __slots__ = ("_label", "_owner", "_sender")
+
+    _label: str | None
+    _owner: int | None
+    _sender: mpsc.Sender | None
+
+    @classmethod
+    def _attach(
+        cls,
+        name: str,
+        policy: Literal["block", "lossy"],
+        start: Literal["latest", "oldest"] | int,
+        wait: _ring.Wait | None,
+        label: str | None,
+        owner: int | None,
+        skip: int,
+    ) -> Self:
+        feed = cls.attach(
+            name, policy=policy, start=start, wait=wait, label=label, owner=owner, skip=skip
+        )
+        feed._label, feed._owner, feed._sender = label, owner, None
+        return feed
 
     @property
     def state(self) -> ConnectionState:
@@ -35,9 +64,81 @@ class Feed(broadcast.Reader):
             raise shm.RingError(
                 f"ring {self.name!r} is not a manager's: read it with shm.broadcast.Reader"
             )
-        if not self.writer_alive:
+        if state.phase is not Phase.STOPPED and not self.writer_alive:
             return dataclasses.replace(state, phase=Phase.ABSENT)
         return state
+
+    def send(
+        self,
+        payload: str | Buffer,
+        kind: Literal["text", "binary"] = "text",
+        *,
+        timeout: float | None = None,
+    ) -> int:
+        """Send a message to the server, through the manager.
+
+        Args:
+            payload: a str (UTF-8), or bytes or any C-contiguous buffer; copied. At most half of
+                `Config.lane_bytes`.
+            kind: "text", which is to be UTF-8, or "binary".
+            timeout: seconds to wait while too many messages of this worker are under way; None
+                waits as long as it takes.
+
+        Returns:
+            The message's ticket: its place in the order of all workers' messages.
+
+        Raises:
+            shm.RingFull: no room in time.
+            shm.MessageTooLarge: longer than may be.
+            shm.SendRefused: there is no connection, and the manager is configured to refuse; or
+                messages sent before were refused. Nothing was sent.
+            shm.SendUnconfirmed: a manager died with messages sent before; nobody knows of them.
+                Nothing was sent.
+            shm.Evicted: the manager cut this worker off, for text that was not UTF-8.
+            shm.RingClosed: the manager has ended, or this end is closed.
+            ValueError: `kind` is another, or text as "text" is not UTF-8.
+        """
+        if kind not in _KINDS:
+            raise ValueError(f'kind is "text" or "binary", not {kind!r}')
+        data = payload.encode() if isinstance(payload, str) else payload
+        if kind == "text" and not isinstance(payload, str):
+            str(memoryview(data), "utf-8")  # raises what the server would close the connection for
+        return self._attached_sender().send(data, kind=_KINDS[kind], timeout=timeout)
+
+    def flush(self, ticket: int | None = None, timeout: float | None = None) -> None:
+        """Wait until the manager has handed a message to the socket.
+
+        Args:
+            ticket: of the message; None for the last one sent here.
+            timeout: seconds; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: not in time; it may still be sent.
+            shm.SendRefused, shm.SendUnconfirmed, shm.Evicted, shm.RingClosed: as `send` does.
+        """
+        self._attached_sender().flush(ticket, timeout)
+
+    def _attached_sender(self) -> mpsc.Sender:
+        """Attached at the first use: a worker that only reads takes no lane."""
+        if self.closed:
+            raise shm.RingClosed("this feed is closed")
+        with _attaching:
+            if self._sender is None:
+                self._sender = mpsc.Sender.attach(self.name, label=self._label, owner=self._owner)
+            return self._sender
+
+    def close(self) -> None:
+        """Leave the ring and the uplink; what was sent is sent. Raises as the reader's does."""
+        super().close()
+        self._close_sender()
+
+    def __exit__(self, *exc: object) -> None:
+        self._close_sender()
+        super().__exit__(*exc)
+
+    def _close_sender(self) -> None:
+        if self._sender is not None:
+            self._sender.close()
 
 
 def attach(
@@ -64,12 +165,5 @@ def attach(
 
     Raises: as `shm.broadcast.Reader.attach` does; RingNotFound while there is no manager.
     """
-    return Feed.attach(
-        name,
-        policy=policy,
-        start=start,
-        wait=wait,
-        label=label,
-        owner=owner,
-        skip=0 if events else shm.Kind.EVENT,
-    )
+    skip = 0 if events else shm.Kind.EVENT
+    return Feed._attach(name, policy, start, wait, label, owner, skip)

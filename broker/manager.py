@@ -26,16 +26,16 @@ from types import FrameType, TracebackType
 from typing import IO, Any, Final, Self
 
 import shm
-from shm import broadcast
+from shm import broadcast, mpsc
 
 from . import _ingest
 from .config import Config, ConfigError
+from .outbox import Outbox
 from .state import ConnectionState, Phase
+from .tell import Bell, log, tell
 from .upstream import GOING_AWAY, Backoff, Connection, Dialer, Lost, Opened
 
 __all__ = ["Manager", "ManagerError"]
-
-log: Final = logging.getLogger("ringcast")
 
 _SLICE: Final = 0.02
 """Seconds of one wait for room."""
@@ -48,31 +48,6 @@ _DRAIN_LOOK: Final = 0.01
 
 class ManagerError(RuntimeError):
     """The manager stopped, or did not start, for the reason that the message gives."""
-
-
-def tell(level: int, event: str, **fields: Any) -> None:
-    """Log one line, `event` and its fields; a structured handler finds them in the record."""
-    text = " ".join(f"{key}={value!r}" for key, value in fields.items() if value is not None)
-    log.log(level, "%s %s", event, text, extra={"event": event, "fields": fields})
-
-
-class _Bell:
-    """Wakes the manager's thread: an eventfd, closed with the last that refers to it."""
-
-    def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def __del__(self) -> None:
-        os.close(self.fd)
-
-    def ring(self) -> None:
-        """Make the descriptor readable."""
-        os.eventfd_write(self.fd, 1)
-
-    def hush(self) -> None:
-        """Make it unreadable again."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.fd)
 
 
 # ---- readers that hold the ring up ---------------------------------------------------------
@@ -160,7 +135,7 @@ class Manager:
         self.config = config
         self._stopping = threading.Event()
         self._at_once = threading.Event()
-        self._bell = _Bell()
+        self._bell = Bell()
         self._child: subprocess.Popen[str] | None = None
 
     def stop(self) -> None:
@@ -190,17 +165,17 @@ class Manager:
             shm.RingExists: another manager of this name lives.
             shm.RingError: the ring can't be made.
         """
-        writer, resumed = _open_ring(self.config)
-        try:
-            with self._signals():
-                work = _Work(self, writer, resumed=resumed, until_closed=until_closed)
-                if on_ready is not None:
-                    on_ready()
-                error = work.run()
-        finally:
-            if not writer.closed:
-                writer.close()
-            writer.unlink()
+        with contextlib.ExitStack() as ends:
+            # The ring last: who can attach to it can send, too.
+            receiver = _open_uplink(self.config)
+            ends.callback(_end, receiver)
+            writer, resumed = _open_ring(self.config)
+            ends.callback(_end, writer)
+            ends.enter_context(self._signals())
+            work = _Work(self, writer, receiver, resumed=resumed, until_closed=until_closed)
+            if on_ready is not None:
+                on_ready()
+            error = work.run()
         if error is not None:
             raise ManagerError(error)
 
@@ -323,16 +298,45 @@ def _open_ring(config: Config) -> tuple[broadcast.Writer, bool]:
     return writer, True
 
 
+def _open_uplink(config: Config) -> mpsc.Receiver:
+    """A new uplink, or the one that a dead manager left."""
+    try:
+        return mpsc.Receiver.create(
+            config.name,
+            max_senders=config.max_senders,
+            lane_bytes=config.lane_bytes,
+            mode=config.mode,
+            acknowledge="by hand",
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    except shm.RingExists:
+        return mpsc.Receiver.resume(config.name, acknowledge="by hand")
+
+
+def _end(end: broadcast.Writer | mpsc.Receiver) -> None:
+    if not end.closed:
+        end.close()
+    end.unlink()
+
+
 class _Work:
     """What `Manager.run` does, with everything it needs while it does it."""
 
     def __init__(
-        self, manager: Manager, writer: broadcast.Writer, *, resumed: bool, until_closed: int | None
+        self,
+        manager: Manager,
+        writer: broadcast.Writer,
+        receiver: mpsc.Receiver,
+        *,
+        resumed: bool,
+        until_closed: int | None,
     ) -> None:
         self._manager = manager
         self._config = manager.config
         self._writer = writer
         self._ingest = _ingest.Ingest(writer)
+        self._outbox = Outbox(receiver, manager.config)
         self._patience = Patience(writer, manager.config)
         self._backoff = Backoff(manager.config)
         self._dialer: Dialer | None = None
@@ -356,6 +360,7 @@ class _Work:
         self._before = shm.status(writer.name) if resumed else None
         self._poll = select.poll()
         self._poll.register(manager._bell.fd, select.POLLIN)
+        self._poll.register(self._outbox.bell.fd, select.POLLIN)
         self._until_closed = until_closed
         if until_closed is not None:
             self._poll.register(until_closed, select.POLLIN)
@@ -424,7 +429,9 @@ class _Work:
             if self._dialer is not None:
                 self._dialer.give_up()
             if self._connection is not None:
+                self._outbox.disconnected(self._connection)
                 self._connection.finish()
+            self._outbox.close()
         return self._failed
 
     def _say_restarted(self, before: shm.RingStatus) -> None:
@@ -459,7 +466,9 @@ class _Work:
     def _connected(self, opened: Opened) -> None:
         silent_ns = time.monotonic_ns() - self._no_connection_since
         self._connections += 1
-        self._connection = Connection(opened, self._ingest, self._connections, self._config)
+        self._connection = Connection(
+            opened, self._ingest, self._outbox, self._connections, self._config
+        )
         self._poll.register(self._connection, select.POLLIN)
         self._enter(
             Phase.OPEN,
@@ -468,8 +477,7 @@ class _Work:
             gap=self._connections > 1 or self._before is not None,
             silent_ns=silent_ns,
         )
-        for said in self._config.say:
-            self._connection.send(said)
+        self._outbox.connected()
 
     def _not_connected(self, lost: Lost) -> None:
         """An attempt failed, or a connection is gone: try again, or stop."""
@@ -490,6 +498,7 @@ class _Work:
 
     def _lost(self, connection: Connection, lost: Lost) -> None:
         self._poll.unregister(connection)
+        self._outbox.disconnected(connection)
         connection.finish()
         self._sent_before += connection.sent
         self._rtt_ns = connection.rtt_ns
@@ -519,10 +528,18 @@ class _Work:
             self._look_at_the_dialer(self._dialer)
         elif self._retry_at is not None and time.monotonic() >= self._retry_at:
             self._dial()
+        self._outbox.turn(self._open_connection())
         if self._connection is not None:
             self._serve(self._connection, ready)
         if time.monotonic() >= self._show_at:
             self._show()
+
+    def _open_connection(self) -> Connection | None:
+        """The connection, if messages can still be sent there."""
+        connection = self._connection
+        if connection is None or connection.closing is not None or connection.lost is not None:
+            return None
+        return connection
 
     def _serve(self, connection: Connection, ready: bool) -> None:
         # What a new connection says comes after the record that it is there.
@@ -551,6 +568,8 @@ class _Work:
                 ready = bool(events & ~select.POLLOUT)
             elif fd == self._manager._bell.fd:
                 self._manager._bell.hush()
+            elif fd == self._outbox.bell.fd:
+                continue  # the outbox looks by itself
             elif not os.read(fd, 4096):
                 self._poll.unregister(fd)
                 self._manager.stop()
@@ -575,6 +594,9 @@ class _Work:
             times.append(self._retry_at)
         if self._connection is not None:
             times.append(self._connection.deadline)
+        outbox_deadline = self._outbox.deadline(self._open_connection())
+        if outbox_deadline is not None:
+            times.append(outbox_deadline)
         left = min(times, default=float("inf")) - time.monotonic()
         return None if left == float("inf") else max(0.0, left)
 
@@ -602,11 +624,11 @@ class _Work:
 
     def _publish_the_rest(self, until: float) -> None:
         """What has left the socket is not to be lost because the ring is full."""
-        while self._ingest.pending and self._may_wait(until):
-            outcome = self._ingest.publish_received()
+        while self._connection is not None and self._may_wait(until):
+            outcome = self._connection.publish_received()
             if outcome == _ingest.FULL:
                 self._ingest.wait_for_room(_SLICE)
-            elif outcome not in (_ingest.PING, _ingest.PONG):
+            elif outcome not in (_ingest.PING, _ingest.PONG, _ingest.MORE):
                 return
 
     def _is_being_read(self) -> bool:

@@ -14,7 +14,7 @@ connected      subprotocol; gap: true unless it is the manager's first connectio
 closing        code, reason: of the server's close frame, or 1006 if we close first; error: why
 disconnected   code, reason: of the close frame, or 1006 if there was none; error: what went wrong
 waiting        retry_in: seconds until the next attempt; error
-restarted      the manager died and another goes on; epoch; previous_pid
+restarted      the manager died and another goes on: epoch, sequence, last_phase
 stopped        error: why, or null; the last record
 =============  ==================================================================================
 
@@ -108,6 +108,6 @@ def _cut(text: str, limit: int) -> str:
 def connection(status: shm.RingStatus) -> ConnectionState | None:
     """The connection of a ring that `shm.status` has looked at; None if no manager writes it."""
     state = ConnectionState.decode(status.note)
-    if state is not None and status.state == "orphaned":
+    if state is not None and status.state == "orphaned" and state.phase is not Phase.STOPPED:
         return dataclasses.replace(state, phase=Phase.ABSENT)
     return state

@@ -8,6 +8,7 @@ pings, pinging, sending, and the closing handshake (RFC 6455 section 7).
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import random
@@ -29,6 +30,8 @@ from websocket import ABNF
 
 from . import _ingest
 from .config import Config
+from .outbox import Outbox
+from .tls import Stream, StreamContext
 
 __all__ = ["Backoff", "Connection", "Dialer", "Lost", "Opened"]
 
@@ -55,7 +58,7 @@ _DISCARDS: Final = 64
 class Opened:
     """A connection whose handshake is done."""
 
-    sock: socket.socket
+    sock: socket.socket | Stream
     subprotocol: str | None
 
 
@@ -78,7 +81,11 @@ class Lost:
 
 
 def _tls_context(config: Config) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=config.ca)
+    context = StreamContext(ssl.PROTOCOL_TLS_CLIENT)
+    if config.ca is not None:
+        context.load_verify_locations(config.ca)
+    else:
+        context.load_default_certs()
     if not config.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -167,6 +174,8 @@ def _judge(ws: websocket.WebSocket, error: Exception) -> Lost:
         return Lost(f"the proxy refuses: {error}", final="status: 407" in str(error))
     if isinstance(error, websocket.WebSocketTimeoutException | TimeoutError):
         return Lost("the server did not answer in time")
+    if type(error).__name__ == "ProxyError":  # of python_socks, which need not be installed
+        return Lost(f"the proxy refuses: {error}")
     if "Python Socks is needed" in str(error):
         return Lost("SOCKS needs another package: pip install 'ringcast[socks]'", final=True)
     if isinstance(error, ssl.SSLError):
@@ -289,15 +298,23 @@ class Connection:
         rtt_ns: round trip of the last ping that was answered, or None.
     """
 
-    def __init__(self, opened: Opened, ingest: _ingest.Ingest, number: int, config: Config) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        ingest: _ingest.Ingest,
+        outbox: Outbox,
+        number: int,
+        config: Config,
+    ) -> None:
         now = time.monotonic()
         self._sock = opened.sock
-        self._tls = opened.sock if isinstance(opened.sock, ssl.SSLSocket) else None
+        self._tls = opened.sock if isinstance(opened.sock, Stream) else None
         self._ingest = ingest
+        self._outbox = outbox
         self._config = config
         self._outgoing = bytearray()
-        self._ends: list[int] = []  # where in _outgoing each message ends
-        self._wants_write = False
+        self._taken = 0  # bytes that the socket took
+        self._ends: collections.deque[int] = collections.deque()  # where, in those, messages end
         self._heard = now
         self._next_ping = now + config.ping_every if config.ping_every else None
         self._ping: tuple[bytes, int] | None = None
@@ -320,10 +337,13 @@ class Connection:
         """Why a close frame was sent, or None while none was."""
         return self._verdict
 
+    def _has_to_write(self) -> bool:
+        return bool(self._outgoing) or (self._tls is not None and self._tls.unsent)
+
     def poll_mask(self, *, reading: bool) -> int:
         """What to poll the socket for."""
         mask = select.POLLIN if reading else 0
-        return mask | select.POLLOUT if self._outgoing or self._wants_write else mask
+        return mask | select.POLLOUT if self._has_to_write() else mask
 
     @property
     def deadline(self) -> float:
@@ -335,33 +355,35 @@ class Connection:
 
     # -- sending
 
-    def send(self, payload: bytes | str) -> None:
-        """Send a message: str as text, bytes as binary."""
-        opcode = ABNF.OPCODE_TEXT if isinstance(payload, str) else ABNF.OPCODE_BINARY
-        self._put(payload, opcode)
-        self._ends.append(len(self._outgoing))
-        self._flush()
+    def put(self, payload: bytes, *, text: bool) -> None:
+        """Make a message ready for `flush`."""
+        self._put(payload, ABNF.OPCODE_TEXT if text else ABNF.OPCODE_BINARY)
+        self._ends.append(self._taken + len(self._outgoing))
 
-    def _put(self, payload: bytes | str, opcode: int) -> None:
+    def _put(self, payload: bytes, opcode: int) -> None:
         self._outgoing += ABNF.create_frame(payload, opcode).format()
 
-    def _flush(self) -> None:
+    @property
+    def backlog(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        return len(self._outgoing)
+
+    def flush(self) -> None:
         """Send as much as the socket takes."""
-        self._wants_write = False
         try:
+            if self._tls is not None:
+                self._tls.flush()
             while self._outgoing:
                 n = self._sock.send(self._outgoing)
                 del self._outgoing[:n]
-                self._ends = [end - n for end in self._ends]
-        except (BlockingIOError, ssl.SSLWantWriteError):
-            pass
-        except ssl.SSLWantReadError:
-            pass  # the next read brings what TLS waits for
+                self._taken += n
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            pass  # poll tells, or the next read brings what TLS waits for
         except OSError as error:
             self._fail(f"sending failed: {error.strerror or error}")
-        done = sum(end <= 0 for end in self._ends)
-        self.sent += done
-        del self._ends[:done]
+        while self._ends and self._ends[0] <= self._taken:
+            self._ends.popleft()
+            self.sent += 1
 
     def _fail(self, error: str) -> None:
         """It is over without a closing handshake, or in spite of one that was begun."""
@@ -379,7 +401,7 @@ class Connection:
         self._next_ping = self._pong_until = None
         self._ingest.end()
         self._put(close_payload(code, reason), ABNF.OPCODE_CLOSE)
-        self._flush()
+        self.flush()
 
     def finish(self) -> None:
         """Close the socket, and give up what was received and is no whole message."""
@@ -400,8 +422,8 @@ class Connection:
         Returns:
             FULL: the ring is. MORE: call again at once. DRAINED: nothing is left to read.
         """
-        if self._outgoing or self._wants_write:
-            self._flush()
+        if self._has_to_write():
+            self.flush()
         outcome = _ingest.DRAINED
         if self.lost is None and (ready or not self._drained):
             if self.closing:
@@ -412,13 +434,26 @@ class Connection:
         self._look_at_the_clock()
         return outcome
 
+    def publish_received(self) -> int:
+        """Publish what the socket gave and had no room, and receive nothing more; returns FULL, or
+        anything else when it is all in the ring."""
+        if self.closing is not None or self.lost is not None:
+            return _ingest.DRAINED
+        try:
+            if self._tls is None:
+                return self._ingest.publish_received()
+            return self._ingest.receive_tls(self._tls, receiving=False)
+        except OSError:  # of TLS: nothing more of it can be read
+            return _ingest.DRAINED
+
     def _receive(self) -> int:
         before = self._ingest.messages
         try:
             if self._tls is None:
                 outcome = self._ingest.receive(self._sock.fileno())
             else:
-                outcome = self._ingest.receive_tls(self._tls.recv_into)
+                outcome = self._ingest.receive_tls(self._tls)
+                self._tls.flush()
         except OSError as error:
             self._fail(f"receiving failed: {error.strerror or error}")
             return _ingest.DRAINED
@@ -438,9 +473,6 @@ class Connection:
             self.close(code, reason, Lost(f"the server broke the protocol: {reason}"))
         elif outcome == _ingest.ENDED:
             self._fail("the server closed the socket without a close frame")
-        elif outcome == _ingest.WANT_WRITE:
-            self._wants_write = True
-            return _ingest.DRAINED
         else:
             return outcome
         return _ingest.MORE
@@ -463,7 +495,8 @@ class Connection:
         # A peer that pings and does not read is not to fill the memory.
         if len(self._outgoing) < _BACKLOG_MOST:
             self._put(payload, ABNF.OPCODE_PONG)
-            self._flush()
+            self._outbox.spend()
+            self.flush()
 
     def _ponged(self, payload: bytes) -> None:
         if self._ping is not None and payload == self._ping[0]:
@@ -503,7 +536,7 @@ class Connection:
     def _overdue(self, error: str) -> None:
         """Say goodbye, in case it is heard, and wait for nothing: nothing came before, either."""
         self._put(close_payload(GOING_AWAY, error), ABNF.OPCODE_CLOSE)
-        self._flush()
+        self.flush()
         self._fail(error)
 
     def _send_ping(self, now: float) -> None:
@@ -512,4 +545,5 @@ class Connection:
             self._ping = (os.urandom(8), time.monotonic_ns())
             self._pong_until = now + self._config.pong_within
             self._put(self._ping[0], ABNF.OPCODE_PING)
-            self._flush()
+            self._outbox.spend()
+            self.flush()

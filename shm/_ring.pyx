@@ -867,6 +867,7 @@ cdef class Reader:
             if result == RC_EMPTY:
                 return 0
             if result == RC_ENDED:
+                self.settle()  # who waits for readers to have read it all sees that this one has
                 return -2
             self.recover(result)
         return 0
@@ -1088,6 +1089,7 @@ cdef class Reader:
                     return batch
                 result = RC_OVERRUN
             if result == RC_ENDED:
+                self.settle()
                 raise self.ended()
             if result != RC_EMPTY:
                 self.recover(result)
@@ -1138,10 +1140,10 @@ cdef class Reader:
         if not rc_reader_intact(&self.ring, self.ring.next):
             free(copy)
             return 0
+        batch.payloads = copy + n * 64  # behind all descriptors copied, handed out or not
         n = self.until_skipped(<const rc_descriptor *>copy, n)
         batch.owned = copy
         batch.table = <const rc_descriptor *>copy
-        batch.payloads = copy + n * 64
         batch.span = span
         batch.count = n
         batch.missed = self.ring.gap

@@ -195,8 +195,8 @@ def _look_at_reader(
 
 
 def list_rings() -> list[RingEntry]:
-    """Every ring that has left anything in /dev/shm, by name; stale ones and those that have only an
-    uplink included. What is not "open" can be removed with `shm.unlink`."""
+    """Every ring that has left anything in /dev/shm, by name; stale ones, and uplinks without a
+    ring, included. What is not "open" can be removed with `shm.unlink`."""
     rings = segment.names()
     alone = [name for name in segment.uplink_names() if name not in rings]
     entries = [*map(_entry, rings), *map(_uplink_entry, alone)]

@@ -1,0 +1,260 @@
+"""What goes to the server: the workers' messages, in the order of their tickets, at a bounded rate.
+
+    workers ── lanes, tickets ──▶ Outbox ── frames, many a write ──▶ socket
+
+A message is taken from the uplink when the socket has room and the rate allows, and acknowledged
+when the last of its bytes was handed to the socket. One that was not, because the connection ended,
+is sent again on the next one (`Config.uplink` is "hold"), or its sender is told ("refuse"): the
+server can't have acted on a frame that it did not get whole.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+import shm
+from shm import mpsc
+
+from .config import Config
+from .tell import Bell, tell
+
+if TYPE_CHECKING:
+    from .upstream import Connection
+
+__all__ = ["Bucket", "Outbox"]
+
+_SHARE: Final = 2
+"""Messages that a worker may have under way while the rate is limited: one on its way, the next one
+ready. So nobody's message waits for more than two of each other worker's."""
+_BACKLOG: Final = 1 << 16
+"""Bytes not yet taken by the socket above which nothing more is taken from the uplink."""
+_BATCH: Final = 256
+
+
+class Bucket:
+    """A token bucket: `rate` messages a second, at most `burst` at once after a pause.
+
+    Servers count every frame, pings and pongs included; those can't wait, and are paid for later.
+    """
+
+    def __init__(self, rate: float | None, burst: int) -> None:
+        self._rate = rate
+        self._burst = float(burst)
+        self._tokens = float(burst)
+        self._filled = time.monotonic()
+
+    def _fill(self, rate: float) -> None:
+        now = time.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * rate)
+        self._filled = now
+
+    def whole_tokens(self) -> int:
+        """How many messages may be sent now."""
+        if self._rate is None:
+            return _BATCH
+        self._fill(self._rate)
+        return max(0, int(self._tokens))
+
+    def spend(self, count: int = 1) -> None:
+        """So many were sent."""
+        if self._rate is not None:
+            self._fill(self._rate)
+            self._tokens -= count
+
+    def ready_in(self) -> float:
+        """Seconds until one may be sent."""
+        if self._rate is None:
+            return 0.0
+        self._fill(self._rate)
+        return max(0.0, (1.0 - self._tokens) / self._rate)
+
+
+class _Waker:
+    """Rings the manager's bell when a worker sends: a semaphore can't be polled, so one thread
+    sleeps on it, without the GIL. It sleeps only when it is told to."""
+
+    def __init__(self, receiver: mpsc.Receiver, bell: Bell) -> None:
+        self._receiver = receiver
+        self._bell = bell
+        self._armed = threading.Semaphore(0)
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="uplink", daemon=True)
+        self._thread.start()
+
+    def arm(self) -> None:
+        """Ring at the next message, or for one that is there already."""
+        self._armed.release()
+
+    def _run(self) -> None:
+        while True:
+            self._armed.acquire()
+            if self._ended or not self._receiver._wait_natively(self._bell.fd):
+                return
+
+    def end(self) -> None:
+        """No more; the receiver is closed, so the thread wakes."""
+        self._ended = True
+        self._armed.release()
+        self._thread.join()
+
+
+class Outbox:
+    """Takes what workers send and hands it to the connection.
+
+    Attributes:
+        bell: rings when there is something to take.
+    """
+
+    def __init__(self, receiver: mpsc.Receiver, config: Config) -> None:
+        self._receiver = receiver
+        self._config = config
+        self._bucket = Bucket(config.send_rate, config.send_burst)
+        self._say: collections.deque[str | bytes] = collections.deque()
+        self._again: collections.deque[mpsc.Sent] = collections.deque()
+        self._under_way: collections.deque[mpsc.Sent | None] = collections.deque()
+        self._handed_over = 0
+        self._more = False  # in the uplink than the rate or the socket let through
+        self._connected = False
+        self.bell = Bell()
+        self._waker = _Waker(receiver, self.bell)
+        receiver.limit_senders(_SHARE if config.send_rate is not None else 0)
+        self._refuse(config.uplink == "refuse")
+        self._waker.arm()
+
+    def _refuse(self, refusing: bool) -> None:
+        self._receiver.refuse(refusing)
+
+    def spend(self) -> None:
+        """A control frame was sent."""
+        self._bucket.spend()
+
+    def connected(self) -> None:
+        """A connection is open: say what is configured first, then what was held."""
+        self._connected = True
+        self._handed_over = 0
+        self._say.extend(self._config.say)
+        self._refuse(False)
+        self._more = True
+
+    def disconnected(self, connection: Connection) -> None:
+        """It is gone."""
+        self._settle(connection)
+        left = [sent for sent in self._under_way if sent is not None]
+        self._under_way.clear()
+        self._say.clear()
+        self._connected = False
+        if self._config.uplink == "refuse":
+            self._refuse(True)
+            self._receiver.acknowledge(left, refused=True)
+            self._more = True
+        else:
+            self._again.extendleft(reversed(left))
+
+    def turn(self, connection: Connection | None) -> None:
+        """Do what can be done. `connection` is the open one, or None."""
+        if self.bell.hush():
+            self._more = True
+        if connection is not None and self._connected:
+            self._settle(connection)
+            self._hand_over(connection)
+            self._settle(connection)
+        elif self._config.uplink == "refuse" and self._more:
+            self._drop()
+
+    def deadline(self, connection: Connection | None) -> float | None:
+        """When `turn` is to be called again though the bell does not ring, time.monotonic()."""
+        if connection is None or not (self._more or self._say or self._again):
+            return None
+        return time.monotonic() + self._bucket.ready_in() if self._has_room(connection) else None
+
+    def _has_room(self, connection: Connection) -> bool:
+        return connection.backlog < _BACKLOG
+
+    def _hand_over(self, connection: Connection) -> None:
+        """Put as many frames as may go into one write."""
+        while self._has_room(connection) and (allowed := self._bucket.whole_tokens()):
+            batch = self._next(min(allowed, _BATCH))
+            if not batch:
+                break
+            for message in batch:
+                self._put(connection, message)
+            self._bucket.spend(len(batch))
+            connection.flush()
+
+    def _next(self, limit: int) -> list[mpsc.Sent | str | bytes]:
+        """What goes next, at most `limit` messages; none if there are none."""
+        batch: list[mpsc.Sent | str | bytes] = []
+        while self._say and len(batch) < limit:
+            batch.append(self._say.popleft())
+        while self._again and len(batch) < limit:
+            batch.append(self._again.popleft())
+        if self._more and len(batch) < limit:
+            wanted = limit - len(batch)
+            taken = self._receiver.poll(wanted)
+            batch.extend([sent for sent in taken if self._is_sound(sent)])
+            if len(taken) < wanted:
+                self._more = False
+                self._waker.arm()
+        return batch
+
+    def _is_sound(self, sent: mpsc.Sent) -> bool:
+        """A worker is not to make the server close everybody's connection."""
+        if sent.kind == shm.Kind.BINARY or (sent.kind == shm.Kind.TEXT and _is_text(sent.payload)):
+            return True
+        self._receiver.cut_off(sent.sender)
+        self._receiver.acknowledge([sent], refused=True)
+        tell(
+            logging.WARNING,
+            "cut off",
+            ring=self._config.name,
+            lane=sent.sender,
+            why="it sent as text what is not UTF-8, or a kind that is neither text nor binary",
+        )
+        return False
+
+    def _put(self, connection: Connection, message: mpsc.Sent | str | bytes) -> None:
+        if isinstance(message, mpsc.Sent):
+            connection.put(message.payload, text=message.kind == shm.Kind.TEXT)
+            self._under_way.append(message)
+        else:
+            payload = message.encode() if isinstance(message, str) else message
+            connection.put(payload, text=isinstance(message, str))
+            self._under_way.append(None)
+
+    def _settle(self, connection: Connection) -> None:
+        """Acknowledge what the socket has taken whole."""
+        done = [self._under_way.popleft() for _ in range(connection.sent - self._handed_over)]
+        self._handed_over = connection.sent
+        delivered = [sent for sent in done if sent is not None]
+        if delivered:
+            self._receiver.acknowledge(delivered)
+
+    def _drop(self) -> None:
+        """Not connected, and nothing is held: those who sent are told."""
+        while taken := self._receiver.poll(_BATCH):
+            self._receiver.acknowledge(taken, refused=True)
+        self._more = False
+        self._waker.arm()
+
+    def close(self) -> None:
+        """End the uplink. What was held or is still in it will not be sent: senders are told."""
+        self._refuse(True)
+        self._receiver.acknowledge([*self._again], refused=True)
+        self._again.clear()
+        self._drop()
+        self._receiver.close()
+        self._waker.end()
+
+
+def _is_text(payload: bytes) -> bool:
+    if payload.isascii():
+        return True
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
