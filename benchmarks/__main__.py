@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from . import ingest, ring
+from . import ingest, ring, uplink
 from .method import Report, RunFailedError
 
 SCENARIOS: Final[dict[str, Callable[[float, int], Report]]] = {
     "ring": ring.measure,
     "ingest": ingest.measure,
+    "uplink": uplink.measure,
 }
 
 

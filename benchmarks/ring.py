@@ -78,14 +78,14 @@ RARELY_S: Final = 0.02
 BUFFER: Final = 256 << 10
 
 _HEADER: Final = Struct("<I")
-_LAYOUT: Final = Struct("<Q112xQ")
+LAYOUT: Final = Struct("<Q112xQ")
 _RECORD: Final = np.dtype(
     {"names": ["counter", "last"], "formats": ["<u8", "<u8"], "offsets": [0, 120], "itemsize": SIZE}
 )
 _EXPECTED: Final = [(i, i * 0x9E3779B97F4A7C15 % 2**64) for i in range(ROUND)]
-_PAYLOADS: Final = [_LAYOUT.pack(*words) for words in _EXPECTED]
-_GROUPS: Final = [_PAYLOADS[i : i + GROUP] for i in range(0, ROUND, GROUP)]
-_FRAMES: Final = [_HEADER.pack(SIZE) + payload for payload in _PAYLOADS]
+PAYLOADS: Final = [LAYOUT.pack(*words) for words in _EXPECTED]
+_GROUPS: Final = [PAYLOADS[i : i + GROUP] for i in range(0, ROUND, GROUP)]
+_FRAMES: Final = [_HEADER.pack(SIZE) + payload for payload in PAYLOADS]
 _FRAME_GROUPS: Final = [_FRAMES[i : i + GROUP] for i in range(0, ROUND, GROUP)]
 
 # What a batch of any length, starting anywhere in a round, must hold.
@@ -102,7 +102,7 @@ _numbers = itertools.count()
 
 
 @contextlib.contextmanager
-def _ring_names(count: int) -> Iterator[list[str]]:
+def ring_names(count: int) -> Iterator[list[str]]:
     """Names of rings that nobody else uses; what a dead child leaves of them is removed."""
     names = [f"bench{os.getpid()}-{next(_numbers)}" for _ in range(count)]
     try:
@@ -122,7 +122,7 @@ def _check(items: Iterable[Payload]) -> int:
     Raises:
         RunFailedError: one is missing, comes twice, out of order, or has other bytes.
     """
-    unpack = _LAYOUT.unpack
+    unpack = LAYOUT.unpack
     count = 0
     for item, expected in zip(items, itertools.cycle(_EXPECTED)):
         if unpack(item) != expected:
@@ -209,7 +209,7 @@ def _ring_writer(channel: Channel, name: str, seconds: float, grouped: bool) -> 
         if grouped:
             result = _send(channel, writer.publish_many, _GROUPS, seconds)
         else:
-            result = _send(channel, writer.publish, _PAYLOADS, seconds)
+            result = _send(channel, writer.publish, PAYLOADS, seconds)
     channel.tell(result)
 
 
@@ -265,7 +265,7 @@ def _rate(writer: Channel, start_reader: Callable[[], Channel]) -> float:
 
 
 def _ring_flow(seconds: float, grouped: bool) -> float:
-    with _ring_names(1) as (name,), crew(seconds) as group:
+    with ring_names(1) as (name,), crew(seconds) as group:
         writer = group.start(_ring_writer, name, seconds, grouped)
         return _rate(writer, lambda: group.start(_ring_reader, name, grouped))
 
@@ -280,7 +280,7 @@ def _socket_flow(seconds: float, grouped: bool) -> float:
 # ---- there and back again ------------------------------------------------------------------
 
 
-def _ping(
+def ping(
     channel: Channel, send: Callable[[bytes], object], answers: Iterator[Payload], seconds: float
 ) -> None:
     """Send, wait for the answer, and tell median and 99th percentile of half the time, in us."""
@@ -291,7 +291,7 @@ def _ping(
         if number == ROUND // 4:  # the warm-up is over
             times.clear()
             end = clock() + int(seconds * 1e9)
-        payload = _PAYLOADS[number % ROUND]
+        payload = PAYLOADS[number % ROUND]
         before = clock()
         send(payload)
         answer = next(answers)
@@ -314,7 +314,7 @@ def _ring_ping(
         with broadcast.Reader.attach(back, wait=wait) as reader:
             channel.tell()
             channel.hear()
-            _ping(channel, writer.publish, reader, seconds)
+            ping(channel, writer.publish, reader, seconds)
 
 
 def _ring_pong(channel: Channel, there: str, back: str, wait: shm.BusySpin | shm.Blocking) -> None:
@@ -330,7 +330,7 @@ def _ring_pong(channel: Channel, there: str, back: str, wait: shm.BusySpin | shm
 def _ring_latency(
     seconds: float, wait: shm.BusySpin | shm.Blocking, place: Placement
 ) -> dict[str, float]:
-    with _ring_names(2) as (there, back), crew(seconds, place) as group:
+    with ring_names(2) as (there, back), crew(seconds, place) as group:
         ping = group.start(_ring_ping, there, back, wait, seconds)
         pong = group.start(_ring_pong, there, back, wait)
         for step in (Channel.hear, Channel.tell, Channel.hear):  # both are made, then attached
@@ -343,7 +343,7 @@ def _ring_latency(
 
 def _socket_ping(channel: Channel, end: socket.socket, seconds: float) -> None:
     answers = _frames(end)
-    _ping(channel, lambda payload: end.sendall(_HEADER.pack(SIZE) + payload), answers, seconds)
+    ping(channel, lambda payload: end.sendall(_HEADER.pack(SIZE) + payload), answers, seconds)
     end.shutdown(socket.SHUT_RDWR)
 
 
@@ -353,7 +353,7 @@ def _socket_pong(_channel: Channel, end: socket.socket) -> None:
         end.sendall(view[:received])
 
 
-def _socket_latency(seconds: float, place: Placement) -> dict[str, float]:
+def socket_latency(seconds: float, place: Placement) -> dict[str, float]:
     one, other = socket.socketpair()
     with one, other, crew(seconds, place) as group:
         group.start(_socket_pong, other)
@@ -375,7 +375,7 @@ def _burst_writer(
         while bursts < 2 or time.monotonic() < end:
             before = time.process_time_ns()
             for _ in range(BURST // ROUND):
-                for payload in _PAYLOADS:
+                for payload in PAYLOADS:
                     writer.publish(payload)
             used_ns = time.process_time_ns() - before
             cpu_ns += used_ns if bursts else 0  # the first is the warm-up
@@ -403,7 +403,7 @@ def _burst_reader(channel: Channel, name: str, rarely: bool, burst_read: Semapho
 def _writer_cost(seconds: float, readers: int, rarely: bool) -> float:
     """CPU time of the writer by one publish(), ns."""
     burst_read = multiprocessing.get_context("fork").Semaphore(0)
-    with _ring_names(1) as (name,), crew(seconds) as group:
+    with ring_names(1) as (name,), crew(seconds) as group:
         writer = group.start(_burst_writer, name, seconds, readers, burst_read)
         writer.hear()
         attached = [group.start(_burst_reader, name, rarely, burst_read) for _ in range(readers)]
@@ -429,7 +429,7 @@ def _alone(channel: Channel, name: str, seconds: float) -> None:
     ):
 
         def publish() -> None:
-            for payload in _PAYLOADS:
+            for payload in PAYLOADS:
                 writer.publish(payload)
 
         def publish_many() -> None:
@@ -460,7 +460,7 @@ def _alone(channel: Channel, name: str, seconds: float) -> None:
 
 
 def _single_process(seconds: float) -> dict[str, float]:
-    with _ring_names(1) as (name,), crew(seconds) as group:
+    with ring_names(1) as (name,), crew(seconds) as group:
         found: dict[str, float] = group.start(_alone, name, seconds).hear()
         return found
 
@@ -468,7 +468,7 @@ def _single_process(seconds: float) -> dict[str, float]:
 # ---- the scenario --------------------------------------------------------------------------
 
 
-def _prefixed(prefix: str, found: dict[str, float]) -> dict[str, float]:
+def prefixed(prefix: str, found: dict[str, float]) -> dict[str, float]:
     return {f"{prefix}{name}": value for name, value in found.items()}
 
 
@@ -484,11 +484,11 @@ def measure(seconds: float, repeat: int) -> Report:
         lambda: {"socket": _socket_flow(seconds, grouped=False)},
         lambda: {"ring 64": _ring_flow(seconds, grouped=True)},
         lambda: {"socket 64": _socket_flow(seconds, grouped=True)},
-        lambda: _prefixed("busy ", _ring_latency(seconds, shm.BusySpin(), "apart")),
-        lambda: _prefixed("socket ", _socket_latency(seconds, "apart")),
-        lambda: _prefixed("blocking ", _ring_latency(seconds, sleep, "apart")),
-        lambda: _prefixed("one core socket ", _socket_latency(seconds, "together")),
-        lambda: _prefixed("one core blocking ", _ring_latency(seconds, sleep, "together")),
+        lambda: prefixed("busy ", _ring_latency(seconds, shm.BusySpin(), "apart")),
+        lambda: prefixed("socket ", socket_latency(seconds, "apart")),
+        lambda: prefixed("blocking ", _ring_latency(seconds, sleep, "apart")),
+        lambda: prefixed("one core socket ", socket_latency(seconds, "together")),
+        lambda: prefixed("one core blocking ", _ring_latency(seconds, sleep, "together")),
         lambda: {"1 reading": _writer_cost(seconds, 1, rarely=False)},
         lambda: {"16 reading": _writer_cost(seconds, READERS, rarely=False)},
         lambda: {"1 rare": _writer_cost(seconds, 1, rarely=True)},

@@ -6,7 +6,7 @@
  *   0x0000 +--------------------------------+
  *          | identity  (constant)           |
  *   0x0080 +--------------------------------+
- *          | head, flushed, window          |   the receiver's
+ *          | head, flushed, window, taking  |   the receiver's
  *   0x0100 +--------------------------------+
  *          | tail (a hint)                  |   the senders'
  *   0x0180 +--------------------------------+
@@ -53,10 +53,12 @@
  *
  * Receiving. Look at head's word. filled(head, s): the record is the next in s's lane; its ticket must
  * be head's. A record with a smaller ticket was never committed (its sender died before the swap), or
- * was taken by a receiver that died before it said so, and is skipped. Then, in this order: count it
- * as taken, free the word, free the lane's bytes, move head. A receiver that dies in between has
- * taken the message: it is delivered at most once, and the count of taken, not acknowledged messages
- * tells the sender that nobody knows (`unsure`).
+ * was taken by a receiver that died before it said so, and is skipped. Then, in this order: note
+ * in `taking` what is to be done, free the word, count the message as taken, move head, free the
+ * lane's bytes. It is taken when its word is free: a receiver that dies before has not taken it, and
+ * what one that dies after has left undone, its successor does from the note. So a message is
+ * delivered at most once, the lane's bytes are never lost, and the count of taken, not acknowledged
+ * messages tells the sender of how many nobody knows (`unsure`).
  *
  * Trust. What senders write is not believed: every word may be anything. Lane positions are the
  * receiver's private copies; a length is loaded once and bounded by what the lane holds. A ticket
@@ -133,6 +135,9 @@ typedef struct rc_uplink {
     _Alignas(128) _Atomic uint64_t head; /* next ticket to take */
     _Atomic uint64_t flushed;            /* all tickets below are acknowledged */
     _Atomic uint64_t window;             /* messages a sender may have unacknowledged; 0: any */
+    _Atomic uint64_t taking; /* filled word of the newest message taken, or about to be; 0: none */
+    _Atomic uint64_t taking_position; /* its lane's `taken`, and `taken_count`, after it */
+    _Atomic uint64_t taking_count;
     _Alignas(128) _Atomic uint64_t tail; /* a hint: next ticket to claim */
     _Alignas(128) _Atomic uint32_t state;
     _Atomic uint32_t epoch;
@@ -152,6 +157,7 @@ typedef struct rc_record {
 
 static_assert(sizeof(rc_uplink_identity) == 72, "");
 static_assert(offsetof(rc_uplink, head) == 0x080, "");
+static_assert(offsetof(rc_uplink, taking) == 0x098, "");
 static_assert(offsetof(rc_uplink, tail) == 0x100, "");
 static_assert(offsetof(rc_uplink, state) == 0x180, "");
 static_assert(offsetof(rc_uplink, waiters) == 0x200, "");
@@ -166,8 +172,9 @@ static inline uint64_t rc_uplink_hash(void)
     static const uint32_t numbers[] = {
         RC_UPLINK_VERSION, RC_LANES_OFFSET, RC_RECORD_ALIGNMENT, RC_OWNER_BITS, RC_SENDERS_MAX,
         sizeof(rc_uplink_identity), sizeof(rc_lane), sizeof(rc_record), offsetof(rc_uplink, head),
-        offsetof(rc_uplink, tail), offsetof(rc_uplink, state), offsetof(rc_uplink, waiters),
-        offsetof(rc_lane, taken), offsetof(rc_lane, state), offsetof(rc_lane, label),
+        offsetof(rc_uplink, taking), offsetof(rc_uplink, tail), offsetof(rc_uplink, state),
+        offsetof(rc_uplink, waiters), offsetof(rc_lane, taken), offsetof(rc_lane, state),
+        offsetof(rc_lane, label),
         RC_LOCK_RECEIVER, RC_LOCK_LANE,
     };
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
@@ -580,6 +587,22 @@ static inline void rc_receiver_touch(rc_receiver *r, uint32_t lane)
     r->touched[lane / 64] |= rc_bit(lane);
 }
 
+/* Finish what a dead receiver had begun: the noted word was freed, if it is below `head`, and so its
+ * message was taken. Doing it again changes nothing. The note goes last of all, also if the message
+ * was not taken: it may be voided now. */
+static inline void rc_receiver_finish(rc_receiver *r, uint64_t head)
+{
+    rc_uplink *u = r->map.shared;
+    uint64_t taking = rc_load_acquire(&u->taking);
+    uint64_t owner = taking & ((1 << RC_OWNER_BITS) - 1);
+    if (owner && owner <= r->map.g.max_senders && taking >> RC_OWNER_BITS < head) {
+        rc_lane *lane = &u->lanes[owner - 1];
+        rc_store(&lane->taken_count, rc_load(&u->taking_count));
+        rc_store_release(&lane->taken, rc_load(&u->taking_position));
+    }
+    rc_store_release(&u->taking, 0);
+}
+
 /* Begin, or take over from a dead receiver, whose lock the caller holds: what was committed and not
  * taken is still there. 0: the counters are impossible. */
 static inline int rc_receiver_open(rc_receiver *r, uint64_t pid, uint64_t now_ns)
@@ -591,6 +614,7 @@ static inline int rc_receiver_open(rc_receiver *r, uint64_t pid, uint64_t now_ns
             break;
     if (head > UINT64_MAX >> RC_OWNER_BITS)
         return 0;
+    rc_receiver_finish(r, head);
     for (uint32_t i = 0; i < r->map.g.max_senders; i++) {
         rc_lane *lane = &u->lanes[i];
         uint64_t count = rc_load(&lane->taken_count), done = rc_load(&lane->done_count);
@@ -598,8 +622,8 @@ static inline int rc_receiver_open(rc_receiver *r, uint64_t pid, uint64_t now_ns
         if (count > done) {
             rc_store(&lane->unsure, rc_load(&lane->unsure) + (count - done));
             rc_store_release(&lane->done_count, count);
-            rc_receiver_touch(r, i);
         }
+        rc_receiver_touch(r, i); /* the dead one may not have come to wake its sender */
     }
     r->head = r->flushed = head;
     rc_store_release(&u->head, head);
@@ -719,13 +743,20 @@ static inline rc_taking rc_receiver_take(rc_receiver *r, rc_item *item)
     return RC_VOIDED;
 }
 
-/* The message was copied: count it, free its ticket, then its bytes. */
+/* The message was copied: free its ticket, count it, free its bytes. The releases keep this order for
+ * a successor: a note is whole, or 0. */
 static inline void rc_receiver_free(rc_receiver *r, const rc_item *item)
 {
-    rc_lane *lane = &r->map.shared->lanes[item->lane];
-    rc_store(&lane->taken_count, rc_load(&lane->taken_count) + 1);
+    rc_uplink *u = r->map.shared;
+    rc_lane *lane = &u->lanes[item->lane];
+    uint64_t count = rc_load(&lane->taken_count) + 1;
+    rc_store(&u->taking, 0);
+    rc_store_release(&u->taking_position, item->position);
+    rc_store_release(&u->taking_count, count);
+    rc_store_release(&u->taking, rc_filled_word(item->ticket, item->lane));
     RC_FAULT(70);
-    rc_receiver_pass(r);
+    rc_receiver_pass(r); /* its first store is the one that takes the message */
+    rc_store(&lane->taken_count, count);
     r->taken[item->lane] = item->position;
     RC_FAULT(72);
     /* release: the copy is done; pairs with the acquire in rc_sender_room() */
@@ -767,10 +798,12 @@ static inline void rc_receiver_wake_senders(rc_receiver *r)
     }
 }
 
-/* A dead sender's lane, whose lock the caller holds: free it once its last ticket was taken. */
+/* A lane that was in use, whose lock the caller holds: free it once its last ticket was taken. */
 static inline int rc_receiver_reap(rc_receiver *r, uint32_t index)
 {
     rc_lane *lane = &r->map.shared->lanes[index];
+    if ((rc_load_acquire(&lane->state) & 0xff) == RC_FREE)
+        return 0; /* its sender left after the caller had looked: free_at would be the next owner's */
     if (!r->free_at[index]) {
         uint64_t end = r->head; /* no ticket of it can come after this */
         for (uint64_t i = 0; i < r->map.g.tickets; i++, end++) {

@@ -17,6 +17,7 @@ from ..manager import ManagerError
 from . import look
 from .demo import demo
 from .replay import replay
+from .send import send
 from .serve import serve
 
 __all__ = ["app", "main"]
@@ -27,6 +28,7 @@ written once, into shared memory; workers attach to it by name.
 
 [bold]demo[/] shows it at work on this machine; [bold]serve[/] is the real thing. \
 [bold]ls[/], [bold]inspect[/] and [bold]tail[/] show what there is without holding anybody up; \
+[bold]send[/] says something to the server; \
 [bold]clean[/] removes what the killed have left; [bold]replay[/] is a server to try it all with.
 
 Exit code 0: fine, 1: failed, 2: bad usage."""
@@ -65,6 +67,9 @@ app.command()(serve)
 app.command()(look.ls)
 app.command()(look.inspect)
 app.command()(look.tail)
+
+# Talk to the server.
+app.command()(send)
 
 # Play a capture.
 app.command()(replay)

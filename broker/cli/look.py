@@ -25,11 +25,23 @@ from rich.table import Table
 from rich.text import Text
 
 import shm
+from shm import mpsc
 from shm.broadcast import Message, Reader
 
 from .. import state
 
-__all__ = ["Look", "clean", "inspect", "ls", "new_console", "tail", "view", "visible"]
+__all__ = [
+    "Look",
+    "Name",
+    "Owner",
+    "clean",
+    "inspect",
+    "ls",
+    "new_console",
+    "tail",
+    "view",
+    "visible",
+]
 
 _BAR_WIDTH: Final = 10
 _DUMP_BYTES: Final = 64
@@ -45,10 +57,10 @@ def _complete_name(incomplete: str) -> list[tuple[str, str]]:
     return [(ring.name, ring.state) for ring in rings if ring.name.startswith(incomplete)]
 
 
-_Name = Annotated[
+Name = Annotated[
     str, typer.Argument(help="The ring's name.", metavar="NAME", autocompletion=_complete_name)
 ]
-_Owner = Annotated[
+Owner = Annotated[
     int | None,
     typer.Option(
         "--owner", metavar="UID", min=0, help="User id the ring belongs to, if not you or root."
@@ -143,13 +155,13 @@ class Look:
 
 
 def inspect(
-    name: _Name,
+    name: Name,
     watch: Annotated[bool, typer.Option("--watch", help="Look again until Ctrl-C.")] = False,
     interval: Annotated[
         float, typer.Option(metavar="S", min=0.01, help="Seconds between looks; rates are of them.")
     ] = 0.5,
     as_json: _Json = False,
-    owner: _Owner = None,
+    owner: Owner = None,
 ) -> None:
     """Show one ring: how full it is, its connection, its readers."""
     if not watch:
@@ -214,8 +226,39 @@ def _as_json(status: shm.RingStatus) -> dict[str, Any]:
         "occupancy": status.occupancy,
         "sequence": status.sequence,
         "readers": [_reader_as_json(reader) for reader in status.readers],
-        "uplink": None,
+        "uplink": _uplink_as_json(status.name),
         "connection": _connection_as_json(state.connection(status)),
+    }
+
+
+def _uplink(name: str) -> mpsc.UplinkStatus | None:
+    try:
+        return mpsc.status(name)
+    except shm.RingError:  # a ring without one, or one that is just being removed
+        return None
+
+
+def _uplink_as_json(name: str) -> dict[str, Any] | None:
+    uplink = _uplink(name)
+    if uplink is None:
+        return None
+    return {
+        "slots": uplink.slots,
+        "pending": uplink.pending,
+        "senders": [
+            {
+                "slot": sender.slot,
+                "pid": sender.pid,
+                "label": sender.label,
+                "state": sender.state,
+                "sent": sender.sent,
+                "pending": sender.pending,
+                "pending_bytes": sender.pending_bytes,
+                "refused": sender.refused,
+                "unsure": sender.unsure,
+            }
+            for sender in uplink.senders
+        ],
     }
 
 
@@ -264,9 +307,15 @@ def view(console: Console, look: Look, before: Look | None) -> RenderableType:
     connection = state.connection(status)
     if connection is not None:
         _add_connection(ring, connection)
-    if not status.readers:
-        return Group(ring, Text(), "no readers")
-    return Group(ring, Text(), _readers(look, before, wide=console.width >= _WIDE))
+    parts: list[RenderableType] = [ring, Text()]
+    if status.readers:
+        parts.append(_readers(look, before, wide=console.width >= _WIDE))
+    else:
+        parts.append("no readers")
+    uplink = _uplink(status.name)
+    if uplink is not None and uplink.senders:
+        parts += [Text(), _senders(uplink)]
+    return Group(*parts)
 
 
 def _add_connection(ring: Table, connection: state.ConnectionState) -> None:
@@ -305,6 +354,25 @@ def _readers(look: Look, before: Look | None, *, wide: bool) -> Table:
     return table
 
 
+def _senders(uplink: mpsc.UplinkStatus) -> Table:
+    table = _table(
+        ">slot", ">pid", "~label", "state", ">sent", ">pending", ">bytes", ">refused", ">unsure"
+    )
+    for sender in uplink.senders:
+        table.add_row(
+            str(sender.slot),
+            str(sender.pid),
+            visible(sender.label),
+            _state_text(sender.state),
+            f"{sender.sent:,}",
+            f"{sender.pending:,}",
+            _size(sender.pending_bytes),
+            Text(f"{sender.refused:,}", "red" if sender.refused else ""),
+            Text(f"{sender.unsure:,}", "red" if sender.unsure else ""),
+        )
+    return table
+
+
 def _ring_rate(look: Look, before: Look | None) -> float | None:
     """Messages a second; None without an earlier look at this very ring."""
     if before is None or before.status.created_ns != look.status.created_ns:
@@ -330,7 +398,7 @@ def _reader_rate(reader: shm.ReaderStatus, look: Look, before: Look | None) -> f
 
 
 def tail(
-    name: _Name,
+    name: Name,
     count: Annotated[
         int | None,
         typer.Option(
@@ -349,7 +417,7 @@ def tail(
         bool | None,
         typer.Option("--follow/--no-follow", help="Go on with what comes; so without -n."),
     ] = None,
-    owner: _Owner = None,
+    owner: Owner = None,
 ) -> None:
     """Print messages as they come, until the ring ends or Ctrl-C.
 

@@ -1,0 +1,49 @@
+"""``ringcast send``: one message to the server, through the manager."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated
+
+import typer
+
+import shm
+from shm import mpsc
+
+from . import look
+
+__all__ = ["send"]
+
+
+def send(
+    name: look.Name,
+    text: Annotated[str, typer.Argument(help="What to send.", metavar="TEXT")],
+    as_base64: Annotated[
+        bool, typer.Option("--base64", help="TEXT is base64 of a binary message.")
+    ] = False,
+    flush: Annotated[
+        bool, typer.Option(help="Wait until it was handed to the socket, or not.")
+    ] = True,
+    timeout: Annotated[
+        float, typer.Option(metavar="S", min=0, help="Seconds to wait at most.")
+    ] = 10.0,
+    owner: look.Owner = None,
+) -> None:
+    """Send a message to the server, through the manager, and print its ticket: its place in the
+    order of all workers' messages."""
+    payload, kind = text.encode(), shm.Kind.TEXT
+    if as_base64:
+        try:
+            payload, kind = base64.b64decode(text, validate=True), shm.Kind.BINARY
+        except binascii.Error as error:
+            raise typer.BadParameter(f"is not base64: {error}", param_hint="TEXT") from error
+    try:
+        with mpsc.Sender.attach(name, label="ringcast send", owner=owner) as sender:
+            ticket = sender.send(payload, kind=kind, timeout=timeout)
+            if flush:
+                sender.flush(ticket, timeout)
+    except TimeoutError as error:
+        typer.echo(f"ringcast send: {look.visible(str(error))}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(ticket)
