@@ -143,15 +143,20 @@ def _listing(listed: list[_Listed]) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A ring at one moment; `at` is seconds of the monotonic clock."""
+    """A ring and its uplink at one moment; `at` is seconds of the monotonic clock."""
 
     status: shm.RingStatus
+    uplink: mpsc.UplinkStatus | None
     at: float
 
     @classmethod
-    def now(cls, status: shm.RingStatus) -> Look:
-        """A look that was taken just now."""
-        return cls(status, time.monotonic())
+    def now(cls, status: shm.RingStatus, owner: int | None = None) -> Look:
+        """A look that was taken just now, and the uplink of that name, if there is one."""
+        try:
+            uplink = mpsc.status(status.name, owner=owner)
+        except shm.RingError:  # a ring without one, or one that is just being removed
+            uplink = None
+        return cls(status, uplink, time.monotonic())
 
 
 def inspect(
@@ -167,7 +172,7 @@ def inspect(
     if not watch:
         first = _look(name, owner)
         if as_json:
-            _print_json(_as_json(first.status))
+            _print_json(_as_json(first))
             return
         time.sleep(interval)
         console = new_console()
@@ -175,7 +180,7 @@ def inspect(
         return
     if as_json:
         for look in _looks(name, owner, interval):
-            _print_json(_as_json(look.status))
+            _print_json(_as_json(look))
     else:
         _watch(name, owner, interval)
     _say(f"ring {name!r} is gone")
@@ -200,7 +205,7 @@ def _look(name: str, owner: int | None) -> Look:
         status = shm.status(name, owner=owner)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="NAME") from error
-    return Look.now(status)
+    return Look.now(status, owner)
 
 
 def _looks(name: str, owner: int | None, interval: float) -> Iterator[Look]:
@@ -215,7 +220,8 @@ def _looks(name: str, owner: int | None, interval: float) -> Iterator[Look]:
         yield look
 
 
-def _as_json(status: shm.RingStatus) -> dict[str, Any]:
+def _as_json(look: Look) -> dict[str, Any]:
+    status = look.status
     return {
         "name": status.name,
         "epoch": status.epoch,
@@ -226,20 +232,12 @@ def _as_json(status: shm.RingStatus) -> dict[str, Any]:
         "occupancy": status.occupancy,
         "sequence": status.sequence,
         "readers": [_reader_as_json(reader) for reader in status.readers],
-        "uplink": _uplink_as_json(status.name),
+        "uplink": _uplink_as_json(look.uplink),
         "connection": _connection_as_json(state.connection(status)),
     }
 
 
-def _uplink(name: str) -> mpsc.UplinkStatus | None:
-    try:
-        return mpsc.status(name)
-    except shm.RingError:  # a ring without one, or one that is just being removed
-        return None
-
-
-def _uplink_as_json(name: str) -> dict[str, Any] | None:
-    uplink = _uplink(name)
+def _uplink_as_json(uplink: mpsc.UplinkStatus | None) -> dict[str, Any] | None:
     if uplink is None:
         return None
     return {
@@ -312,9 +310,8 @@ def view(console: Console, look: Look, before: Look | None) -> RenderableType:
         parts.append(_readers(look, before, wide=console.width >= _WIDE))
     else:
         parts.append("no readers")
-    uplink = _uplink(status.name)
-    if uplink is not None and uplink.senders:
-        parts += [Text(), _senders(uplink)]
+    if look.uplink is not None and look.uplink.senders:
+        parts += [Text(), _senders(look.uplink)]
     return Group(*parts)
 
 

@@ -24,6 +24,13 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class Uplink(StrEnum):
+    """`Config.uplink`."""
+
+    HOLD = "hold"
+    REFUSE = "refuse"
+
+
 class _JsonLines(logging.Formatter):
     """One JSON object a line: time (Unix, s), level, event and the event's own fields."""
 
@@ -81,6 +88,13 @@ def serve(
     evict_after: Annotated[
         str | None, _seconds("Those that do not, for so long, are put out.")
     ] = None,
+    uplink: Annotated[
+        Uplink | None,
+        typer.Option(help="What becomes of workers' messages while there is no connection."),
+    ] = None,
+    send_rate: Annotated[
+        float | None, typer.Option(metavar="N", help="Messages a second to the server, at most.")
+    ] = None,
     drain: Annotated[
         float | None, typer.Option(metavar="S", help="Seconds to wait for readers at the end.")
     ] = None,
@@ -104,6 +118,8 @@ def serve(
         "slots": slots,
         "capacity": capacity,
         "max_readers": max_readers,
+        "uplink": uplink and str(uplink),
+        "send_rate": send_rate,
         "drain": drain,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}

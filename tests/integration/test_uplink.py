@@ -1,0 +1,418 @@
+"""What workers send reaches the server: in ticket order, whole, at its rate, or they are told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+import pytest
+from websockets.frames import Frame, Opcode
+from websockets.sync.server import ServerConnection, serve
+
+import shm
+from broker import Feed, Manager, attach
+from broker.outbox import Bucket
+from shm import mpsc
+from tests.conftest import DEADLINE, Processes, eventually
+
+from .manager import Peer, Script, listen, quick, serving, speaking, url_of, watching
+
+WORKERS = 4
+MESSAGES = 10_000
+MANY = 1000
+"""Messages of 100 kB, more than a socket's buffers take."""
+
+
+def collecting(heard: list[str], greeting: str = "") -> Script:
+    """A script: says `greeting`, notes every text it hears, answers the rest."""
+
+    def script(sock: socket.socket) -> None:
+        peer = Peer(sock)
+        if greeting:
+            peer.say(greeting)
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                frame = peer.hear()
+                if isinstance(frame, Frame) and frame.opcode is Opcode.TEXT:
+                    heard.append(bytes(frame.data).decode())
+
+    return script
+
+
+def unread(reset: threading.Event) -> Script:
+    """A script: shakes hands, does not read, and resets the connection when it is told."""
+
+    def script(sock: socket.socket) -> None:
+        peer = Peer(sock)
+        assert reset.wait(DEADLINE)
+        peer.reset()
+
+    return script
+
+
+def send_until_full(feed: Feed, texts: list[str]) -> int:
+    """Send until socket and lane have taken all they can; returns how many messages that were."""
+    for sent, text in enumerate(texts):
+        try:
+            feed.send(text, timeout=1)
+        except shm.RingFull:
+            return sent
+    raise AssertionError("the socket took everything: send more")
+
+
+# ---- from workers to the server and back ---------------------------------------------------
+
+
+def echo(connection: ServerConnection) -> None:
+    """Another maker's echo server's handler."""
+    for message in connection:
+        connection.send(message)
+
+
+def converse(name: str, number: int, pipe: Connection) -> None:
+    """A worker that sends numbered messages, and hears everybody's."""
+    with attach(name, start="oldest", label=f"worker-{number}") as feed:
+        pipe.send_bytes(b"attached")
+        pipe.recv_bytes()
+        tickets: list[int] = []
+
+        def send() -> None:
+            for count in range(MESSAGES):
+                tickets.append(feed.send(f"{number} {count}", timeout=DEADLINE))
+            feed.flush(timeout=DEADLINE)
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        heard = [next(feed).text() for _ in range(WORKERS * MESSAGES)]
+        sending.join(DEADLINE)
+        pipe.send_bytes(json.dumps([tickets, heard]).encode())
+
+
+def test_what_workers_send_comes_back_to_all_of_them_in_ticket_order(
+    name: str, processes: Processes
+) -> None:
+    with serve(echo, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.socket.getsockname()[1]
+        with Manager(quick(name, f"ws://127.0.0.1:{port}/")):
+            pipes = []
+            for number in range(WORKERS):
+                mine, theirs = Pipe()
+                processes.start(converse, name, number, theirs)
+                pipes.append(mine)
+            for step in ("attached", "told"):
+                found = []
+                for pipe in pipes:
+                    assert pipe.poll(DEADLINE), step
+                    found.append(pipe.recv_bytes())
+                for pipe in pipes if step == "attached" else ():
+                    pipe.send_bytes(b"go")
+            processes.join()
+        server.shutdown()
+    sent: dict[int, str] = {}
+    for number, (tickets, _) in enumerate(map(json.loads, found)):
+        assert tickets == sorted(tickets)
+        sent.update((t, f"{number} {count}") for count, t in enumerate(tickets))
+    assert sorted(sent) == [*range(WORKERS * MESSAGES)]
+    for _, heard in map(json.loads, found):
+        assert heard == [sent[ticket] for ticket in range(len(sent))]
+
+
+def test_text_and_binary_of_every_size_arrive_as_they_were_sent(name: str) -> None:
+    sizes = (0, 1, 125, 126, 65535, 65536, 100_000)
+    heard: list[bytes | str] = []
+
+    def script(sock: socket.socket) -> None:
+        peer = Peer(sock)
+        heard.extend(peer.hear_messages(2 * len(sizes)))
+        peer.listen()
+
+    with serving(script) as server, watching(quick(name, server.url, lane_bytes=1 << 18)) as watch:
+        for size in sizes:
+            watch.feed.send("ä" * (size // 2) + "x" * (size % 2))
+            watch.feed.send(bytes(size), "binary")
+        watch.feed.flush(timeout=DEADLINE)
+        eventually(lambda: len(heard) == 2 * len(sizes), "all were heard")
+    assert heard[::2] == ["ä" * (size // 2) + "x" * (size % 2) for size in sizes]
+    assert heard[1::2] == [bytes(size) for size in sizes]
+
+
+def test_the_uplink_goes_on_while_the_ring_is_full(name: str) -> None:
+    heard: list[str] = []
+    blocked = threading.Event()
+
+    def flood_and_hear(sock: socket.socket) -> None:
+        peer = Peer(sock)
+        sock.settimeout(0.2)
+        try:
+            while True:
+                peer.say("x" * 200)
+        except TimeoutError:  # the manager has stopped reading
+            blocked.set()
+        sock.settimeout(None)
+        while not heard:
+            frame = peer.hear()
+            if isinstance(frame, Frame) and frame.opcode is Opcode.TEXT:
+                heard.append(bytes(frame.data).decode())
+
+    options = {"slots": 64, "capacity": 1 << 16}
+    with serving(flood_and_hear) as server, watching(quick(name, server.url, **options)) as watch:
+        assert blocked.wait(DEADLINE)
+        watch.feed.send("are you there")
+        watch.feed.flush(timeout=DEADLINE)
+        eventually(lambda: heard, "it was heard")
+    assert heard == ["are you there"]
+
+
+# ---- without a connection ------------------------------------------------------------------
+
+
+def test_held_messages_follow_what_is_said_at_each_connect(name: str) -> None:
+    heard: list[str] = []
+    listener = listen()
+    config = quick(name, url_of(listener), say=("subscribe",))
+    with watching(config) as watch:  # nobody serves the socket yet
+        tickets = [watch.feed.send(f"order {n}") for n in range(3)]
+        assert tickets == [0, 1, 2]
+        with pytest.raises(TimeoutError, match="was not delivered in time"):
+            watch.feed.flush(timeout=0)
+        assert watch.feed.state.sent == 0
+        with serving(collecting(heard), listener=listener):
+            watch.feed.flush(timeout=DEADLINE)
+            eventually(lambda: len(heard) == 4, "all were heard")
+            watch.end()
+    assert heard == ["subscribe", "order 0", "order 1", "order 2"]
+
+
+def test_a_sender_waits_when_its_lane_holds_as_much_as_it_may(name: str) -> None:
+    with listen() as listener, watching(quick(name, url_of(listener), lane_bytes=1024)) as watch:
+        for _ in range(1024 // 128):
+            watch.feed.send("x" * 100)
+        with pytest.raises(shm.RingFull, match="its receiver is behind"):
+            watch.feed.send("x" * 100, timeout=0)
+
+
+def test_what_the_socket_did_not_take_is_sent_again_on_the_next_connection(name: str) -> None:
+    heard: list[str] = []
+    reset = threading.Event()
+
+    config_of: dict[str, Any] = {"lane_bytes": 1 << 21}
+    with (
+        serving(unread(reset), collecting(heard)) as server,
+        watching(quick(name, server.url, **config_of)) as watch,
+    ):
+        watch.until("connected 1")
+        texts = [f"{n} ".ljust(100_000, "x") for n in range(MANY)]
+        sent = send_until_full(watch.feed, texts)
+        (sender,) = mpsc.status(name).senders
+        reset.set()
+        watch.until("connected 2")
+        watch.feed.flush(timeout=DEADLINE)
+        eventually(lambda: heard and heard[-1] == texts[sent - 1], "the last was heard")
+        assert heard == texts[sent - len(heard) : sent]
+        # What was still in the lane, at least, was not yet in any buffer of the socket.
+        assert len(heard) >= sender.pending_bytes // 100_100
+
+
+def test_refusing_is_told_at_once_and_ends_with_the_connection(name: str) -> None:
+    heard: list[str] = []
+    listener = listen()
+    with watching(quick(name, url_of(listener), uplink="refuse")) as watch:
+        with pytest.raises(shm.SendRefused, match="there is no connection") as refused:
+            watch.feed.send("too early")
+        assert refused.value.count == 0
+        with serving(collecting(heard), listener=listener):
+            watch.until("connected 1")
+
+            def accepted() -> bool:
+                try:
+                    watch.feed.send("in time")
+                except shm.SendRefused:
+                    return False
+                return True
+
+            eventually(accepted, "the manager accepts")
+            watch.feed.flush(timeout=DEADLINE)
+            watch.end()
+    assert heard == ["in time"]
+
+
+def test_messages_that_were_under_way_are_refused_when_the_connection_is_lost(name: str) -> None:
+    reset = threading.Event()
+
+    config_of: dict[str, Any] = {"lane_bytes": 1 << 21, "uplink": "refuse"}
+    with (
+        serving(unread(reset), speaking()) as server,
+        watching(quick(name, server.url, **config_of)) as watch,
+    ):
+        watch.until("connected 1")
+        eventually(lambda: watch.feed.state.phase == "open", "it is open")
+        send_until_full(watch.feed, ["x" * 100_000] * MANY)
+        (sender,) = mpsc.status(name).senders
+        reset.set()
+        with pytest.raises(shm.SendRefused, match="were refused") as refused:
+            watch.feed.flush(timeout=DEADLINE)
+        assert 0 < refused.value.count <= sender.pending
+
+
+def test_when_the_manager_stops_what_was_held_is_refused(name: str) -> None:
+    with listen() as listener, watching(quick(name, url_of(listener), drain=0.0)) as watch:
+        watch.feed.send("never")
+        watch.manager.stop()
+        with pytest.raises((shm.SendRefused, shm.RingClosed)):
+            watch.feed.flush(timeout=DEADLINE)
+        with pytest.raises((shm.SendRefused, shm.RingClosed)):
+            watch.feed.send("nor this")
+
+
+def test_after_a_manager_s_death_senders_are_told_what_nobody_knows(name: str) -> None:
+    heard: list[str] = []
+    config_of: dict[str, Any] = {"lane_bytes": 1 << 21, "drain": 0.0}
+    reset = threading.Event()
+    with serving(unread(reset), collecting(heard)) as server:
+        config = quick(name, server.url, **config_of)
+        manager = Manager(config)
+        manager.start()
+        with attach(name, start="oldest", events=True) as feed:
+            eventually(lambda: feed.state.phase == "open", "it is open")
+            sent = send_until_full(feed, [f"{n} ".ljust(100_000, "x") for n in range(MANY)])
+            kill(manager)
+            reset.set()
+            with Manager(config):
+                with pytest.raises(shm.SendUnconfirmed, match="may or may not") as unsure:
+                    feed.flush(timeout=DEADLINE)
+                assert unsure.value.count > 0
+                feed.send("the last")
+                feed.flush(timeout=DEADLINE)
+                eventually(lambda: heard and heard[-1] == "the last", "it was heard")
+                numbers = [int(text.split()[0]) for text in heard[:-1]]
+                assert numbers == [*range(sent - len(numbers), sent)]
+
+
+def kill(manager: Manager) -> None:
+    """SIGKILL a child manager, and wait for it."""
+    assert manager._child is not None
+    manager._child.kill()
+    assert manager.join(DEADLINE) is not None
+    manager._end_child(DEADLINE)
+
+
+# ---- at a bounded rate ---------------------------------------------------------------------
+
+
+def test_nothing_is_sent_faster_than_the_rate(name: str) -> None:
+    heard: list[str] = []
+    times: list[float] = []
+
+    def noting(sock: socket.socket) -> None:
+        peer = Peer(sock)
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                frame = peer.hear()
+                if isinstance(frame, Frame) and frame.opcode is Opcode.TEXT:
+                    times.append(time.monotonic())
+                    heard.append(bytes(frame.data).decode())
+
+    options: dict[str, Any] = {"send_rate": 100.0, "send_burst": 5, "say": ("a", "b")}
+    with serving(noting) as server, watching(quick(name, server.url, **options)) as watch:
+        began = time.monotonic()
+        for number in range(40):
+            watch.feed.send(str(number), timeout=DEADLINE)
+        watch.feed.flush(timeout=DEADLINE)
+        eventually(lambda: len(heard) == 42, "all were heard")
+    assert heard == ["a", "b", *map(str, range(40))]
+    # 42 messages, of which 5 may go at once: the last not before 37 hundredths have gone by.
+    assert times[-1] - began >= 0.99 * (42 - 5) / 100
+
+
+def test_a_worker_over_its_share_waits_and_others_do_not(name: str) -> None:
+    heard: list[str] = []
+    options: dict[str, Any] = {"send_rate": 200.0, "send_burst": 1}
+    with (
+        serving(collecting(heard)) as server,
+        watching(quick(name, server.url, **options)) as watch,
+        attach(name, label="modest") as modest,
+    ):
+        stop = threading.Event()
+
+        def flood() -> None:
+            while not stop.is_set():
+                watch.feed.send("greedy", timeout=DEADLINE)
+
+        greedy = threading.Thread(target=flood)
+        greedy.start()
+        try:
+            eventually(lambda: len(heard) > 10, "the flood is on its way")
+            before = len(heard)
+            for _ in range(5):
+                modest.send("modest", timeout=DEADLINE)
+            modest.flush(timeout=DEADLINE)
+            eventually(lambda: heard.count("modest") == 5, "all modest ones were heard")
+        finally:
+            stop.set()
+            greedy.join(DEADLINE)
+        last = len(heard) - 1 - heard[::-1].index("modest")
+        # Two of each are under way at most, so no more than that go before each modest one.
+        assert last - before <= 5 * 3 + 4
+
+
+def test_pings_and_pongs_are_paid_for() -> None:
+    bucket = Bucket(rate=0.001, burst=3)
+    assert bucket.whole_tokens() == 3
+    bucket.spend(5)
+    assert bucket.whole_tokens() == 0
+    assert 2900 < bucket.ready_in() <= 3000
+
+
+def test_without_a_rate_there_is_no_waiting() -> None:
+    bucket = Bucket(rate=None, burst=1)
+    for _ in range(1000):
+        bucket.spend()
+    assert bucket.whole_tokens() > 1
+    assert bucket.ready_in() == 0
+
+
+# ---- workers that are not to be trusted ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "misdeed",
+    [
+        pytest.param(lambda sender: sender.send(b"\xff", kind=shm.Kind.TEXT), id="not UTF-8"),
+        pytest.param(lambda sender: sender.send(b"{}", kind=shm.Kind.EVENT), id="neither kind"),
+    ],
+)
+def test_a_worker_that_would_have_the_connection_closed_is_cut_off(
+    name: str, misdeed: Callable[[mpsc.Sender], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[str] = []
+    with (
+        serving(collecting(heard)) as server,
+        watching(quick(name, server.url)) as watch,
+        mpsc.Sender.attach(name) as bad,
+    ):
+        watch.until("connected 1")
+        misdeed(bad)
+        watch.feed.send("still here")
+        watch.feed.flush(timeout=DEADLINE)
+        with pytest.raises((shm.SendRefused, shm.Evicted)):
+            bad.flush(timeout=DEADLINE)
+        with pytest.raises(shm.Evicted, match="cut lane"):
+            bad.send(b"more")
+        eventually(lambda: heard == ["still here"], "the honest one was heard")
+    assert "cut off" in caplog.text
+
+
+def test_a_worker_that_only_reads_takes_no_lane(name: str) -> None:
+    with serving(speaking("hello")) as server, watching(quick(name, server.url)) as watch:
+        watch.until("text hello")
+        assert mpsc.status(name).senders == ()
+        watch.feed.send("now")
+        (sender,) = mpsc.status(name).senders
+        assert sender.sent == 1
