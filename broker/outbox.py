@@ -14,6 +14,7 @@ import collections
 import logging
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import shm
@@ -33,6 +34,7 @@ ready. So nobody's message waits for more than two of each other worker's."""
 _BACKLOG: Final = 1 << 16
 """Bytes not yet taken by the socket above which nothing more is taken from the uplink."""
 _BATCH: Final = 256
+_LOOK: Final = 0.1
 
 
 class Bucket:
@@ -71,6 +73,19 @@ class Bucket:
             return 0.0
         self._fill(self._rate)
         return max(0.0, (1.0 - self._tokens) / self._rate)
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A message that was put to the connection, or that stands among those in its place.
+
+    Attributes:
+        sent: a worker's; None for one of `Config.say`.
+        sound: it was put; False: it is to be refused in its turn.
+    """
+
+    sent: mpsc.Sent | None
+    sound: bool = True
 
 
 class _Waker:
@@ -115,7 +130,7 @@ class Outbox:
         self._bucket = Bucket(config.send_rate, config.send_burst)
         self._say: collections.deque[str | bytes] = collections.deque()
         self._again: collections.deque[mpsc.Sent] = collections.deque()
-        self._under_way: collections.deque[mpsc.Sent | None] = collections.deque()
+        self._under_way: collections.deque[_UnderWay] = collections.deque()
         self._handed_over = 0
         self._more = False  # in the uplink than the rate or the socket let through
         self._connected = False
@@ -143,7 +158,7 @@ class Outbox:
     def disconnected(self, connection: Connection) -> None:
         """It is gone."""
         self._settle(connection)
-        left = [sent for sent in self._under_way if sent is not None]
+        left = [entry.sent for entry in self._under_way if entry.sent is not None]
         self._under_way.clear()
         self._say.clear()
         self._connected = False
@@ -158,6 +173,7 @@ class Outbox:
         """Do what can be done. `connection` is the open one, or None."""
         if self.bell.hush():
             self._more = True
+        self._receiver.look_around()
         if connection is not None and self._connected:
             self._settle(connection)
             self._hand_over(connection)
@@ -167,8 +183,10 @@ class Outbox:
 
     def deadline(self, connection: Connection | None) -> float | None:
         """When `turn` is to be called again though the bell does not ring, time.monotonic()."""
-        if connection is None or not (self._more or self._say or self._again):
+        if not (self._more or self._say or self._again):
             return None
+        if connection is None:  # what is held may be a dead worker's, whose lane somebody wants
+            return time.monotonic() + _LOOK
         return time.monotonic() + self._bucket.ready_in() if self._has_room(connection) else None
 
     def _has_room(self, connection: Connection) -> bool:
@@ -182,7 +200,6 @@ class Outbox:
                 break
             for message in batch:
                 self._put(connection, message)
-            self._bucket.spend(len(batch))
             connection.flush()
 
     def _next(self, limit: int) -> list[mpsc.Sent | str | bytes]:
@@ -195,18 +212,16 @@ class Outbox:
         if self._more and len(batch) < limit:
             wanted = limit - len(batch)
             taken = self._receiver.poll(wanted)
-            batch.extend([sent for sent in taken if self._is_sound(sent)])
+            batch.extend(taken)
             if len(taken) < wanted:
                 self._more = False
                 self._waker.arm()
         return batch
 
-    def _is_sound(self, sent: mpsc.Sent) -> bool:
+    def _cut_off(self, sent: mpsc.Sent) -> None:
         """A worker is not to make the server close everybody's connection."""
-        if sent.kind == shm.Kind.BINARY or (sent.kind == shm.Kind.TEXT and _is_text(sent.payload)):
-            return True
         self._receiver.cut_off(sent.sender)
-        self._receiver.acknowledge([sent], refused=True)
+        self._under_way.append(_UnderWay(sent, sound=False))
         tell(
             logging.WARNING,
             "cut off",
@@ -214,22 +229,35 @@ class Outbox:
             lane=sent.sender,
             why="it sent as text what is not UTF-8, or a kind that is neither text nor binary",
         )
-        return False
 
     def _put(self, connection: Connection, message: mpsc.Sent | str | bytes) -> None:
-        if isinstance(message, mpsc.Sent):
-            connection.put(message.payload, text=message.kind == shm.Kind.TEXT)
-            self._under_way.append(message)
-        else:
+        if not isinstance(message, mpsc.Sent):
             payload = message.encode() if isinstance(message, str) else message
             connection.put(payload, text=isinstance(message, str))
-            self._under_way.append(None)
+            self._under_way.append(_UnderWay(None))
+        elif _is_sound(message):
+            connection.put(message.payload, text=message.kind == shm.Kind.TEXT)
+            self._under_way.append(_UnderWay(message))
+        else:
+            self._cut_off(message)
+            return
+        self._bucket.spend()
 
     def _settle(self, connection: Connection) -> None:
-        """Acknowledge what the socket has taken whole."""
-        done = [self._under_way.popleft() for _ in range(connection.sent - self._handed_over)]
+        """Acknowledge what the socket has taken whole, in the order of the tickets."""
+        taken = connection.sent - self._handed_over
         self._handed_over = connection.sent
-        delivered = [sent for sent in done if sent is not None]
+        delivered: list[mpsc.Sent] = []
+        while self._under_way and (taken or not self._under_way[0].sound):
+            entry = self._under_way.popleft()
+            if not entry.sound and entry.sent is not None:
+                self._receiver.acknowledge(delivered)
+                self._receiver.acknowledge([entry.sent], refused=True)
+                delivered = []
+                continue
+            taken -= 1
+            if entry.sent is not None:
+                delivered.append(entry.sent)
         if delivered:
             self._receiver.acknowledge(delivered)
 
@@ -250,11 +278,14 @@ class Outbox:
         self._waker.end()
 
 
-def _is_text(payload: bytes) -> bool:
-    if payload.isascii():
+def _is_sound(sent: mpsc.Sent) -> bool:
+    """May it be sent? As text only what is UTF-8: else the server closes the connection."""
+    if sent.kind != shm.Kind.TEXT:
+        return sent.kind == shm.Kind.BINARY
+    if sent.payload.isascii():
         return True
     try:
-        payload.decode()
+        sent.payload.decode()
     except UnicodeDecodeError:
         return False
     return True

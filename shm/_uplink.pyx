@@ -22,6 +22,7 @@ from shm._ring cimport (
     rc_store_u64, rc_turn, rc_wait_strategy, sem_t, write,
 )
 
+import collections
 import os
 
 from . import _ring
@@ -108,7 +109,8 @@ cdef extern from "mpsc.h" nogil:
     void rc_receiver_wake_senders(rc_receiver *)
     int rc_receiver_reap(rc_receiver *, uint32_t)
     void rc_receiver_cut_off(rc_receiver *, uint32_t)
-    int rc_receiver_hole(const rc_receiver *)
+    int rc_receiver_hole(rc_receiver *)
+    void rc_receiver_touch_all(rc_receiver *)
     void rc_receiver_void_hole(rc_receiver *)
     int rc_receiver_ready(const rc_receiver *)
     int rc_receiver_sleep(const rc_receiver *, int64_t)
@@ -123,6 +125,8 @@ LANE_MAX = RC_LANE_MAX
 HEADER = RC_LANES_OFFSET
 
 cdef int64_t FOR_EVER = INT64_MAX
+cdef enum:
+    LOOKS_EACH = 256  # messages that are sent between two looks at the clock
 
 
 cdef int64_t deadline_of(object timeout) except -1:
@@ -263,6 +267,13 @@ cdef class Uplink:
                 min(pending, self.map.g.lane_bytes))
 
 
+def wake_receiver(Semaphores semaphores not None) -> None:
+    """Have the receiver look around: `semaphores` holds its own."""
+    if semaphores.count != 1:
+        raise ValueError("that is not the receiver's semaphore")
+    rc_post(semaphores.handles[0])
+
+
 # ---- the sender ----------------------------------------------------------------------------
 
 
@@ -276,6 +287,7 @@ cdef class Sender:
     cdef object receiver_gone
     cdef int64_t looked_ns
     cdef bint joined
+    cdef uint32_t sends
     cdef object __weakref__
 
     def __cinit__(self, Uplink uplink not None, Endpoint endpoint not None, uint32_t index,
@@ -363,24 +375,33 @@ cdef class Sender:
                 rc_endpoint_wake_up(&self.endpoint.c)
         PyErr_CheckSignals()
         self.endpoint.check()
-        now = rc_now_ns()
+        self.look_around()
+        return 1
+
+    @cython.final
+    cdef int look_around(self) except -1:
+        """Each 100 ms: will anybody ever receive?"""
+        cdef int64_t now = rc_now_ns()
         if now - self.looked_ns >= RC_SLICE_NS:
             self.looked_ns = now
             reason = self.receiver_gone()
             if reason:
                 raise RingClosed(reason)
-        return 1
+        return 0
 
     def _send(self, data, uint16_t kind, bint wait, timeout):
         """The ticket, or None when there is no room and `wait` is off."""
         cdef Py_buffer view
         cdef uint64_t ticket = 0
         cdef rc_sending state
-        cdef int64_t deadline = -1
+        cdef int64_t deadline = FOR_EVER if timeout is None else deadline_of(timeout)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)  # may run code: check after
         try:
             self.endpoint.check()
             self.tell()
+            self.sends += 1
+            if self.sends % LOOKS_EACH == 0:
+                self.look_around()
             if <uint64_t>view.len > self.c.map.g.max_message:
                 raise MessageTooLarge(
                     f"a message of {view.len} bytes is longer than this uplink's limit of"
@@ -392,9 +413,8 @@ cdef class Sender:
                 if state != RC_NO_ROOM:
                     raise self.why_not(state)
                 if not wait:
+                    self.look_around()
                     return None
-                if deadline < 0:
-                    deadline = deadline_of(timeout)
                 if not self.wait_until(deadline, rc_sender_has_room, view.len):
                     raise RingFull(f"no room for {view.len} bytes in lane {self.c.index} of uplink"
                                    f" {self.uplink.name!r} in time: its receiver is behind")
@@ -403,7 +423,8 @@ cdef class Sender:
 
     def flush(self, ticket=None, timeout=None) -> None:
         """Wait until a message was delivered: taken by the receiver, and with a manager, handed to
-        the socket.
+        the socket. What was refused, or is not known, is told once, to the call of this sender that
+        comes first after it, whichever messages it was.
 
         Args:
             ticket: of the message; None for the last one sent here.
@@ -418,9 +439,9 @@ cdef class Sender:
         cdef rc_sending state
         cdef int64_t deadline = deadline_of(timeout)
         self.endpoint.check()
-        upto = self.c.last if ticket is None else <uint64_t>ticket + 1
-        if upto > self.c.last:
+        if ticket is not None and not 0 <= ticket < <object>self.c.last:
             raise ValueError(f"ticket {ticket} was not sent here")
+        upto = self.c.last if ticket is None else <uint64_t>ticket + 1
         while not rc_sender_flushed(&self.c, upto):
             state = rc_sender_state(&self.c)
             if state == RC_CUT_OFF or state == RC_NO_RECEIVER:
@@ -512,6 +533,7 @@ cdef class Receiver:
     cdef uint64_t *arrays
     cdef bint opened, by_hand
     cdef int64_t reaped_ns
+    cdef object taken  # by hand only: what is to be acknowledged, in order
     cdef object __weakref__
 
     def __cinit__(self, Uplink uplink not None, Endpoint endpoint not None,
@@ -527,6 +549,7 @@ cdef class Receiver:
         self.semaphores = semaphores
         self.wait = wait
         self.by_hand = by_hand
+        self.taken = collections.deque()
         rc_receiver_map(&self.c, uplink.mapping.address, &uplink.map.g, semaphores.handles,
                         semaphores.handles[n], self.arrays, self.arrays + n)
 
@@ -548,14 +571,17 @@ cdef class Receiver:
             raise RingClosed("this end of the uplink is closed")
         return 0
 
-    @cython.final
-    cdef int look_around(self) except -1:
-        """Each 100 ms: free the lanes of dead senders, void a hole that a hostile one has made."""
+    def look_around(self) -> None:
+        """Free the lanes of dead senders, and void a hole that a hostile one has made; does nothing
+        for 100 ms after it did. `poll` and `recv` do it, too: for a receiver that does not call
+        them for a while."""
         cdef int64_t now = rc_now_ns()
         cdef uint32_t i
-        cdef int fd = self.endpoint.c.lock_fd
+        cdef int fd
+        self.check()
+        fd = self.endpoint.c.lock_fd
         if now - self.reaped_ns < RC_SLICE_NS:
-            return 0
+            return
         self.reaped_ns = now
         for i in range(self.c.map.g.max_senders):
             if self.uplink.lane_state(i) == RC_FREE:
@@ -565,7 +591,6 @@ cdef class Receiver:
                 rc_lock_release(fd, RC_LOCK_LANE + i)
         if not rc_receiver_ready(&self.c) and rc_receiver_hole(&self.c):
             rc_receiver_void_hole(&self.c)
-        return 0
 
     @cython.final
     cdef Sent take(self):
@@ -590,7 +615,9 @@ cdef class Receiver:
         sent.sender = item.lane
         sent.kind = item.kind
         rc_receiver_free(&self.c, &item)
-        if not self.by_hand:
+        if self.by_hand:
+            self.taken.append(sent)
+        else:
             rc_receiver_done(&self.c, item.ticket, item.lane, False)
         return sent
 
@@ -652,31 +679,48 @@ cdef class Receiver:
 
     def acknowledge(self, messages, *, bint refused=False) -> None:
         """Say what became of messages that were taken, for a receiver made with
-        ``acknowledge="by hand"``: in the order of their tickets, each once.
+        ``acknowledge="by hand"``: each once, in the order in which they were taken.
 
         Args:
             messages: a sequence of `Sent`.
             refused: they were not delivered; their senders are told.
+
+        Raises:
+            ValueError: one is not the next; those before it are acknowledged.
         """
         cdef Sent sent
         self.check()
-        for sent in messages:
-            rc_receiver_done(&self.c, sent.ticket, sent.sender, refused)
-        rc_receiver_wake_senders(&self.c)
+        try:
+            for sent in messages:
+                if not self.taken or self.taken[0] is not sent:
+                    raise ValueError(f"{sent!r} is not the next to be acknowledged: each is, once,"
+                                     " in the order of taking, by a receiver that does so by hand")
+                self.taken.popleft()
+                rc_receiver_done(&self.c, sent.ticket, sent.sender, refused)
+        finally:
+            rc_receiver_wake_senders(&self.c)
 
     def refuse(self, bint refusing) -> None:
         """Have `Sender.send` raise SendRefused from now on, or no more."""
         self.check()
         rc_store_u32(&self.c.map.shared.refusing, refusing)
+        self.wake_all_senders()
+
+    @cython.final
+    cdef void wake_all_senders(self) noexcept:
+        rc_receiver_touch_all(&self.c)
+        rc_receiver_wake_senders(&self.c)
 
     def limit_senders(self, uint64_t window) -> None:
         """Let each sender have at most so many messages that are not acknowledged; 0: any."""
         self.check()
         rc_store_u64(&self.c.map.shared.window, window)
+        self.wake_all_senders()
 
     def cut_off(self, uint32_t sender) -> None:
         """Take the lane away from a sender: what it has sent and was not taken is dropped, and its
-        next call raises Evicted."""
+        next call raises Evicted. `sender` is that of a message which is not acknowledged yet: until
+        then the lane has no other owner."""
         self.check()
         if sender >= self.c.map.g.max_senders:
             raise IndexError(f"the uplink has {self.c.map.g.max_senders} lanes")
@@ -684,8 +728,8 @@ cdef class Receiver:
         rc_receiver_wake_senders(&self.c)
 
     def _wait_natively(self, int eventfd) -> bool:
-        """Wait, without the GIL, until there is something to take, then write `eventfd`. False:
-        this end is closed."""
+        """Wait, without the GIL, until there is something to take, or somebody wants a lane, then
+        write `eventfd`. False: this end is closed."""
         cdef rc_receiver snapshot = self.c
         cdef rc_turn turn
         cdef int64_t limit
@@ -698,12 +742,12 @@ cdef class Receiver:
                 if turn == RC_CLOSED_MEANWHILE:
                     break
                 if turn == RC_MY_TURN:
-                    rc_receiver_sleep(&snapshot, limit)
+                    found = rc_receiver_sleep(&snapshot, limit)
                     rc_endpoint_wake_up(&self.endpoint.c)
                 snapshot.head = self.c.head
-                found = rc_receiver_ready(&snapshot)
+                found = found or rc_receiver_ready(&snapshot)
             write(eventfd, &one, sizeof(one))
-        return found != 0
+        return turn != RC_CLOSED_MEANWHILE
 
     def close(self) -> None:
         """End the uplink: senders get RingClosed. The segment stays until `unlink`."""

@@ -17,7 +17,7 @@
  *          | lane 0: written, sent          |   its sender's
  *   0x0300 |         taken, counts          |   the receiver's
  *   0x0380 |         state, identity        |
- *   0x0480 +--------------------------------+
+ *   0x0400 +--------------------------------+
  *          | lane 1 ...   max_senders lanes |
  *          +--------------------------------+
  *          | tickets      tickets * 8 bytes |
@@ -77,10 +77,11 @@
  *
  * A whole sender                                 The whole receiver
  *
- *   while ((r = rc_sender_try(s, ...)) == RC_NO_ROOM)   while (rc_receiver_take(r, &item) == RC_TAKEN) {
- *       rc_sender_wait(s, deadline);                        copy item.payload; rc_receiver_free(r, &item);
+ *   while (rc_sender_try(s, ...) == RC_NO_ROOM)         while (rc_receiver_take(r, &item) == RC_TAKEN) {
+ *       rc_sender_sleep(s, rc_sender_has_room, ...);        copy item.payload; rc_receiver_free(r, &item);
+ *                                                           rc_receiver_done(r, item.ticket, ...);
  *                                                       }
- *                                                       rc_receiver_acknowledge(r, up to which ticket);
+ *                                                       rc_receiver_wake_senders(r);
  *                                                       rc_receiver_wait(r, how, deadline);
  */
 #ifndef RINGCAST_MPSC_H
@@ -98,6 +99,7 @@
 #define RC_TICKETS_MAX (UINT64_C(1) << 28)
 #define RC_OWNER_BITS 16
 #define RC_PADDING UINT64_MAX /* a record's ticket: nothing up to the lane's end */
+#define RC_HOLE_LOOKS 4096u
 #define RC_LOCK_RECEIVER 0
 #define RC_LOCK_LANE 1 /* + lane index */
 
@@ -362,10 +364,10 @@ static inline void rc_sender_map(rc_sender *s, void *segment, const rc_uplink_ge
 static inline int rc_sender_claim(rc_sender *s)
 {
     uint64_t word = rc_load_acquire(&s->lane->state); /* release: rc_lane_free() */
-    if ((word & 0xff) != RC_FREE)
-        return 0;
     s->written = rc_load(&s->lane->written);
     s->taken = rc_load(&s->lane->taken);
+    if ((word & 0xff) != RC_FREE || s->written != s->taken || s->written % RC_RECORD_ALIGNMENT)
+        return 0;
     s->sent = rc_load(&s->lane->taken_count);
     s->refused = rc_load(&s->lane->refused);
     s->unsure = rc_load(&s->lane->unsure);
@@ -374,7 +376,7 @@ static inline int rc_sender_claim(rc_sender *s)
     for (uint32_t i = 0; i < RC_SENDERS_MAX && sem_trywait(s->wake) == 0; i++)
         ; /* tokens of the owner before */
     rc_store_release(&s->lane->state, s->state);
-    return s->written == s->taken;
+    return 1;
 }
 
 /* The lane's bytes and counts of a sender that is gone. The caller holds its lock. */
@@ -382,6 +384,7 @@ static inline void rc_lane_free(rc_lane *lane)
 {
     uint64_t word = rc_load(&lane->state);
     rc_store(&lane->written, rc_load(&lane->taken)); /* what was never committed */
+    rc_store(&lane->done_count, rc_load(&lane->taken_count));
     rc_store_release(&lane->state, rc_state_word((word >> 8) + 1, RC_FREE));
 }
 
@@ -393,7 +396,7 @@ static inline void rc_sender_leave(rc_sender *s)
     atomic_fetch_and_explicit(&s->map.shared->waiters[s->index / 64], ~rc_bit(s->index),
                               memory_order_acq_rel);
     if (rc_load_acquire(&s->lane->taken) == s->written &&
-        rc_load(&s->lane->done_count) == s->sent && rc_load(&s->lane->state) == state)
+        rc_load_acquire(&s->lane->done_count) == s->sent && rc_load(&s->lane->state) == state)
         rc_lane_free(s->lane);
     else
         atomic_compare_exchange_strong_explicit(&s->lane->state, &state,
@@ -422,7 +425,8 @@ static inline uint64_t rc_sender_padding(const rc_sender *s, uint64_t size)
 static inline rc_sending rc_sender_room(rc_sender *s, uint64_t total)
 {
     uint64_t window = rc_load(&s->map.shared->window);
-    if (window && s->sent - rc_load_acquire(&s->lane->done_count) >= window)
+    int64_t under_way = (int64_t)(s->sent - rc_load_acquire(&s->lane->done_count));
+    if (window && under_way > 0 && (uint64_t)under_way >= window)
         return RC_NO_ROOM;
     if (rc_likely(s->written + total - s->taken <= s->map.g.lane_bytes))
         return RC_SENT;
@@ -466,12 +470,10 @@ static inline rc_sending rc_sender_claim_ticket(rc_sender *s, rc_record *record,
                 return RC_SENT;
             }
         }
-        if (word >> RC_OWNER_BITS == t)
-            t++; /* somebody was faster */
-        else if (word >> RC_OWNER_BITS > t)
-            t = rc_first_try(m); /* it was even taken already */
-        else
+        if (word >> RC_OWNER_BITS < t)
             return RC_WRONG;
+        uint64_t first = word >> RC_OWNER_BITS > t ? rc_first_try(m) : 0;
+        t = first > t ? first : t + 1; /* somebody was faster; maybe it was even taken already */
     }
     return RC_NO_ROOM;
 }
@@ -523,7 +525,8 @@ static inline int rc_sender_sleep(rc_sender *s, int (*ready)(const rc_sender *, 
     int token = 0;
     atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
     rc_fence(); /* pairs with the fence in rc_receiver_wake_senders() */
-    int found = ready(s, what) || rc_sender_state(s) != RC_SENT;
+    rc_sending state = rc_sender_state(s);
+    int found = ready(s, what) || state == RC_CUT_OFF || state == RC_NO_RECEIVER;
     if (!found)
         token = rc_take_token_until(s->wake, slice < deadline_ns ? slice : deadline_ns);
     /* acq_rel: pairs with the exchange in rc_receiver_wake_senders() */
@@ -558,6 +561,7 @@ typedef struct rc_receiver {
     uint64_t *taken;   /* positions, private; max_senders */
     uint64_t *free_at; /* the ticket at which a dead sender's lane is empty, plus one; 0: not dead */
     uint64_t touched[RC_SENDERS_MAX / 64]; /* lanes with news since senders were last woken */
+    uint64_t looked;                       /* tickets looked at for holes */
     uint64_t voided;                       /* ticket words that held no message */
     uint64_t cut_off;                      /* senders */
     uint32_t epoch;
@@ -619,10 +623,9 @@ static inline int rc_receiver_open(rc_receiver *r, uint64_t pid, uint64_t now_ns
         rc_lane *lane = &u->lanes[i];
         uint64_t count = rc_load(&lane->taken_count), done = rc_load(&lane->done_count);
         r->taken[i] = rc_load(&lane->taken) & ~(uint64_t)(RC_RECORD_ALIGNMENT - 1);
-        if (count > done) {
+        if (count > done)
             rc_store(&lane->unsure, rc_load(&lane->unsure) + (count - done));
-            rc_store_release(&lane->done_count, count);
-        }
+        rc_store_release(&lane->done_count, count);
         rc_receiver_touch(r, i); /* the dead one may not have come to wake its sender */
     }
     r->head = r->flushed = head;
@@ -633,6 +636,8 @@ static inline int rc_receiver_open(rc_receiver *r, uint64_t pid, uint64_t now_ns
     rc_store(&u->receiver_pid, pid);
     rc_store(&u->receiver_since_ns, now_ns);
     rc_store(&u->sleeping, 0);
+    rc_store(&u->refusing, 0);
+    rc_store(&u->window, 0);
     rc_store_release(&u->state, RC_RING_OPEN);
     return 1;
 }
@@ -697,11 +702,13 @@ static inline void rc_receiver_pass(rc_receiver *r)
     rc_store_release(&r->map.shared->head, r->head); /* acquire: rc_first_try() */
 }
 
-/* Is there a filled word behind a free one? Honest senders leave no such hole. */
-static inline int rc_receiver_hole(const rc_receiver *r)
+/* Is there a filled word behind head's free one? Honest senders leave no such hole. Looks at a part
+ * of the tickets, and at the next part the next time. */
+static inline int rc_receiver_hole(rc_receiver *r)
 {
-    for (uint64_t i = 1; i < r->map.g.tickets; i++) {
-        uint64_t ticket = r->head + i, word = rc_load_acquire(rc_word_of(&r->map, ticket));
+    for (uint64_t i = 0; i < RC_HOLE_LOOKS; i++) {
+        uint64_t ticket = r->head + 1 + r->looked++ % (r->map.g.tickets - 1);
+        uint64_t word = rc_load_acquire(rc_word_of(&r->map, ticket));
         if (word >> RC_OWNER_BITS == ticket && word != rc_free_word(ticket))
             return rc_load_acquire(rc_word_of(&r->map, r->head)) == rc_free_word(r->head);
     }
@@ -778,6 +785,9 @@ static inline void rc_receiver_done(rc_receiver *r, uint64_t ticket, uint32_t la
     rc_receiver_touch(r, lane);
 }
 
+/* There is news for every sender. */
+static inline void rc_receiver_touch_all(rc_receiver *r) { memset(r->touched, 0xff, sizeof r->touched); }
+
 /* Wake the senders that wait and for which there is news. Once a batch. */
 static inline void rc_receiver_wake_senders(rc_receiver *r)
 {
@@ -814,7 +824,7 @@ static inline int rc_receiver_reap(rc_receiver *r, uint32_t index)
         r->free_at[index] = end + 1;
     }
     if (r->head < r->free_at[index] - 1 ||
-        rc_load(&lane->done_count) != rc_load(&lane->taken_count))
+        (int64_t)(rc_load(&lane->taken_count) - rc_load(&lane->done_count)) > 0)
         return 0;
     r->free_at[index] = 0;
     rc_store(&lane->taken, r->taken[index]);

@@ -26,6 +26,8 @@ Sent = _uplink.Sent
 
 _EMPTYING: Final = 1.0
 """Seconds to wait for the lanes of dead senders to be emptied."""
+_LOOKS: Final = 3
+"""At the lanes before all count as taken: a reaper may hold a lane's lock for a moment."""
 
 
 class Receiver(_uplink.Receiver):
@@ -185,26 +187,40 @@ class Sender(_uplink.Sender):
 
     @classmethod
     def _take_lane(cls, opened: segment.OpenedUplink, label: bytes) -> Self:
-        uplink, endpoint = opened.uplink, opened.endpoint
+        uplink = opened.uplink
+        receiver = _ring.Semaphores([signals.receiver_semaphore(uplink.name, uplink.instance)])
         end = time.monotonic() + _EMPTYING
+        tries = 0
         while True:
-            left_behind = False
-            for lane in range(uplink.max_senders):
-                if not endpoint.try_lock(_uplink.LOCK_LANE + lane):
-                    continue
-                sender = cls._claim(opened, lane, label)
-                if sender is not None:
-                    return sender
-                endpoint.unlock(_uplink.LOCK_LANE + lane)
-                left_behind = True
-            if not left_behind or time.monotonic() > end:
+            sender, left_behind = cls._try_lanes(opened, label)
+            tries += 1
+            if sender is not None:
+                return sender
+            if uplink.counters()[0]:
+                raise RingClosed(f"uplink {uplink.name!r} has ended")
+            if time.monotonic() > end or (tries >= _LOOKS and not left_behind):
                 break
+            _uplink.wake_receiver(receiver)  # it frees the lanes of the dead
             time.sleep(0.01)
         raise TooManySenders(
             f"all {uplink.max_senders} lanes of uplink {uplink.name!r} are taken"
             + (", some by dead senders whose messages wait" if left_behind else "")
             + ": create it with a larger max_senders"
         )
+
+    @classmethod
+    def _try_lanes(cls, opened: segment.OpenedUplink, label: bytes) -> tuple[Self | None, bool]:
+        """A sender, if a lane is free; and whether any has no living sender and is not free."""
+        left_behind = False
+        for lane in range(opened.uplink.max_senders):
+            if not opened.endpoint.try_lock(_uplink.LOCK_LANE + lane):
+                continue
+            sender = cls._claim(opened, lane, label)
+            if sender is not None:
+                return sender, False
+            opened.endpoint.unlock(_uplink.LOCK_LANE + lane)
+            left_behind = True
+        return None, left_behind
 
     @classmethod
     def _claim(cls, opened: segment.OpenedUplink, lane: int, label: bytes) -> Self | None:

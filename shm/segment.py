@@ -277,6 +277,10 @@ def _check_status(name: str, segment: str, status: os.stat_result, owner: int | 
             f"{segment} can be written by others (mode {stat.S_IMODE(status.st_mode):#o}):"
             " ringcast never makes it so; remove it and create the ring again"
         )
+
+
+def _check_pages(segment: str, status: os.stat_result) -> None:
+    """After the header, which a segment that is being made does not have yet."""
     if status.st_blocks * 512 < status.st_size:
         raise RingCorrupt(
             f"{segment} has holes: ringcast takes a ring's memory when it creates it, and reading"
@@ -328,7 +332,7 @@ def open_segments(
 def _open_segments(
     name: str, *, writable: bool, owner: int | None, read_only: bool
 ) -> _ring.Segments:
-    sizes = []
+    found = []
     heads = []
     for segment, head in (
         (data_name(name), _ring.DATA_HEADER),
@@ -337,9 +341,12 @@ def _open_segments(
         with _descriptor(segment, read_only=True) as fd:
             status = os.fstat(fd)
             _check_status(name, segment, status, owner)
-            sizes.append(status.st_size)
+            found.append(status)
             heads.append(os.pread(fd, head, 0))
+    sizes = [status.st_size for status in found]
     _ring.check_headers(name, heads[0], sizes[0], heads[1], sizes[1])
+    _check_pages(data_name(name), found[0])
+    _check_pages(control_name(name), found[1])
     data = _map(data_name(name), sizes[0], writable=writable, populate=not read_only)
     control = _map(control_name(name), sizes[1], writable=not read_only, populate=not read_only)
     return _ring.Segments(name, data, control)
@@ -595,5 +602,6 @@ def _open_uplink(name: str, *, owner: int | None, read_only: bool) -> _uplink.Up
         status = os.fstat(fd)
         _check_status(name, segment, status, owner)
         _uplink.check_header(name, os.pread(fd, _uplink.HEADER, 0), status.st_size)
+        _check_pages(segment, status)
     mapping = _map(segment, status.st_size, writable=not read_only, populate=not read_only)
     return _uplink.Uplink(name, mapping)

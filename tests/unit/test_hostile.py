@@ -631,14 +631,27 @@ def test_segments_of_two_rings(orphan: str) -> None:
         Reader.attach(orphan)
 
 
-def test_segments_with_holes(orphan: str) -> None:
-    for path in (data_path(orphan), control_path(orphan)):
-        content = path.read_bytes()
-        os.truncate(path, 0)
-        os.truncate(path, len(content))
-        with pytest.raises(shm.RingCorrupt, match="has holes"):
-            Reader.attach(orphan)
-        path.write_bytes(content)
+def test_a_data_segment_with_holes(orphan: str) -> None:
+    path = data_path(orphan)
+    content = path.read_bytes()
+    os.truncate(path, 4096)
+    os.truncate(path, len(content))
+    with pytest.raises(shm.RingCorrupt, match="has holes"):
+        Reader.attach(orphan)
+    path.write_bytes(content)
+    Reader.attach(orphan).close()
+
+
+@pytest.mark.parametrize("segment", [data_path, control_path])
+def test_a_segment_whose_creator_has_just_begun(
+    orphan: str, segment: Callable[[str], Path]
+) -> None:
+    content = segment(orphan).read_bytes()
+    os.truncate(segment(orphan), 0)
+    os.truncate(segment(orphan), len(content))
+    with pytest.raises(shm.RingNotFound, match="is not complete"):
+        Reader.attach(orphan)
+    segment(orphan).write_bytes(content)
     Reader.attach(orphan).close()
 
 
