@@ -121,9 +121,10 @@ typedef struct rc_lane {
     _Atomic uint64_t sent;                  /* messages, by all the lane's senders */
     _Alignas(128) _Atomic uint64_t taken;   /* position after the last record taken */
     _Atomic uint64_t taken_count;           /* messages */
-    _Atomic uint64_t done_count;            /* of those, acknowledged, refused or unsure */
-    _Atomic uint64_t refused;               /* taken, and told to be not delivered */
-    _Atomic uint64_t unsure;                /* taken by a receiver that died before it said more */
+    _Atomic uint64_t answered;              /* of those, acknowledged or refused */
+    _Atomic uint64_t unsure;                /* of those, taken by a receiver that then died */
+    _Atomic uint64_t done_count;            /* answered and unsure */
+    _Atomic uint64_t refused;               /* of the answered, told to be not delivered */
     _Alignas(128) _Atomic uint64_t state;   /* generation << 8 | state, as a reader slot's */
     _Atomic uint32_t pid;
     _Atomic uint32_t padding;
@@ -618,18 +619,19 @@ static inline int rc_receiver_open(rc_receiver *r, uint64_t pid, uint64_t now_ns
             break;
     if (head > UINT64_MAX >> RC_OWNER_BITS)
         return 0;
+    /* Before any byte is freed: a sender may fill a freed word anew once there is room, and a next
+     * successor, had this one died, would not know it for one that was freed. */
+    rc_store_release(&u->head, head);
     rc_receiver_finish(r, head);
     for (uint32_t i = 0; i < r->map.g.max_senders; i++) {
         rc_lane *lane = &u->lanes[i];
-        uint64_t count = rc_load(&lane->taken_count), done = rc_load(&lane->done_count);
+        uint64_t count = rc_load(&lane->taken_count), answered = rc_load(&lane->answered);
         r->taken[i] = rc_load(&lane->taken) & ~(uint64_t)(RC_RECORD_ALIGNMENT - 1);
-        if (count > done)
-            rc_store(&lane->unsure, rc_load(&lane->unsure) + (count - done));
+        rc_store(&lane->unsure, count - answered); /* of all deaths: the same if this one dies, too */
         rc_store_release(&lane->done_count, count);
         rc_receiver_touch(r, i); /* the dead one may not have come to wake its sender */
     }
     r->head = r->flushed = head;
-    rc_store_release(&u->head, head);
     rc_store_release(&u->flushed, head);
     r->epoch = rc_load(&u->epoch) + 1;
     rc_store(&u->epoch, r->epoch);
@@ -778,6 +780,7 @@ static inline void rc_receiver_done(rc_receiver *r, uint64_t ticket, uint32_t la
     rc_lane *l = &r->map.shared->lanes[lane];
     if (refused)
         rc_store(&l->refused, rc_load(&l->refused) + 1);
+    rc_store(&l->answered, rc_load(&l->answered) + 1);
     /* release: `refused` comes before; acquire: rc_sender_room() and rc_sender_flushed() */
     rc_store_release(&l->done_count, rc_load(&l->done_count) + 1);
     r->flushed = ticket + 1;
