@@ -16,7 +16,8 @@ from libc.string cimport memset
 
 from shm._ring cimport (
     CLOCK_REALTIME, RC_KIND_BINARY, RC_KIND_TEXT, Writer, rc_clock_ns, rc_descriptor, rc_now_ns,
-    rc_stream_commit, rc_stream_end, rc_stream_room, rc_stream_skip, rc_writer, rc_writer_release,
+    rc_stream_commit, rc_stream_end, rc_stream_prefetch, rc_stream_room, rc_stream_skip, rc_writer,
+    rc_writer_release,
 )
 
 import os
@@ -49,6 +50,7 @@ cdef extern from "frames.h" nogil:
 cdef enum:
     READ_MOST = 1 << 18  # larger reads leave the processor's cache
     TLS_READ = 1 << 16  # what is decrypted at once, and the place for it, fit the cache together
+    FRAME_HEADER = 4     # bytes, of most
     READS = 64           # in one call, so that its caller can look at the clock
 
 # What comes of receiving; see `Ingest.receive`. The first are frames.h's.
@@ -103,6 +105,7 @@ cdef class Ingest:
     cdef rf_decoder decoder
     cdef rf_item item
     cdef uint64_t time_ns, read_most, wait_length
+    cdef bint flooded  # the last read brought much
     cdef uint16_t connection
     cdef const uint8_t *control
     cdef readonly bytes payload
@@ -174,6 +177,8 @@ cdef class Ingest:
                 self.wait_length = 1
                 full = True
                 break
+            if self.flooded:
+                rc_stream_prefetch(w, d.f.position, d.f.length + FRAME_HEADER, self.read_most)
             count += 1
             size += d.f.length
             rf_taken(&self.decoder)
@@ -195,6 +200,7 @@ cdef class Ingest:
     cdef void received(self, ssize_t n) noexcept nogil:
         self.writer.ring.held = self.writer.ring.held + n
         self.time_ns = rc_clock_ns(CLOCK_REALTIME)
+        self.flooded = <uint64_t>n >= self.read_most // 4
 
     cdef int receive_plain(self, int fd) noexcept nogil:
         cdef int i, outcome

@@ -27,6 +27,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 typedef enum rf_what { RF_MORE, RF_MESSAGE, RF_PING, RF_PONG, RF_CLOSE, RF_FAULT } rf_what;
 
@@ -75,9 +78,19 @@ static inline void rf_begin(rf_decoder *d, uint64_t max_message)
 
 /* ---- text ---------------------------------------------------------------------------------- */
 
+/* How many bytes from p on are ASCII. */
 static inline uint64_t rf_ascii(const uint8_t *p, uint64_t n)
 {
     uint64_t i = 0, words[4];
+#if defined(__SSE2__)
+    for (; i + 64 <= n; i += 64) {
+        const __m128i *v = (const __m128i *)(p + i);
+        __m128i one = _mm_or_si128(_mm_loadu_si128(v), _mm_loadu_si128(v + 1));
+        __m128i two = _mm_or_si128(_mm_loadu_si128(v + 2), _mm_loadu_si128(v + 3));
+        if (_mm_movemask_epi8(_mm_or_si128(one, two)))
+            break;
+    }
+#endif
     for (; i + 32 <= n; i += 32) {
         memcpy(words, p + i, 32);
         if ((words[0] | words[1] | words[2] | words[3]) & UINT64_C(0x8080808080808080))

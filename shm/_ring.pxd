@@ -133,6 +133,7 @@ cdef extern from "broadcast.h" nogil:
                             uint64_t *length)
     void rc_stream_skip(rc_writer *, uint64_t start)
     void rc_stream_end(rc_writer *)
+    void rc_stream_prefetch(const rc_writer *, uint64_t start, uint64_t length, uint64_t ahead)
     int rc_stream_commit(rc_writer *, rc_descriptor *, uint64_t start)
     void rc_note_write(rc_header *, const uint8_t *, uint32_t)
     int rc_note_read(const rc_header *, uint8_t *)

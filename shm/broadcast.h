@@ -477,11 +477,8 @@ static inline int rc_writer_room(rc_writer *w, uint64_t length, uint64_t *start)
 static inline void rc_writer_commit(rc_writer *w, rc_descriptor *message, uint64_t start)
 {
     rc_descriptor *d = &w->descriptors[w->next & (w->slots - 1)];
-    /* Readers have these lines, from the last time round: ask for them before they are written. */
-    uint64_t ahead = start + message->f.length + RC_AHEAD_BYTES;
+    /* Readers have this line, from the last time round: ask for it before it is written. */
     __builtin_prefetch(&w->descriptors[(w->next + RC_AHEAD_MESSAGES) & (w->slots - 1)], 1);
-    __builtin_prefetch(w->arena + (ahead & (w->capacity - 1)), 1);
-    __builtin_prefetch(w->arena + ((ahead + 64) & (w->capacity - 1)), 1);
     message->f.position = start;
     message->f.epoch = w->epoch;
     for (int i = 1; i < 8; i++)
@@ -501,6 +498,9 @@ static inline int rc_writer_try_put(rc_writer *w, rc_descriptor *message, const 
     uint64_t start;
     if (!rc_writer_room(w, length, &start))
         return 0;
+    uint64_t ahead = start + length + RC_AHEAD_BYTES; /* readers have these lines, too */
+    __builtin_prefetch(w->arena + (ahead & (w->capacity - 1)), 1);
+    __builtin_prefetch(w->arena + ((ahead + 64) & (w->capacity - 1)), 1);
     RC_FAULT(0);
     rc_copy_in(w->arena + (start & (w->capacity - 1)), bytes, length);
     RC_FAULT(1);
@@ -667,6 +667,16 @@ static inline void rc_stream_end(rc_writer *w)
 {
     w->head = rc_align(w->head);
     w->held = 0;
+}
+
+/* Ask for as many bytes as a message had, so far ahead of it that the next read will fill them: what
+ * the kernel writes is then in the cache, and waiting for memory is done while messages are decoded.
+ * For floods; a few messages at a time gain nothing. */
+static inline void rc_stream_prefetch(const rc_writer *w, uint64_t start, uint64_t length,
+                                      uint64_t ahead)
+{
+    for (uint64_t at = start + ahead; at < start + ahead + length; at += 64)
+        __builtin_prefetch(w->arena + (at & (w->capacity - 1)), 1);
 }
 
 /* The message.f.length held bytes at position `start` are the next message. 0: no descriptor is

@@ -1,4 +1,4 @@
-"""The C core alone, in C, under the compiler's sanitizers: see ring_test.c."""
+"""The C core alone, in C, under the compiler's sanitizers: see ring_test.c and frames_test.c."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Final
 
 import pytest
 
+import broker
 import shm
 
 HERE: Final = Path(__file__).parent
-INCLUDE: Final = Path(shm.__file__).parent
+INCLUDES: Final = [Path(broker.__file__).parent, Path(shm.__file__).parent]
 DEADLINE: Final = 300.0
 """Seconds for all cases of one build. Each case has its own, far shorter one."""
 
@@ -70,18 +71,20 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def compiled(compiler: str, build: Build, where: Path) -> str:
-    program = where / "ring_test"
+def compiled(compiler: str, build: Build, where: Path, source: str) -> str:
+    program = where / source.removesuffix(".c")
     flags = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-pthread"]
-    paths = [f"-I{INCLUDE}", str(HERE / "ring_test.c"), "-o", str(program)]
+    paths = [*(f"-I{folder}" for folder in INCLUDES), str(HERE / source), "-o", str(program)]
     done = run([compiler, *flags, *build.flags, *paths])
     assert done.returncode == 0, done.stdout
     return str(program)
 
 
+@pytest.mark.parametrize("source", ["ring_test.c", "frames_test.c"])
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
-def test_core(compiler: str, build: Build, tmp_path: Path) -> None:
-    command = [compiled(compiler, build, tmp_path), str(secrets.randbits(32)), str(build.percent)]
+def test_core(compiler: str, build: Build, source: str, tmp_path: Path) -> None:
+    program = compiled(compiler, build, tmp_path, source)
+    command = [program, str(secrets.randbits(32)), str(build.percent)]
     done = run(command, **OPTIONS)
     if NO_SHADOW in done.stdout:
         done = run(["setarch", "-R", *command], **OPTIONS)
