@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["Feed", "attach"]
 
 _KINDS: Final = {"text": shm.Kind.TEXT, "binary": shm.Kind.BINARY}
-_attaching: Final = threading.Lock()
 
 
 class Feed(broadcast.Reader):
@@ -28,8 +27,10 @@ class Feed(broadcast.Reader):
     sends to the server through the manager.
     """
 
-    __slots__ = ("_label", "_owner", "_sender")
+    __slots__ = ("_attaching", "_label", "_owner", "_sender")
 
+    _attaching: threading.Lock
+    """Each feed has its own: a child forked while it is held must not wait for it in another."""
     _label: str | None
     _owner: int | None
     _sender: mpsc.Sender | None
@@ -48,6 +49,7 @@ class Feed(broadcast.Reader):
         feed = cls.attach(
             name, policy=policy, start=start, wait=wait, label=label, owner=owner, skip=skip
         )
+        feed._attaching = threading.Lock()
         feed._label, feed._owner, feed._sender = label, owner, None
         return feed
 
@@ -122,10 +124,14 @@ class Feed(broadcast.Reader):
         """Attached at the first use: a worker that only reads takes no lane."""
         if self.closed:
             raise shm.RingClosed("this feed is closed")
-        with _attaching:
+        with self._attaching:
             if self._sender is None:
                 self._sender = mpsc.Sender.attach(self.name, label=self._label, owner=self._owner)
-            return self._sender
+            sender = self._sender
+        if self.closed:  # meanwhile, and `close` may have seen no sender
+            sender.close()
+            raise shm.RingClosed("this feed is closed")
+        return sender
 
     def close(self) -> None:
         """Leave the ring and the uplink; what was sent is sent. Raises as the reader's does."""

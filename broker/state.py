@@ -91,7 +91,7 @@ class ConnectionState:
         try:
             values: dict[str, Any] = json.loads(note)
             return cls(**{**values, "phase": Phase(values["phase"])})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return None
 
 

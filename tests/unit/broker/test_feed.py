@@ -1,0 +1,645 @@
+"""A worker's end: which records it hands out, what it says of the connection, and sending."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal
+
+import pytest
+
+import broker
+import shm
+from broker import ConnectionState, Feed, Phase
+from shm import mpsc
+from shm.broadcast import Message, Writer
+from shm.mpsc import Receiver
+from tests.conftest import DEADLINE, Processes, eventually, reader_status
+from tests.unit.conftest import SLOTS, Background
+
+EVENT: Final = shm.Kind.EVENT
+RECORDS: Final[list[bytes | shm.Kind]] = [b"a", EVENT, b"b", b"c", EVENT, EVENT]
+"""Of a ring of 8: what is sent, and where events are."""
+
+STATE: Final = ConnectionState(
+    phase=Phase.OPEN,
+    url="wss://example.org/stream",
+    since_ns=1_700_000_000_000_000_000,
+    epoch=1,
+    rtt_ns=None,
+    received=7,
+    sent=3,
+    reconnects=1,
+    last_error="the server said “no”",
+)
+
+Policy = Literal["block", "lossy"]
+both_policies: Final = pytest.mark.parametrize("policy", ["block", "lossy"])
+
+
+def publish(writer: Writer, *records: bytes | shm.Kind) -> None:
+    """Payloads as messages, and a kind as a record of that kind that holds its sequence."""
+    for record in records:
+        if isinstance(record, shm.Kind):
+            writer.publish(b"%d" % writer.sequence, kind=record, timeout=DEADLINE)
+        else:
+            writer.publish(record, timeout=DEADLINE)
+
+
+def expected(events: bool, records: list[bytes | shm.Kind]) -> list[bytes]:
+    """What a feed hands out of records that were published first of all."""
+    return [
+        b"%d" % i if isinstance(record, shm.Kind) else record
+        for i, record in enumerate(records)
+        if events or not isinstance(record, shm.Kind)
+    ]
+
+
+# ---- which records are handed out ----------------------------------------------------------
+
+
+def iterate(feed: Feed) -> list[bytes]:
+    return [bytes(message) for message in feed]
+
+
+def read_all(feed: Feed) -> list[bytes]:
+    payloads = []
+    try:
+        while (message := feed.read(DEADLINE)) is not None:
+            payloads.append(bytes(message))
+    except shm.RingClosed:
+        return payloads
+    raise AssertionError("the ring has not ended")
+
+
+def poll_all(feed: Feed) -> list[bytes]:
+    payloads: list[bytes] = []
+    try:
+        while True:
+            payloads += [bytes(message) for message in feed.poll()]
+    except shm.RingClosed:
+        return payloads
+
+
+def batch_all(feed: Feed) -> list[bytes]:
+    payloads = []
+    try:
+        while True:
+            with feed.batch(timeout=DEADLINE) as batch:
+                assert len(batch) == len(batch.descriptors) > 0
+                assert batch.descriptors["seq1"][0] == batch.first + 1
+                payloads += [bytes(batch.payload(i)) for i in range(len(batch))]
+    except shm.RingClosed:
+        return payloads
+
+
+def iterate_async(feed: Feed) -> list[bytes]:
+    async def main() -> list[bytes]:
+        async with asyncio.timeout(DEADLINE):
+            return [bytes(message) async for message in feed]
+
+    return asyncio.run(main())
+
+
+ALL_WAYS: Final = [iterate, read_all, poll_all, batch_all, iterate_async]
+every_way: Final = pytest.mark.parametrize("take", ALL_WAYS, ids=lambda way: way.__name__)
+
+
+@every_way
+@both_policies
+@pytest.mark.parametrize("events", [False, True], ids=["hidden", "shown"])
+@pytest.mark.parametrize(
+    "records",
+    [RECORDS, [EVENT] * SLOTS, [EVENT, b"a"], [b"a", EVENT], [b"a", b"", EVENT, b""]],
+    ids=["mixed", "only events", "first", "last", "empty messages"],
+)
+def test_events(
+    writer: Writer,
+    take: Callable[[Feed], list[bytes]],
+    policy: Policy,
+    events: bool,
+    records: list[bytes | shm.Kind],
+) -> None:
+    with broker.attach(writer.name, policy=policy, events=events) as feed:
+        publish(writer, *records)
+        writer.close()
+        assert take(feed) == expected(events, records)
+        assert feed.cursor == len(records)
+        assert feed.lost == 0
+
+
+@every_way
+@both_policies
+def test_events_that_come_while_it_waits(
+    name: str, take: Callable[[Feed], list[bytes]], policy: Policy
+) -> None:
+    with (
+        Writer.create(name, slots=1024, capacity=1 << 16) as writer,
+        broker.attach(name, policy=policy) as feed,
+    ):
+        taking = Background(lambda: take(feed))
+        for i in range(300):
+            publish(writer, EVENT, b"%d" % i, EVENT)
+        writer.close()
+        assert taking.result() == [b"%d" % i for i in range(300)]
+
+
+def test_events_say_what_they_are(writer: Writer) -> None:
+    with broker.attach(writer.name, events=True) as feed:
+        publish(writer, EVENT, b"m")
+        assert [message.kind for message in feed.poll()] == [EVENT, shm.Kind.BINARY]
+
+
+@both_policies
+def test_hidden_events_are_no_messages_in_the_figures(writer: Writer, policy: Policy) -> None:
+    with broker.attach(writer.name, policy=policy) as feed:
+        publish(writer, *RECORDS)
+        assert feed.lag == len(RECORDS)
+        assert len(feed.poll()) == 3
+        assert feed.poll() == []  # it has told how far it is
+        assert feed.lag == 0
+        status = reader_status(writer.name, feed.slot)
+        assert status is not None
+        assert (status.received, status.lost) == (3, 0)
+
+
+def test_hidden_events_hold_nothing_up(writer: Writer) -> None:
+    """A worker whose ring has only events keeps no writer waiting."""
+    with broker.attach(writer.name) as feed:
+        for _ in range(5):
+            publish(writer, *[EVENT] * SLOTS)
+            assert feed.poll() == []
+            assert feed.read(timeout=0) is None
+
+
+@both_policies
+def test_a_batch_ends_before_an_event(writer: Writer, policy: Policy) -> None:
+    with broker.attach(writer.name, policy=policy) as feed:
+        publish(writer, b"aa", b"bbb", EVENT, EVENT, b"c", EVENT)
+        with feed.batch() as batch:
+            assert (batch.first, len(batch)) == (0, 2)
+            assert batch.descriptors["length"].tolist() == [2, 3]
+            with pytest.raises(IndexError):
+                batch.payload(2)
+        with feed.batch() as batch:
+            assert (batch.first, len(batch)) == (4, 1)
+        with feed.batch(timeout=0) as batch:
+            assert len(batch) == 0
+        assert feed.cursor == 6
+
+
+@both_policies
+@pytest.mark.parametrize("ends", [0, 1, 3], ids=lambda ends: f"{ends} at the end")
+@pytest.mark.parametrize("size", [1, 17, 64])
+def test_payloads_of_a_batch_among_events(
+    writer: Writer, policy: Policy, ends: int, size: int
+) -> None:
+    """Whatever lies behind the messages that are handed out, their payloads are theirs."""
+    messages = [bytes([65 + i]) * size for i in range(4)]
+    with broker.attach(writer.name, policy=policy) as feed:
+        publish(writer, *messages[:2], EVENT, *messages[2:], *[EVENT] * ends)
+        for part in (messages[:2], messages[2:]):
+            with feed.batch() as batch:
+                assert [bytes(batch.payload(i)) for i in range(len(batch))] == part
+                assert [row.tobytes() for row in batch.records(f"V{size}")] == part
+
+
+# ---- what was missed -----------------------------------------------------------------------
+
+
+def first_read(feed: Feed) -> tuple[int, int]:
+    message = feed.read(timeout=0)
+    assert message is not None
+    return message.sequence, message.gap
+
+
+def first_polled(feed: Feed) -> tuple[int, int]:
+    message: Message = feed.poll()[0]
+    return message.sequence, message.gap
+
+
+def first_of_batch(feed: Feed) -> tuple[int, int]:
+    with feed.batch(timeout=0) as batch:
+        return batch.first, batch.gap
+
+
+firsts: Final = pytest.mark.parametrize(
+    "first", [first_read, first_polled, first_of_batch], ids=lambda way: way.__name__
+)
+
+
+@firsts
+def test_gap_of_an_overrun_passes_events(
+    writer: Writer, first: Callable[[Feed], tuple[int, int]]
+) -> None:
+    with broker.attach(writer.name, policy="lossy") as feed:
+        publish(writer, *[b"lost"] * 20, *[EVENT] * (SLOTS - 1), b"m")
+        sequence, gap = first(feed)
+        assert sequence == 20 + SLOTS - 1
+        assert gap == feed.lost
+        assert 20 <= gap <= sequence
+        publish(writer, EVENT, b"n")
+        assert first(feed) == (sequence + 2, 0)
+
+
+@both_policies
+@firsts
+def test_gap_of_a_late_start_passes_events(
+    writer: Writer, policy: Policy, first: Callable[[Feed], tuple[int, int]]
+) -> None:
+    publish(writer, *[b"lost"] * 20, *[EVENT] * (SLOTS - 1), b"m")
+    with broker.attach(writer.name, policy=policy, start=0) as feed:
+        sequence, gap = first(feed)
+        assert sequence == 20 + SLOTS - 1
+        assert gap == feed.lost
+        assert 20 <= gap < sequence
+
+
+# ---- the end -------------------------------------------------------------------------------
+
+
+@every_way
+@both_policies
+def test_who_read_to_the_end_lags_nothing_while_it_is_open(
+    name: str, take: Callable[[Feed], list[bytes]], policy: Policy
+) -> None:
+    """In a ring so large that no reader need tell where it is after so few messages."""
+    with (
+        Writer.create(name, slots=4096, capacity=1 << 20) as writer,
+        broker.attach(name, policy=policy) as feed,
+    ):
+        publish(writer, *RECORDS)
+        writer.close()
+        take(feed)
+        status = reader_status(name, feed.slot)
+        assert status is not None
+        assert (status.lag, status.cursor, status.received) == (0, len(RECORDS), 3)
+        assert not feed.closed
+
+
+# ---- the connection's state ----------------------------------------------------------------
+
+
+def test_state_is_what_the_note_says(writer: Writer) -> None:
+    writer.note(STATE.encode())
+    with broker.attach(writer.name) as feed:
+        assert feed.state == STATE
+        for phase in Phase:
+            changed = ConnectionState.decode(STATE.encode().replace(b"open", phase.encode()))
+            assert changed is not None
+            writer.note(changed.encode())
+            assert feed.state.phase is phase
+    with pytest.raises(shm.RingClosed):
+        _ = feed.state
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_state_when_the_writer_is_gone(writer: Writer, phase: Phase) -> None:
+    writer.note(STATE.encode().replace(b"open", phase.encode()))
+    with broker.attach(writer.name) as feed:
+        writer.close()
+        assert feed.state.phase is (Phase.STOPPED if phase is Phase.STOPPED else Phase.ABSENT)
+        assert feed.state.url == STATE.url
+
+
+def die_with_a_ring(name: str) -> None:
+    """Leave a ring whose writer died and may be resumed."""
+    Writer.create(name, slots=SLOTS, capacity=1024).note(STATE.encode())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_state_of_a_manager_that_died_and_was_resumed(name: str, processes: Processes) -> None:
+    processes.start(die_with_a_ring, name).join(DEADLINE)
+    with broker.attach(name) as feed:
+        assert feed.state.phase is Phase.ABSENT
+        with Writer.resume(name):
+            assert feed.state == STATE
+
+
+@pytest.mark.parametrize(
+    "note",
+    [b"", b"mine", b"[]", b"7", b"\xff", b'{"phase": "open"}', b'{"phase": []}', b"[" * 1016],
+    ids=["none", "text", "list", "number", "bytes", "incomplete", "no phase", "deep"],
+)
+def test_state_of_a_ring_that_no_manager_writes(writer: Writer, note: bytes) -> None:
+    writer.note(note)
+    with (
+        broker.attach(writer.name) as feed,
+        pytest.raises(shm.RingError, match="is not a manager's"),
+    ):
+        _ = feed.state
+
+
+# ---- sending -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def receiver(writer: Writer) -> Iterator[Receiver]:
+    """The other end of what workers send, who says himself what was delivered."""
+    with Receiver.create(
+        writer.name, max_senders=4, lane_bytes=4096, acknowledge="by hand"
+    ) as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def feed(receiver: Receiver) -> Iterator[Feed]:
+    """A worker of a ring with an uplink."""
+    with broker.attach(receiver.name, label="worker") as feed:
+        yield feed
+
+
+def lanes(receiver: Receiver) -> list[str]:
+    """Labels of who is attached to send, or was when the receiver last looked around."""
+    assert receiver.poll() == []
+    return [sender.label for sender in mpsc.status(receiver.name).senders]
+
+
+def wait_for_lanes(receiver: Receiver, expected: list[str]) -> None:
+    eventually(lambda: lanes(receiver) == expected, f"who can send is {expected}")
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind", "sent"),
+    [
+        ("grüße €", "text", "grüße €".encode()),
+        ("", "text", b""),
+        ("grüße €".encode(), "text", "grüße €".encode()),
+        (bytearray(b"{}"), "text", b"{}"),
+        (memoryview(b"<{}>")[1:3], "text", b"{}"),
+        (b"\xff\x00", "binary", b"\xff\x00"),
+        (memoryview(bytearray(b"\x80")), "binary", b"\x80"),
+        ("€", "binary", "€".encode()),
+    ],
+)
+def test_send(feed: Feed, receiver: Receiver, payload: Any, kind: Any, sent: bytes) -> None:
+    tickets = [feed.send(payload, kind), feed.send(payload, kind=kind, timeout=0)]
+    got = receiver.poll()
+    assert [message.ticket for message in got] == tickets == sorted(tickets)
+    assert [message.payload for message in got] == [sent, sent]
+    assert {message.kind for message in got} == {shm.Kind[kind.upper()]}
+
+
+def test_a_message_without_a_kind_is_text(feed: Feed, receiver: Receiver) -> None:
+    feed.send(b"{}")
+    assert receiver.poll()[0].kind == shm.Kind.TEXT
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind", "error", "match"),
+    [
+        (b"\xff", "text", ValueError, "utf-8"),
+        ("€".encode()[:2], "text", ValueError, "utf-8"),
+        (b"\xed\xa0\x80", "text", ValueError, "utf-8"),
+        ("\ud800", "text", ValueError, "utf-8"),
+        ("x", "event", ValueError, 'kind is "text" or "binary", not \'event\''),
+        (b"x", shm.Kind.TEXT, ValueError, "kind is"),
+        (7, "text", TypeError, "bytes-like"),
+        (None, "binary", TypeError, "bytes-like"),
+        (memoryview(b"abcd")[::2], "binary", BufferError, "contiguous"),
+        (bytes(2049), "binary", shm.MessageTooLarge, "longer than this uplink"),
+    ],
+)
+def test_what_cannot_be_sent(
+    feed: Feed, receiver: Receiver, payload: Any, kind: Any, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        feed.send(payload, kind)
+    assert receiver.poll() == []
+    feed.send("after it")
+    assert receiver.poll()[0].payload == b"after it"
+
+
+def test_a_lane_is_taken_at_the_first_message(
+    feed: Feed, writer: Writer, receiver: Receiver
+) -> None:
+    publish(writer, b"m", EVENT)
+    assert len(feed.poll()) == 1
+    with pytest.raises(ValueError, match="utf-8"):
+        feed.send(b"\xff")
+    assert lanes(receiver) == []
+    for _ in range(3):
+        feed.send("x")
+        receiver.acknowledge(receiver.poll())
+        assert lanes(receiver) == ["worker"]
+
+
+def test_threads_share_one_lane(feed: Feed, receiver: Receiver) -> None:
+    threads = 4
+    start = threading.Barrier(threads)
+
+    def send() -> int:
+        start.wait(DEADLINE)
+        return feed.send("x")
+
+    sending = [Background(send) for _ in range(threads)]
+    assert sorted(one.result() for one in sending) == [sent.ticket for sent in receiver.poll()]
+    assert lanes(receiver) == ["worker"]
+
+
+def test_two_feeds_have_a_lane_each(feed: Feed, receiver: Receiver) -> None:
+    with broker.attach(feed.name, label="other") as other:
+        tickets = [sender.send("x") for sender in (feed, other, feed)]
+        got = receiver.poll()
+    assert [sent.ticket for sent in got] == tickets == sorted(tickets)
+    assert [sent.sender for sent in got] == [got[0].sender, got[1].sender, got[0].sender]
+    assert got[0].sender != got[1].sender
+
+
+def test_flush(feed: Feed, receiver: Receiver) -> None:
+    feed.flush(timeout=0)  # nothing was sent
+    first, second = feed.send("a"), feed.send("b")
+    for ticket in (None, first, second):
+        with pytest.raises(TimeoutError):
+            feed.flush(ticket, timeout=0)
+    got = receiver.poll()
+    receiver.acknowledge(got[:1])
+    feed.flush(first, timeout=0)
+    with pytest.raises(TimeoutError):
+        feed.flush(timeout=0)
+    flushing = Background(lambda: feed.flush(timeout=DEADLINE))
+    receiver.acknowledge(got[1:])
+    flushing.result()
+    with pytest.raises(ValueError, match="was not sent here"):
+        feed.flush(second + 1)
+
+
+def fill_the_lane(receiver: Receiver) -> None:
+    receiver.limit_senders(1)
+
+
+def refuse(receiver: Receiver) -> None:
+    receiver.refuse(True)
+
+
+def refuse_what_was_sent(receiver: Receiver) -> None:
+    receiver.acknowledge(receiver.poll(), refused=True)
+
+
+def cut_off(receiver: Receiver) -> None:
+    receiver.cut_off(receiver.poll()[0].sender)
+
+
+def end(receiver: Receiver) -> None:
+    receiver.close()
+
+
+@pytest.mark.parametrize(
+    ("happens", "error"),
+    [
+        (fill_the_lane, shm.RingFull),
+        (refuse, shm.SendRefused),
+        (refuse_what_was_sent, shm.SendRefused),
+        (cut_off, shm.Evicted),
+        (end, shm.RingClosed),
+    ],
+    ids=lambda value: value.__name__,
+)
+def test_a_manager_that_takes_nothing(
+    feed: Feed,
+    writer: Writer,
+    receiver: Receiver,
+    happens: Callable[[Receiver], None],
+    error: type[Exception],
+) -> None:
+    feed.send("before")
+    happens(receiver)
+    with pytest.raises(error):
+        feed.send("x", timeout=0)
+    publish(writer, b"m")
+    assert bytes(feed.poll()[0]) == b"m"  # reading goes on
+
+
+def test_without_an_uplink_it_reads_all_the_same(writer: Writer) -> None:
+    with broker.attach(writer.name) as feed:
+        for call in (lambda: feed.send("x"), lambda: feed.flush(timeout=0)):
+            with pytest.raises(shm.RingNotFound):
+                call()
+        publish(writer, b"m")
+        assert len(feed.poll()) == 1
+        with Receiver.create(writer.name, max_senders=1) as receiver:
+            feed.send("x")  # it has come now
+            assert receiver.poll()[0].payload == b"x"
+
+
+# ---- closing -------------------------------------------------------------------------------
+
+
+def leave_block(feed: Feed) -> None:
+    with feed:
+        pass
+
+
+@pytest.mark.parametrize("close", [Feed.close, leave_block], ids=["close", "with"])
+@pytest.mark.parametrize("sent", [True, False], ids=["after sending", "unused"])
+def test_a_closed_feed(
+    feed: Feed, receiver: Receiver, close: Callable[[Feed], None], sent: bool
+) -> None:
+    if sent:
+        feed.send("kept")
+    close(feed)
+    for call in (lambda: feed.send("x"), lambda: feed.flush(timeout=0)):
+        with pytest.raises(shm.RingClosed):
+            call()
+    receiver.acknowledge(got := receiver.poll())
+    assert [message.payload for message in got] == [b"kept"] * sent
+    wait_for_lanes(receiver, [])
+    close(feed)
+
+
+def test_a_feed_that_could_not_be_closed_still_sends(
+    feed: Feed, writer: Writer, receiver: Receiver
+) -> None:
+    feed.send("a")
+    publish(writer, b"m")
+    view = feed.poll()[0].payload
+    with pytest.raises(BufferError):
+        feed.close()
+    feed.send("b")
+    assert [message.payload for message in receiver.poll()] == [b"a", b"b"]
+    view.release()
+
+
+def test_leaving_with_a_view_alive_gives_the_lane_back(
+    feed: Feed, writer: Writer, receiver: Receiver
+) -> None:
+    feed.send("a")
+    receiver.acknowledge(receiver.poll())
+    publish(writer, b"m")
+    with feed:
+        view = feed.poll()[0].payload
+    wait_for_lanes(receiver, [])
+    assert bytes(view) == b"m"
+    view.release()
+
+
+def test_closing_while_another_thread_attaches_to_send(
+    feed: Feed, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lane that it gets too late is given back."""
+    attach = mpsc.Sender.attach
+
+    def attach_late(*args: Any, **options: Any) -> mpsc.Sender:
+        sender = attach(*args, **options)
+        feed.close()
+        return sender
+
+    monkeypatch.setattr(mpsc.Sender, "attach", attach_late)
+    with pytest.raises(shm.RingClosed):
+        feed.send("x")
+    wait_for_lanes(receiver, [])
+
+
+# ---- forks ---------------------------------------------------------------------------------
+
+
+def fails_and_attaches_anew(feed: Feed) -> None:
+    """In a forked child: the parent's end is closed here; one of its own sends."""
+    assert feed.closed
+    for call in (lambda: feed.send("x"), lambda: feed.flush(timeout=0), lambda: feed.state):
+        with pytest.raises(shm.RingClosed):
+            call()
+    feed.close()
+    with broker.attach(feed.name, label="child") as own:
+        own.send("from the child", timeout=DEADLINE)
+
+
+def test_fork(feed: Feed, receiver: Receiver, processes: Processes) -> None:
+    feed.send("before")
+    processes.start(fails_and_attaches_anew, feed)
+    processes.join()
+    feed.send("after")
+    got = receiver.poll()
+    assert [message.payload for message in got] == [b"before", b"from the child", b"after"]
+    assert got[0].sender == got[2].sender
+    receiver.acknowledge(got)
+    wait_for_lanes(receiver, ["worker"])
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # that is the point
+def test_fork_while_a_thread_attaches_to_send(
+    feed: Feed, receiver: Receiver, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child does not wait for a thread that it does not have."""
+    attaching, go_on = threading.Event(), threading.Event()
+    attach = mpsc.Sender.attach
+
+    def attach_slowly(*args: Any, **options: Any) -> mpsc.Sender:
+        attaching.set()
+        assert go_on.wait(DEADLINE)
+        return attach(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mpsc.Sender, "attach", attach_slowly)
+        sending = Background(lambda: feed.send("from the parent"))
+        assert attaching.wait(DEADLINE)
+    child = processes.start(fails_and_attaches_anew, feed)
+    child.join(DEADLINE / 2)
+    go_on.set()
+    sending.result()
+    assert child.exitcode == 0
+    got = receiver.poll()
+    assert [message.payload for message in got] == [b"from the child", b"from the parent"]
