@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 import shm
 from shm import _ring, broadcast, mpsc
 
+from . import parts
 from .state import ConnectionState, Phase
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class Feed(broadcast.Reader):
 
     __slots__ = ("_attaching", "_label", "_owner", "_sender")
 
-    _attaching: threading.Lock
+    _attaching: threading.Lock  # or sending in parts
     """Each feed has its own: a child forked while it is held must not wait for it in another."""
     _label: str | None
     _owner: int | None
@@ -80,8 +82,8 @@ class Feed(broadcast.Reader):
         """Send a message to the server, through the manager.
 
         Args:
-            payload: a str (UTF-8), or bytes or any C-contiguous buffer; copied. At most half of
-                `Config.lane_bytes`.
+            payload: a str (UTF-8), or bytes or any C-contiguous buffer; copied. At most a quarter
+                of the ring's capacity; what is longer than half of a lane goes through it in parts.
             kind: "text", which is to be UTF-8, or "binary".
             timeout: seconds to wait while too many messages of this worker are under way; None
                 waits as long as it takes.
@@ -105,7 +107,26 @@ class Feed(broadcast.Reader):
         data = payload.encode() if isinstance(payload, str) else payload
         if kind == "text" and not isinstance(payload, str):
             str(memoryview(data), "utf-8")  # raises what the server would close the connection for
-        return self._attached_sender().send(data, kind=_KINDS[kind], timeout=timeout)
+        sender = self._attached_sender()
+        if len(memoryview(data).cast("B")) <= sender.max_message:
+            return sender.send(data, kind=_KINDS[kind], timeout=timeout)
+        return self._send_parts(sender, memoryview(data).cast("B"), _KINDS[kind], timeout)
+
+    def _send_parts(
+        self, sender: mpsc.Sender, data: memoryview, kind: shm.Kind, timeout: float | None
+    ) -> int:
+        if len(data) > self.max_message:
+            raise shm.MessageTooLarge(
+                f"a message of {len(data)} bytes is longer than the {self.max_message} that go"
+                " through here, a quarter of the ring's capacity"
+            )
+        end = None if timeout is None else time.monotonic() + timeout
+        ticket = 0
+        with self._attaching:  # parts of two messages are not to mix
+            for part in parts.split(data, kind, sender.max_message):
+                left = None if end is None else max(0.0, end - time.monotonic())
+                ticket = sender.send(part, kind=parts.KIND, timeout=left)
+        return ticket
 
     def flush(self, ticket: int | None = None, timeout: float | None = None) -> None:
         """Wait until the manager has handed a message to the socket.

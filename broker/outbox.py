@@ -14,12 +14,14 @@ import collections
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import shm
 from shm import mpsc
 
+from . import parts
 from .config import Config
 from .tell import Bell, tell
 
@@ -77,15 +79,19 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class _UnderWay:
-    """A message that was put to the connection, or that stands among those in its place.
+    """A message on its way, or in its place among those that are.
 
     Attributes:
         sent: a worker's; None for one of `Config.say`.
-        sound: it was put; False: it is to be refused in its turn.
+        payload: what is sent for it; None for nothing: it is a part of a later one, or refused.
+        text: and not binary.
+        refused: its sender is told, in its turn.
     """
 
     sent: mpsc.Sent | None
-    sound: bool = True
+    payload: bytes | None = None
+    text: bool = False
+    refused: bool = False
 
 
 class _Waker:
@@ -127,9 +133,11 @@ class Outbox:
     def __init__(self, receiver: mpsc.Receiver, config: Config) -> None:
         self._receiver = receiver
         self._config = config
+        self._longest = max(config.capacity // 4, receiver.max_message)
         self._bucket = Bucket(config.send_rate, config.send_burst)
         self._say: collections.deque[str | bytes] = collections.deque()
-        self._again: collections.deque[mpsc.Sent] = collections.deque()
+        self._again: collections.deque[_UnderWay] = collections.deque()
+        self._assemblies: dict[int, parts.Assembly] = {}
         self._under_way: collections.deque[_UnderWay] = collections.deque()
         self._handed_over = 0
         self._more = False  # in the uplink than the rate or the socket let through
@@ -158,13 +166,13 @@ class Outbox:
     def disconnected(self, connection: Connection) -> None:
         """It is gone."""
         self._settle(connection)
-        left = [entry.sent for entry in self._under_way if entry.sent is not None]
+        left = [entry for entry in self._under_way if entry.sent is not None]
         self._under_way.clear()
         self._say.clear()
         self._connected = False
         if self._config.uplink == "refuse":
             self._refuse(True)
-            self._receiver.acknowledge(left, refused=True)
+            self._refuse_all(left)
             self._more = True
         else:
             self._again.extendleft(reversed(left))
@@ -198,68 +206,80 @@ class Outbox:
             batch = self._next(min(allowed, _BATCH))
             if not batch:
                 break
-            for message in batch:
-                self._put(connection, message)
+            for entry in batch:
+                self._put(connection, entry)
             connection.flush()
 
-    def _next(self, limit: int) -> list[mpsc.Sent | str | bytes]:
+    def _next(self, limit: int) -> list[_UnderWay]:
         """What goes next, at most `limit` messages; none if there are none."""
-        batch: list[mpsc.Sent | str | bytes] = []
+        batch: list[_UnderWay] = []
         while self._say and len(batch) < limit:
-            batch.append(self._say.popleft())
+            said = self._say.popleft()
+            payload = said.encode() if isinstance(said, str) else said
+            batch.append(_UnderWay(None, payload, text=isinstance(said, str)))
         while self._again and len(batch) < limit:
             batch.append(self._again.popleft())
         if self._more and len(batch) < limit:
             wanted = limit - len(batch)
             taken = self._receiver.poll(wanted)
-            batch.extend(taken)
+            batch.extend(map(self._judge, taken))
             if len(taken) < wanted:
                 self._more = False
                 self._waker.arm()
         return batch
 
-    def _cut_off(self, sent: mpsc.Sent) -> None:
+    def _judge(self, sent: mpsc.Sent) -> _UnderWay:
+        """What is to become of a worker's message."""
+        payload, kind = sent.payload, sent.kind
+        if kind == parts.KIND:
+            assembly = self._assemblies.setdefault(sent.sender, parts.Assembly(self._longest))
+            try:
+                whole = assembly.add(payload)
+            except parts.BadPartError as error:
+                return self._cut_off(sent, str(error))
+            except LookupError:  # a manager died with the beginning
+                return _UnderWay(sent, refused=True)
+            if whole is None:
+                return _UnderWay(sent)
+            payload, kind = whole
+        if kind == shm.Kind.BINARY:
+            return _UnderWay(sent, payload)
+        if kind == shm.Kind.TEXT and _is_text(payload):
+            return _UnderWay(sent, payload, text=True)
+        return self._cut_off(sent, "it sent a text that is not UTF-8, or a kind that is not known")
+
+    def _cut_off(self, sent: mpsc.Sent, why: str) -> _UnderWay:
         """A worker is not to make the server close everybody's connection."""
         self._receiver.cut_off(sent.sender)
-        self._under_way.append(_UnderWay(sent, sound=False))
-        tell(
-            logging.WARNING,
-            "cut off",
-            ring=self._config.name,
-            lane=sent.sender,
-            why="it sent as text what is not UTF-8, or a kind that is neither text nor binary",
-        )
+        tell(logging.WARNING, "cut off", ring=self._config.name, lane=sent.sender, why=why)
+        return _UnderWay(sent, refused=True)
 
-    def _put(self, connection: Connection, message: mpsc.Sent | str | bytes) -> None:
-        if not isinstance(message, mpsc.Sent):
-            payload = message.encode() if isinstance(message, str) else message
-            connection.put(payload, text=isinstance(message, str))
-            self._under_way.append(_UnderWay(None))
-        elif _is_sound(message):
-            connection.put(message.payload, text=message.kind == shm.Kind.TEXT)
-            self._under_way.append(_UnderWay(message))
-        else:
-            self._cut_off(message)
-            return
-        self._bucket.spend()
+    def _put(self, connection: Connection, entry: _UnderWay) -> None:
+        self._under_way.append(entry)
+        if entry.payload is not None:
+            connection.put(entry.payload, text=entry.text)
+            self._bucket.spend()
 
     def _settle(self, connection: Connection) -> None:
         """Acknowledge what the socket has taken whole, in the order of the tickets."""
         taken = connection.sent - self._handed_over
         self._handed_over = connection.sent
         delivered: list[mpsc.Sent] = []
-        while self._under_way and (taken or not self._under_way[0].sound):
+        while self._under_way and (taken or self._under_way[0].payload is None):
             entry = self._under_way.popleft()
-            if not entry.sound and entry.sent is not None:
+            taken -= entry.payload is not None
+            if entry.refused:
                 self._receiver.acknowledge(delivered)
-                self._receiver.acknowledge([entry.sent], refused=True)
                 delivered = []
-                continue
-            taken -= 1
-            if entry.sent is not None:
+                self._refuse_all([entry])
+            elif entry.sent is not None:
                 delivered.append(entry.sent)
         if delivered:
             self._receiver.acknowledge(delivered)
+
+    def _refuse_all(self, entries: Iterable[_UnderWay]) -> None:
+        sent = [entry.sent for entry in entries if entry.sent is not None]
+        self._receiver.acknowledge(sent, refused=True)
 
     def _drop(self) -> None:
         """Not connected, and nothing is held: those who sent are told."""
@@ -271,21 +291,18 @@ class Outbox:
     def close(self) -> None:
         """End the uplink. What was held or is still in it will not be sent: senders are told."""
         self._refuse(True)
-        self._receiver.acknowledge([*self._again], refused=True)
+        self._refuse_all(self._again)
         self._again.clear()
         self._drop()
         self._receiver.close()
         self._waker.end()
 
 
-def _is_sound(sent: mpsc.Sent) -> bool:
-    """May it be sent? As text only what is UTF-8: else the server closes the connection."""
-    if sent.kind != shm.Kind.TEXT:
-        return sent.kind == shm.Kind.BINARY
-    if sent.payload.isascii():
+def _is_text(payload: bytes) -> bool:
+    if payload.isascii():
         return True
     try:
-        sent.payload.decode()
+        payload.decode()
     except UnicodeDecodeError:
         return False
     return True

@@ -1293,6 +1293,11 @@ cdef class Reader:
         return self.ring.index
 
     @property
+    def max_message(self) -> int:
+        """Longest message, bytes."""
+        return self.ring.max_message
+
+    @property
     def policy(self) -> str:
         """"block", or "lossy"; a reader that was asked to step down has become lossy."""
         return "lossy" if self.ring.lossy else "block"

@@ -790,6 +790,11 @@ cdef class Receiver:
         return self.c.head
 
     @property
+    def max_message(self) -> int:
+        """Longest message, bytes."""
+        return self.c.map.g.max_message
+
+    @property
     def epoch(self) -> int:
         """1 for the uplink's creator, one more for each receiver that resumed it."""
         return self.c.epoch

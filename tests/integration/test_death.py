@@ -7,25 +7,18 @@ the package under test.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
-import select
-import shutil
 import signal
 import statistics
-import subprocess
-import sys
 import threading
 import time
-import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -33,6 +26,7 @@ import shm
 from shm.broadcast import Reader, Writer
 from tests.conftest import DEADLINE, Processes, eventually, reader_status
 
+from .conftest import Victims
 from .traffic import (
     CAPACITY,
     SENDINGS,
@@ -51,87 +45,6 @@ from .traffic import (
     send,
     stress_seconds,
 )
-
-REPOSITORY: Final = Path(__file__).parents[2]
-
-# ---- victims that die at a step ------------------------------------------------------------
-
-BUILD: Final = """
-import json, sys
-from setuptools import Extension, setup
-setup(packages=[], script_args=["--quiet", "build_ext", "--inplace"],
-      ext_modules=[Extension(**json.loads(sys.argv[1]))])
-"""
-
-
-@pytest.fixture(scope="session")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a copy of the package is that has fault points, built as the original is."""
-    root = tmp_path_factory.mktemp("faulty")
-    unwanted = shutil.ignore_patterns("*.so", "_ring.c", "__pycache__")
-    shutil.copytree(REPOSITORY / "shm", root / "shm", ignore=unwanted)
-    shutil.copy(Path(__file__).with_name("faults.c"), root)
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    (given,) = project["tool"]["setuptools"]["ext-modules"]
-    extension: dict[str, Any] = {key.replace("-", "_"): value for key, value in given.items()}
-    extension["sources"].append("faults.c")
-    extension["extra_compile_args"].append("-DRC_FAULTS")
-    command = [sys.executable, "-c", BUILD, json.dumps(extension)]
-    subprocess.run(command, cwd=root, check=True, timeout=600)
-    return root
-
-
-class Victim:
-    """A process of the build with fault points, that is to die at one of them."""
-
-    def __init__(self, root: Path, step: int, nth: int, *arguments: str) -> None:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{root}{os.pathsep}{REPOSITORY}",
-            "RINGCAST_FAULT": f"{step}:{nth}",
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "error", "-m", "tests.integration.victim", *arguments],
-            cwd=root,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-        )
-
-    def ready(self) -> None:
-        """Wait until it has come so far that it waits for `dies`."""
-        assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], DEADLINE)[0], "the victim hangs"
-        assert self.process.stdout.read(1) == b"r"
-
-    def dies(self) -> int:
-        """Let it go on, to its death; how many messages it had published."""
-        output, _ = self.process.communicate(b"g", timeout=DEADLINE)
-        assert self.process.returncode == -signal.SIGKILL
-        return len(output)
-
-    def end(self) -> None:
-        """Kill it if it lives."""
-        self.process.kill()
-        self.process.communicate(timeout=DEADLINE)
-
-
-Victims = Callable[..., Victim]
-
-
-@pytest.fixture
-def victims(faulty: Path) -> Iterator[Victims]:
-    """Starts victims: step, nth time, role and arguments. None outlives the test."""
-    started: list[Victim] = []
-
-    def start(step: int, nth: int, *arguments: object) -> Victim:
-        started.append(Victim(faulty, step, nth, *map(str, arguments)))
-        return started[-1]
-
-    yield start
-    for victim in started:
-        victim.end()
 
 
 def resume(name: str, seed: int, more: int) -> tuple[int, Report]:

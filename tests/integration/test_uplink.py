@@ -170,6 +170,26 @@ def test_the_uplink_goes_on_while_the_ring_is_full(name: str) -> None:
     assert heard == ["are you there"]
 
 
+def test_messages_longer_than_a_lane_go_through_it_in_parts(name: str) -> None:
+    heard: list[bytes | str] = []
+    sent: list[bytes | str] = ["y" * 5000, "z" * 1_000_000, b"short", bytes(range(256)) * 4000]
+
+    def script(sock: socket.socket) -> None:
+        peer = Peer(sock)
+        heard.extend(peer.hear_messages(len(sent)))
+        peer.listen()
+
+    options: dict[str, Any] = {"lane_bytes": 4096, "capacity": 1 << 23}
+    with serving(script) as server, watching(quick(name, server.url, **options)) as watch:
+        for payload in sent:
+            watch.feed.send(payload, "text" if isinstance(payload, str) else "binary")
+        watch.feed.flush(timeout=DEADLINE)
+        eventually(lambda: len(heard) == len(sent), "all were heard")
+        with pytest.raises(shm.MessageTooLarge, match="a quarter of the ring's capacity"):
+            watch.feed.send(bytes(watch.feed.max_message + 1), "binary")
+    assert heard == sent
+
+
 # ---- without a connection ------------------------------------------------------------------
 
 

@@ -5,6 +5,8 @@ each message that it has published. It ends with exit code 0 if the step never c
 
     victim.py write NAME SEED WAY COUNT create|resume
     victim.py attach NAME POLICY
+    victim.py send NAME WHO                     through an uplink
+    victim.py receive NAME create|resume HOW    from an uplink
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import cast
 
 import shm
 from shm.broadcast import Reader, Writer
-from tests.integration import traffic
+from shm.mpsc import Receiver, Sender
+from tests.integration import letters, traffic
 
 MESSAGES = 5000  # far more than it takes to reach any step
 
@@ -41,7 +44,32 @@ def attach(name: str, policy: str) -> None:
     Reader.attach(name, policy=cast(traffic.Policy, policy), start=0).close()
 
 
-ROLES: dict[str, Callable[..., None]] = {"write": write, "attach": attach}
+def send(name: str, who: str) -> None:
+    """Send letters through an uplink."""
+    with Sender.attach(name) as sender:
+        os.write(1, b"r")
+        os.read(0, 1)
+        for n in range(MESSAGES):
+            sender.send(letters.letter(int(who), n))
+            os.write(1, b".")
+
+
+def receive(name: str, how: str, acknowledge: str) -> None:
+    """Receive letters, one at a time."""
+    make = letters.create if how == "create" else Receiver.resume
+    receiver = make(name, acknowledge=cast(letters.Acknowledging, acknowledge))
+    os.write(1, b"r")
+    os.read(0, 1)
+    while receiver.recv(timeout=1) is not None:
+        os.write(1, b".")
+
+
+ROLES: dict[str, Callable[..., None]] = {
+    "write": write,
+    "attach": attach,
+    "send": send,
+    "receive": receive,
+}
 
 if __name__ == "__main__":
     if not Path(shm.__file__).is_relative_to(Path.cwd()):

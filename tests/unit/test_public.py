@@ -59,7 +59,8 @@ def test_methods_of_reader_and_writer() -> None:
             " publish_many reserve resume sequence slots try_publish unlink"
         ),
         broadcast.Reader: (
-            "attach batch close closed cursor lag lost name note policy poll read slot writer_alive"
+            "attach batch close closed cursor lag lost max_message name note policy poll read slot"
+            " writer_alive"
         ),
         broadcast.Message: "epoch gap kind payload sequence text time_ns topic",
         broadcast.Batch: "descriptors first gap payload records release",
