@@ -97,8 +97,8 @@ cdef extern from "mpsc.h" nogil:
     ctypedef struct rc_receiver:
         rc_uplink_map map
         sem_t *wake
-        uint64_t head, voided, cut_off
-        uint32_t epoch
+        uint64_t head, voided, cut_off, window
+        uint32_t refusing, epoch
 
     void rc_receiver_map(rc_receiver *, void *, const rc_uplink_geometry *, sem_t **, sem_t *,
                          uint64_t *, uint64_t *)
@@ -109,9 +109,12 @@ cdef extern from "mpsc.h" nogil:
     void rc_receiver_wake_senders(rc_receiver *)
     int rc_receiver_reap(rc_receiver *, uint32_t)
     void rc_receiver_cut_off(rc_receiver *, uint32_t)
-    int rc_receiver_hole(rc_receiver *)
+    uint64_t rc_receiver_hole(rc_receiver *)
     void rc_receiver_touch_all(rc_receiver *)
     void rc_receiver_void_hole(rc_receiver *)
+    void rc_receiver_say_again(rc_receiver *)
+    int rc_receiver_spoiled(const rc_receiver *, uint32_t)
+    void rc_receiver_mend(rc_receiver *, uint32_t)
     int rc_receiver_ready(const rc_receiver *)
     int rc_receiver_sleep(const rc_receiver *, int64_t)
     int rc_receiver_wait(const rc_receiver *, rc_wait_strategy, int64_t)
@@ -450,6 +453,8 @@ cdef class Sender:
                 self.tell()
             if not self.wait_until(deadline, rc_sender_flushed, upto):
                 raise TimeoutError(f"message {upto - 1} was not delivered in time; it may still be")
+        if upto and rc_sender_state(&self.c) == RC_CUT_OFF:  # what was dropped is passed, too
+            raise self.why_not(RC_CUT_OFF)
         self.tell()
 
     @property
@@ -577,6 +582,7 @@ cdef class Receiver:
         them for a while."""
         cdef int64_t now = rc_now_ns()
         cdef uint32_t i
+        cdef uint64_t hole
         cdef int fd
         self.check()
         fd = self.endpoint.c.lock_fd
@@ -584,13 +590,18 @@ cdef class Receiver:
             return
         self.reaped_ns = now
         for i in range(self.c.map.g.max_senders):
-            if self.uplink.lane_state(i) == RC_FREE:
+            if self.uplink.lane_state(i) == RC_FREE and not rc_receiver_spoiled(&self.c, i):
                 continue
             if rc_lock_try(fd, RC_LOCK_LANE + i) == 0:
                 rc_receiver_reap(&self.c, i)
+                rc_receiver_mend(&self.c, i)
                 rc_lock_release(fd, RC_LOCK_LANE + i)
-        if not rc_receiver_ready(&self.c) and rc_receiver_hole(&self.c):
-            rc_receiver_void_hole(&self.c)
+        rc_receiver_say_again(&self.c)
+        if not rc_receiver_ready(&self.c):
+            hole = rc_receiver_hole(&self.c)
+            while hole and not rc_receiver_ready(&self.c):
+                rc_receiver_void_hole(&self.c)
+                hole -= 1
 
     @cython.final
     cdef Sent take(self):
@@ -703,6 +714,7 @@ cdef class Receiver:
     def refuse(self, bint refusing) -> None:
         """Have `Sender.send` raise SendRefused from now on, or no more."""
         self.check()
+        self.c.refusing = refusing
         rc_store_u32(&self.c.map.shared.refusing, refusing)
         self.wake_all_senders()
 
@@ -714,6 +726,7 @@ cdef class Receiver:
     def limit_senders(self, uint64_t window) -> None:
         """Let each sender have at most so many messages that are not acknowledged; 0: any."""
         self.check()
+        self.c.window = window
         rc_store_u64(&self.c.map.shared.window, window)
         self.wake_all_senders()
 

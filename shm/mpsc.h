@@ -64,7 +64,8 @@
  * receiver's private copies; a length is loaded once and bounded by what the lane holds. A ticket
  * word that is neither free(head) nor a whole message is voided (stored as taken) and counted, and the
  * lane it names, if any, is cut off: its state becomes RC_EVICTED, what it has sent is dropped. A
- * hole, which no honest sender makes, is voided when the receiver finds filled words behind it.
+ * hole, which no honest sender makes, is voided when the receiver finds filled words behind it. What
+ * the receiver tells senders it says again now and then, so nothing written over it lasts.
  *
  * Death. A lane's lock is its sender's life. Who finds it free, and the lane in use, takes it; no
  * ticket can come any more, so when head has passed the end of the filled words (`free_at`), and all
@@ -565,6 +566,8 @@ typedef struct rc_receiver {
     uint64_t looked;                       /* tickets looked at for holes */
     uint64_t voided;                       /* ticket words that held no message */
     uint64_t cut_off;                      /* senders */
+    uint64_t window;                       /* what the shared words should hold */
+    uint32_t refusing;
     uint32_t epoch;
 } rc_receiver;
 
@@ -704,20 +707,25 @@ static inline void rc_receiver_pass(rc_receiver *r)
     rc_store_release(&r->map.shared->head, r->head); /* acquire: rc_first_try() */
 }
 
-/* Is there a filled word behind head's free one? Honest senders leave no such hole. Looks at a part
- * of the tickets, and at the next part the next time. */
-static inline int rc_receiver_hole(rc_receiver *r)
+static inline int rc_receiver_ready(const rc_receiver *r)
+{
+    return rc_load_acquire(rc_word_of(&r->map, r->head)) != rc_free_word(r->head);
+}
+
+/* How many words, head's and free ones, are there at most before a filled one? 0: it is no hole;
+ * honest senders leave none. Looks at a part of the tickets, and at the next part the next time. */
+static inline uint64_t rc_receiver_hole(rc_receiver *r)
 {
     for (uint64_t i = 0; i < RC_HOLE_LOOKS; i++) {
         uint64_t ticket = r->head + 1 + r->looked++ % (r->map.g.tickets - 1);
         uint64_t word = rc_load_acquire(rc_word_of(&r->map, ticket));
         if (word >> RC_OWNER_BITS == ticket && word != rc_free_word(ticket))
-            return rc_load_acquire(rc_word_of(&r->map, r->head)) == rc_free_word(r->head);
+            return rc_receiver_ready(r) ? 0 : ticket - r->head;
     }
     return 0;
 }
 
-/* Void a hole; a sender may fill it at the same time, and then nothing is wrong with it. */
+/* Void a hole's first word; a sender may fill it at the same time, and then nothing is wrong with it. */
 static inline void rc_receiver_void_hole(rc_receiver *r)
 {
     uint64_t word = rc_free_word(r->head);
@@ -725,6 +733,7 @@ static inline void rc_receiver_void_hole(rc_receiver *r)
                                                 rc_free_word(r->head + r->map.g.tickets),
                                                 memory_order_acq_rel, memory_order_acquire)) {
         r->voided++;
+        r->flushed += r->flushed == r->head;
         r->head++;
         rc_store_release(&r->map.shared->head, r->head);
     }
@@ -748,6 +757,7 @@ static inline rc_taking rc_receiver_take(rc_receiver *r, rc_item *item)
         rc_receiver_cut_off(r, lane);
     }
     r->voided++;
+    r->flushed += r->flushed == r->head; /* nobody acknowledges it */
     rc_receiver_pass(r);
     return RC_VOIDED;
 }
@@ -826,8 +836,10 @@ static inline int rc_receiver_reap(rc_receiver *r, uint32_t index)
         }
         r->free_at[index] = end + 1;
     }
+    /* `flushed` is private: a sender that wrote over the counts keeps no lane for ever */
     if (r->head < r->free_at[index] - 1 ||
-        (int64_t)(rc_load(&lane->taken_count) - rc_load(&lane->done_count)) > 0)
+        (r->flushed < r->free_at[index] - 1 &&
+         (int64_t)(rc_load(&lane->taken_count) - rc_load(&lane->done_count)) > 0))
         return 0;
     r->free_at[index] = 0;
     rc_store(&lane->taken, r->taken[index]);
@@ -835,9 +847,35 @@ static inline int rc_receiver_reap(rc_receiver *r, uint32_t index)
     return 1;
 }
 
-static inline int rc_receiver_ready(const rc_receiver *r)
+/* Have the bytes of a free lane been written over? */
+static inline int rc_receiver_spoiled(const rc_receiver *r, uint32_t index)
 {
-    return rc_load_acquire(rc_word_of(&r->map, r->head)) != rc_free_word(r->head);
+    const rc_lane *lane = &r->map.shared->lanes[index];
+    return rc_load(&lane->written) != r->taken[index] || rc_load(&lane->taken) != r->taken[index];
+}
+
+/* Make a free lane, whose lock the caller holds, what its next owner must find. */
+static inline void rc_receiver_mend(rc_receiver *r, uint32_t index)
+{
+    rc_lane *lane = &r->map.shared->lanes[index];
+    if ((rc_load_acquire(&lane->state) & 0xff) != RC_FREE)
+        return;
+    rc_store(&lane->taken, r->taken[index]);
+    rc_store(&lane->written, r->taken[index]);
+}
+
+/* Say again what senders go by, whoever may have written over it. */
+static inline void rc_receiver_say_again(rc_receiver *r)
+{
+    rc_uplink *u = r->map.shared;
+    rc_store_release(&u->head, r->head);
+    rc_store_release(&u->flushed, r->flushed);
+    rc_store(&u->window, r->window);
+    rc_store(&u->refusing, r->refusing);
+    rc_store_release(&u->state, RC_RING_OPEN);
+    for (uint32_t i = 0; i < r->map.g.max_senders; i++)
+        if ((rc_load(&u->lanes[i].state) & 0xff) != RC_FREE)
+            rc_store_release(&u->lanes[i].taken, r->taken[i]);
 }
 
 /* The receiver's half of sleeping and waking. `word` is head's, as the caller left it: the thread
