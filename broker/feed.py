@@ -108,9 +108,10 @@ class Feed(broadcast.Reader):
         if kind == "text" and not isinstance(payload, str):
             str(memoryview(data), "utf-8")  # raises what the server would close the connection for
         sender = self._attached_sender()
-        if len(memoryview(data).cast("B")) <= sender.max_message:
+        view = memoryview(data)
+        if view.nbytes <= sender.max_message or not view.c_contiguous:  # which send() refuses
             return sender.send(data, kind=_KINDS[kind], timeout=timeout)
-        return self._send_parts(sender, memoryview(data).cast("B"), _KINDS[kind], timeout)
+        return self._send_parts(sender, view.cast("B"), _KINDS[kind], timeout)
 
     def _send_parts(
         self, sender: mpsc.Sender, data: memoryview, kind: shm.Kind, timeout: float | None

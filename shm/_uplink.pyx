@@ -336,6 +336,8 @@ cdef class Sender:
         cdef uint64_t refused = rc_load_u64(&self.c.lane.refused)
         cdef uint64_t unsure = rc_load_u64(&self.c.lane.unsure)
         cdef uint64_t count
+        if rc_sender_state(&self.c) == RC_CUT_OFF:
+            raise self.why_not(RC_CUT_OFF)
         if refused != self.c.refused:
             count = refused - self.c.refused
             self.c.refused = refused
@@ -453,9 +455,7 @@ cdef class Sender:
                 self.tell()
             if not self.wait_until(deadline, rc_sender_flushed, upto):
                 raise TimeoutError(f"message {upto - 1} was not delivered in time; it may still be")
-        if upto and rc_sender_state(&self.c) == RC_CUT_OFF:  # what was dropped is passed, too
-            raise self.why_not(RC_CUT_OFF)
-        self.tell()
+        self.tell()  # what was dropped when this sender was cut off is passed, too
 
     @property
     def pending(self) -> int:

@@ -25,6 +25,15 @@ CORRECT: Final = [
     ("reaping", ""),
     ("reaping", "LIVENESS"),
     ("succession", ""),
+    ("uplink", ""),
+    ("uplink", "LANES_OF_TWO RECEIVER_DIES"),
+    ("uplink", "RECEIVER_DIES_TWICE"),
+    ("uplink", "REUSE SENDER_DIES RECEIVER_DIES"),
+    ("uplink", "REUSE SENDER_DIES CUT_OFF"),
+    ("uplink", "REUSE RECEIVER_DIES CUT_OFF"),
+    ("uplink_wake", ""),
+    ("uplink_wake", "TIMEOUTS"),
+    ("uplink_wake", "SUCCESSION"),
 ]
 
 STUCK: Final = "invalid end state"
@@ -35,6 +44,18 @@ GONE: Final = "assertion violated (at>=gone)"
 WRONGED: Final = "assertion violated 0"  # a live reader, in reaping.pml
 SLANDERED: Final = "assertion violated (unreported>0)"
 LEAKED: Final = "assertion violated  !(gating)"
+# In uplink.pml; the beginnings of what spin says, which expands macros.
+NOT_DUE: Final = "assertion violated (record_ticket["
+NOT_FILLED: Final = "assertion violated (((word["
+SKIPPED: Final = "assertion violated (passed==claimed)"
+FULL: Final = "assertion violated 0"
+MISCOUNTED: Final = "assertion violated (taken_count[0]==truly_taken[0])"
+UNSURE: Final = "assertion violated (unsure["
+FREED: Final = "assertion violated (state[lane]!="
+NOT_ITS_OWN: Final = "assertion violated ((state[lane]!="  # an acknowledgement
+NOT_EMPTY: Final = "assertion violated ((written[me]==taken[me])"
+CUT_OFF: Final = "assertion violated ((message_of["
+PILED_UP: Final = "assertion violated (receiver_tokens<="
 
 MUTANTS: Final = [
     ("sleep_wake", "WRITER_NO_FENCE", STUCK),
@@ -70,6 +91,33 @@ MUTANTS: Final = [
     ("succession", "TAKE_GATE", GONE),
     ("succession", "LOWER_TO_CURSORS", GONE),
     ("succession", "SETTLE_LATE", GONE),
+    ("uplink", "TWO_STEPS", NOT_DUE),
+    ("uplink", "BLIND_HINT", SKIPPED),
+    ("uplink", "TAKEN_IS_NEXT", SKIPPED),
+    ("uplink", "BYTES_FIRST", FULL),
+    ("uplink", "RECEIVER_DIES BYTES_BEFORE_HEAD", MISCOUNTED),
+    ("uplink", "RECEIVER_DIES_TWICE HEAD_LATE", NOT_FILLED),
+    ("uplink", "RECEIVER_DIES NO_WALK", MISCOUNTED),
+    ("uplink", "RECEIVER_DIES NO_NOTE", MISCOUNTED),
+    ("uplink", "RECEIVER_DIES NOTE_NOT_CLEARED", MISCOUNTED),
+    ("uplink", "RECEIVER_DIES COUNT_FIRST", MISCOUNTED),
+    ("uplink", "RECEIVER_DIES_TWICE UNSURE_ADDED", UNSURE),
+    ("uplink", "REUSE RECEIVER_DIES UNSURE_OUTSTANDING", STUCK),
+    ("uplink", "REUSE LEAVE_UNANSWERED", NOT_ITS_OWN),
+    ("uplink", "REUSE SENDER_DIES NOT_SETTLED", NOT_ITS_OWN),
+    ("uplink", "REUSE SENDER_DIES NO_FREE_AT", FREED),
+    ("uplink", "REUSE SENDER_DIES NO_SECOND_LOOK", FREED),
+    ("uplink", "REUSE SENDER_DIES WRITTEN_STAYS", NOT_EMPTY),
+    ("uplink", "REUSE CUT_OFF CUT_OFF_LATE", CUT_OFF),
+    ("uplink_wake", "SENDER_NO_FENCE", STUCK),
+    ("uplink_wake", "RECEIVER_NO_FENCE", STUCK),
+    ("uplink_wake", "RECEIVER_NO_LOOK", STUCK),
+    ("uplink_wake", "WAITER_NO_FENCE", STUCK),
+    ("uplink_wake", "WAKER_NO_FENCE", STUCK),
+    ("uplink_wake", "WAITER_NO_LOOK", STUCK),
+    ("uplink_wake", "LOAD_THEN_STORE", STUCK),
+    ("uplink_wake", "TIMEOUTS RECEIVER_KEEPS_TOKEN", PILED_UP),
+    ("uplink_wake", "TIMEOUTS RECEIVER_WAITS_FOR_TOKEN", STUCK),
 ]
 
 

@@ -400,7 +400,7 @@ def test_a_message_without_a_kind_is_text(feed: Feed, receiver: Receiver) -> Non
         (7, "text", TypeError, "bytes-like"),
         (None, "binary", TypeError, "bytes-like"),
         (memoryview(b"abcd")[::2], "binary", BufferError, "contiguous"),
-        (bytes(2049), "binary", shm.MessageTooLarge, "longer than this uplink"),
+        (bytes(2049), "binary", shm.MessageTooLarge, "a quarter of the ring"),
     ],
 )
 def test_what_cannot_be_sent(
