@@ -12,7 +12,8 @@ bounds the memory.
 
 Who does what with a frame:
 
-* ringcast: the whole manager, in a process of its own, receives into a ring of default size. A
+* ringcast: the whole manager, in a process of its own, receives into a ring of 16 MiB, as large as
+  65,536 such messages need; once more into one of 64 MiB, the default, which no cache holds. A
   worker checks all of it; on the manager's core, so the checking counts. It looks in when about a
   quarter of the ring is new to it, 20 ms apart at most, and reads batches as numpy arrays.
 * bare: a blocking recv_into() of up to 256 KiB that only counts bytes: what the kernel allows.
@@ -30,7 +31,8 @@ one to itself and the receivers share the last one; with fewer, all share one.
 The price of four: CPU time, user and system, of the manager and four workers together, which take
 each message and its memoryview in a `for` loop, against that of four processes with a picows
 connection each; from the first message to the last, by message and worker. Once at a rate
-with which both keep up, 128 messages each millisecond, once as fast as the slowest receives.
+with which both keep up, 128 messages each millisecond, once as fast as the slowest receives; and
+that again with workers that take batches, as numpy arrays, which picows has nothing like.
 """
 
 from __future__ import annotations
@@ -94,6 +96,8 @@ LOOK: Final = 16384
 """Messages after which the worker that checks looks in again: a quarter of the ring."""
 LOOK_S_MOST: Final = 0.02
 BUFFER: Final = 256 << 10
+CAPACITY: Final = 16 << 20
+DEFAULT_CAPACITY: Final = 64 << 20
 
 _AHEAD: Final[dict[Kind, float]] = {"64 a record": 4e6, "1 a record": 1e6}
 """Messages a second that are encrypted before they are sent."""
@@ -488,7 +492,7 @@ class _CpuAtEvents(logging.Handler):
         self.seconds[getattr(record, "event", "")] = time.process_time()
 
 
-def _manage(channel: Channel, place: _Place, name: str) -> None:
+def _manage(channel: Channel, place: _Place, name: str, capacity: int) -> None:
     """Be the manager; tell when workers can attach, hear that they have, and tell the CPU time from
     the connection's beginning to its end."""
     _pin("receiver")
@@ -502,7 +506,14 @@ def _manage(channel: Channel, place: _Place, name: str) -> None:
         channel.hear()
 
     ca = place.certificate.chain if place.certificate is not None else None
-    config = Config(name=name, url=place.url, ca=ca, reconnect=False, drain=channel.deadline_s)
+    config = Config(
+        name=name,
+        url=place.url,
+        ca=ca,
+        reconnect=False,
+        drain=channel.deadline_s,
+        capacity=capacity,
+    )
     Manager(config).run(on_ready=ready)
     channel.tell({"cpu": at.seconds["disconnected"] - at.seconds["connected"]})
 
@@ -586,6 +597,19 @@ def _work(channel: Channel, name: str) -> None:
     tally.tell(channel)
 
 
+def _work_in_batches(channel: Channel, name: str) -> None:
+    """Be a worker that takes what is there, in place, as often as something is."""
+    _pin("receiver")
+    tally = _Tally()
+    with broker.attach(name) as feed:
+        channel.tell()
+        with contextlib.suppress(shm.RingClosed):
+            while True:
+                with feed.batch(BATCH) as batch:
+                    _check_batch(tally, batch)
+    tally.tell(channel)
+
+
 # ---- runs ----------------------------------------------------------------------------------
 
 Receiver = Callable[[Channel, _Place], None]
@@ -633,11 +657,14 @@ def _client(run: _Run, receive: Receiver, clients: int = 1) -> dict[str, float]:
 
 
 def _ringcast(
-    run: _Run, worker: Callable[[Channel, str], None], workers: int = 1
+    run: _Run,
+    worker: Callable[[Channel, str], None],
+    workers: int = 1,
+    capacity: int = CAPACITY,
 ) -> dict[str, float]:
     """The manager and so many workers; the rate, and the CPU time of all, us by message."""
     with _ring_name() as name, run.begin(1) as (group, server, place):
-        manager = group.start(_manage, place, name)
+        manager = group.start(_manage, place, name, capacity)
         manager.hear()
         attached = [group.start(worker, name) for _ in range(workers)]
         for channel in attached:
@@ -679,6 +706,8 @@ def _runs(
         part("rate", "small ringcast", lambda: _ringcast(small, _check_all)),
         part("cpu", "paced ringcast", lambda: _ringcast(paced, _work, WORKERS)),
         part("cpu", "flood ringcast", lambda: _ringcast(plain, _work, WORKERS)),
+        part("cpu", "batches ringcast", lambda: _ringcast(plain, _work_in_batches, WORKERS)),
+        part("rate", "default-ring", lambda: _ringcast(plain, _check_all, 1, DEFAULT_CAPACITY)),
     ]
     if not with_picows:
         return ours
@@ -734,12 +763,21 @@ def measure(seconds: float, repeat: int) -> Report:
         above = found[peer.rpartition(" ")[0] + " ringcast" if " " in peer else "ringcast"]
         return [ratio(what, above, found[peer], floor, better)]
 
+    def batches() -> list[Figure]:
+        ours = found["batches ringcast"]
+        figures = [Figure("ringcast: batches, flood", "us", tuple(ours))]
+        if "flood picows" in found:
+            name = "ringcast batches / picows, flood"
+            figures.append(ratio(name, ours, found["flood picows"], 0.25, "smaller"))
+        return figures
+
     groups = {
         "frames received, plain": [
-            *rates("ringcast", "bare", "websocket-client", "picows"),
+            *rates("ringcast", "default-ring", "bare", "websocket-client", "picows"),
             *over("ringcast / websocket-client", "websocket-client", 50),
             *over("ringcast / picows", "picows", 4),
             *over("ringcast / bare", "bare", 0.8),
+            ratio("ringcast, default ring / bare", found["default-ring"], found["bare"]),
         ],
         "over TLS, 64 frames a record": [
             *rates("large ringcast", "large picows"),
@@ -754,6 +792,7 @@ def measure(seconds: float, repeat: int) -> Report:
             *over("ringcast / picows, paced", "paced picows", 0.25, "smaller"),
             *price("flood"),
             *over("ringcast / picows, flood", "flood picows", 0.25, "smaller"),
+            *batches(),
         ],
     }
     parameters = {"message_bytes": SIZE, "seconds": seconds, "repeat": repeat, **peers}

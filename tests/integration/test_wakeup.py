@@ -202,7 +202,7 @@ def test_no_wake_up_of_a_reader_is_lost(
     name: str, other: str, seed: int, processes: Processes
 ) -> None:
     """Ping-pong over two rings: each message meets a reader that falls asleep."""
-    check(*ping_pong(name, other, seed, processes, CROSSINGS, seconds=10))
+    check(*ping_pong(name, other, seed, processes, CROSSINGS, seconds=5))
 
 
 @pytest.mark.stress
@@ -287,7 +287,7 @@ class Stream:
 @pytest.mark.usefixtures("first_core")
 def test_no_wake_up_of_a_blocked_writer_is_lost(name: str, seed: int, processes: Processes) -> None:
     """Nor of the reader, in bursts."""
-    messages, room, sent = Stream(name, seed, 2 * CROSSINGS).run(processes, seconds=10)
+    messages, room, sent = Stream(name, seed, 2 * CROSSINGS).run(processes, seconds=5)
     check(messages, sent)
     check(room, sent)
 

@@ -41,10 +41,10 @@ class Build:
 
 
 BUILDS: Final = [
-    Build("plain", ("-O2",), 100),
-    Build("thread", ("-O1", "-fsanitize=thread"), 15),
-    Build("address", ("-O1", "-fsanitize=address", "-fno-omit-frame-pointer"), 30),
-    Build("undefined", ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"), 30),
+    Build("plain", ("-O2",), 50),
+    Build("thread", ("-O1", "-fsanitize=thread"), 10),
+    Build("address", ("-O1", "-fsanitize=address", "-fno-omit-frame-pointer"), 20),
+    Build("undefined", ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"), 20),
 ]
 
 
