@@ -651,8 +651,8 @@ static inline int rc_receiver_open(rc_receiver *r, uint64_t pid, uint64_t now_ns
 static inline void rc_receiver_cut_off(rc_receiver *r, uint32_t lane)
 {
     rc_lane *l = &r->map.shared->lanes[lane];
-    uint64_t word = rc_load_acquire(&l->state);
-    while ((word & 0xff) == RC_ACTIVE || (word & 0xff) == RC_DEAD) { /* a few states at most */
+    uint64_t word = rc_load_acquire(&l->state), generation = word >> 8;
+    while (word >> 8 == generation && ((word & 0xff) == RC_ACTIVE || (word & 0xff) == RC_DEAD)) {
         if (atomic_compare_exchange_strong_explicit(&l->state, &word,
                                                     rc_state_word(word >> 8, RC_EVICTED),
                                                     memory_order_acq_rel, memory_order_acquire)) {
@@ -775,7 +775,7 @@ static inline void rc_receiver_free(rc_receiver *r, const rc_item *item)
     rc_store_release(&u->taking, rc_filled_word(item->ticket, item->lane));
     RC_FAULT(70);
     rc_receiver_pass(r); /* its first store is the one that takes the message */
-    rc_store(&lane->taken_count, count);
+    rc_store_release(&lane->taken_count, count); /* not before that */
     r->taken[item->lane] = item->position;
     RC_FAULT(72);
     /* release: the copy is done; pairs with the acquire in rc_sender_room() */

@@ -20,8 +20,8 @@
  * A sender's lock on its lane is its life.  It frees a lane in which all is taken
  * and acknowledged; any other the receiver frees, under the lock, once head has
  * passed the end of the filled words as they were when it first held the lock
- * (`free_at`) and all that was taken is acknowledged.  It may cut a sender off
- * whose message it has not acknowledged.
+ * (`free_at`) and all that was taken is acknowledged, by the tickets or by the
+ * counts.  It may cut a sender off whose message it has not acknowledged.
  *
  * Proved, with hands that may stop for ever between any two steps:
  *
@@ -36,20 +36,24 @@
  *     committed lies after all that were, and goes when the lane is freed;
  *   - a lane's new owner finds it empty; it is not freed, nor cut off, nor are
  *     acknowledgements counted, for what an owner before it did;
- *   - nobody waits for the dead: every sender that lives sends all it has, all is
- *     acknowledged or unsure, and every lane is free in the end.  No step is
- *     taken again and again without another's success, so that there is nobody
- *     who waits is what there is no invalid end state means.
+ *   - what the receiver says again now and then (head, a lane's `taken`, and
+ *     `written` if the lane is free) is what is there already;
+ *   - nobody waits for the dead: every sender that lives, and is not cut off,
+ *     sends all it has, all is acknowledged or unsure, and every lane is free in
+ *     the end.  A step is repeated only after another's success, so whoever waits
+ *     in vain leaves the model in an invalid end state.
  *
  * Configurations, to be put together:
  *
  *   (none)              two senders of two messages, a lane of one record each.
  *   LANES_OF_TWO        lanes of two records.
- *   REUSE               two owners of lane 0, one of lane 1; a message each.
+ *   REUSE               two owners of lane 0, one of lane 1; a message each, but
+ *                       two with CUT_OFF, so that one is dropped.
  *   SENDER_DIES         one, at any step.
  *   RECEIVER_DIES       once, at any step, a successor's first ones included.
  *   RECEIVER_DIES_TWICE
  *   CUT_OFF             the receiver cuts a sender off.
+ *   WINDOW              a sender has one message that is not acknowledged.
  *
  * Memory is sequentially consistent here: but for sleeping, in uplink_wake.pml,
  * nobody stores one word and then looks at another that the other side stores
@@ -57,7 +61,7 @@
  * the acquire that sees it, and a dead process's stores are visible before the
  * kernel gives its lock to another.
  *
- * Left out: lengths and padding, the window, hostile senders, the voiding of
+ * Left out: lengths and padding, wider windows, hostile senders, the voiding of
  * holes, which there are none of, and the receiver's end.
  *
  * Mutants, and what each breaks:
@@ -81,16 +85,16 @@
  *   COUNT_FIRST        a message is counted before its word is freed, and stays.
  *   UNSURE_ADDED       a successor adds to `unsure` what is outstanding, dies,
  *                      and the next adds it again.
- *   UNSURE_OUTSTANDING what is unsure counts as not acknowledged: the lane is
- *                      never freed.
+ *   UNSURE_OUTSTANDING (WINDOW) what is unsure counts as not acknowledged: its
+ *                      sender waits for ever for the dead one's answer.
  *   LEAVE_UNANSWERED   a sender frees a lane with messages that are not
  *                      acknowledged: the next owner gets the answer.
  *   NOT_SETTLED        the receiver does.
  *   NO_FREE_AT         a dead sender's lane is freed though tickets of it are
  *                      outstanding.
  *   NO_SECOND_LOOK     the receiver, the lock in hand, does not look whether the
- *                      lane is free by now: it keeps a `free_at` that is far too
- *                      early for the next owner.
+ *                      lane is free by now: it keeps a `free_at` that is too
+ *                      early for the next owner, and frees its lane.
  *   WRITTEN_STAYS      what was never committed is left to the next owner.
  *   CUT_OFF_LATE       a sender is cut off for a message that is acknowledged: it
  *                      is the next owner by then.
@@ -104,9 +108,13 @@
 
 #ifdef REUSE
 #define LIVES(lane) (2 - (lane))    /* owners of a lane, one after another */
-#define MESSAGES 1                  /* in a sender's life */
 #else
 #define LIVES(lane) 1
+#endif
+
+#if defined(REUSE) && !defined(CUT_OFF)
+#define MESSAGES 1                  /* in a sender's life */
+#else
 #define MESSAGES 2
 #endif
 
@@ -132,7 +140,7 @@
 
 #define LANES 2
 #define TICKETS (LANES * SIZE)
-#define LAST (MESSAGES * (LIVES(0) + LIVES(1)))    /* no more tickets than this are claimed */
+#define LAST (MESSAGES * (LIVES(0) + LIVES(1)))   /* no more tickets are claimed */
 
 #define FREE_WORD(t) ((t) * 4)
 #define FILLED_WORD(t, s) ((t) * 4 + (s) + 1)
@@ -141,6 +149,11 @@
 #define WORD(t) word[(t) % TICKETS]
 #define FILLED(t) (TICKET(WORD(t)) == (t) && OWNER(WORD(t)))
 #define RECORD(s, p) ((s) * SIZE + (p) % SIZE)
+#ifdef WINDOW
+#define IN_WINDOW (my_sent - done_count[me] < 1)
+#else
+#define IN_WINDOW true
+#endif
 #ifdef LEAVE_UNANSWERED
 #define ANSWERED true
 #else
@@ -234,7 +247,7 @@ proctype sender(byte me)
         };
         for (message : 1 .. MESSAGES) {
             atomic {
-                state[me] != ACTIVE || my_written + 1 - taken[me] <= SIZE;
+                state[me] != ACTIVE || (my_written + 1 - taken[me] <= SIZE && IN_WINDOW);
                 if
                 :: state[me] != ACTIVE -> assert(state[me] == EVICTED); goto leave
                 :: else
@@ -444,7 +457,7 @@ inline cut_off(ticket)
 #ifdef NOT_SETTLED
 #define SETTLED(i) true
 #else
-#define SETTLED(i) (done_count[i] == taken_count[i])
+#define SETTLED(i) (acknowledged >= free_at[i] - 1 || done_count[i] == taken_count[i])
 #endif
 
 /* The first look.  The real one is at the state alone, and again and again; looks that lead to
@@ -490,7 +503,11 @@ inline reap()
     :: else
     fi;
 unlock:
-    lock[lane] = NOBODY;
+    atomic {
+        assert(shared_head == head && taken[lane] == private_taken[lane]);
+        assert(written[lane] == taken[lane] || state[lane] != FREE);
+        lock[lane] = NOBODY
+    };
 reaped:
     lane = 0
 }
@@ -518,7 +535,7 @@ open:
     do
     :: WORD(head) != FREE_WORD(head) -> take()
     :: acknowledged < head && message_of[acknowledged] -> acknowledge()
-    :: acknowledged < head && !message_of[acknowledged] -> acknowledged++
+    :: acknowledged < head && !message_of[acknowledged] -> acknowledged++    /* voided */
 #ifdef CUT_OFF_LATE
     :: acknowledged > 0 && message_of[acknowledged - 1] && cuts < CUTS -> cut_off(acknowledged - 1)
 #else
