@@ -13,9 +13,10 @@ bounds the memory.
 Who does what with a frame:
 
 * ringcast: the whole manager, in a process of its own, receives into a ring of 16 MiB, as large as
-  65,536 such messages need; once more into one of 64 MiB, the default, which no cache holds. A
-  worker checks all of it; on the manager's core, so the checking counts. It looks in when about a
-  quarter of the ring is new to it, 20 ms apart at most, and reads batches as numpy arrays.
+  65,536 such messages need; once more into one of 64 MiB, the default, which no cache holds. What
+  the ring still has at the end is checked then, and the number of all. "Checked" is the same with a
+  worker that checks all of it meanwhile, on the manager's core, so the checking counts: it looks in
+  when about a quarter of the ring is new to it, 20 ms apart at most, and reads batches as arrays.
 * bare: a blocking recv_into() of up to 256 KiB that only counts bytes: what the kernel allows.
 * websocket-client: recv_data() in a loop, blocking.
 * picows: a callback that takes the payload's memoryview; on uvloop if that is installed, and with
@@ -96,6 +97,8 @@ LOOK: Final = 16384
 """Messages after which the worker that checks looks in again: a quarter of the ring."""
 LOOK_S_MOST: Final = 0.02
 BUFFER: Final = 256 << 10
+EVENTS_BEFORE: Final = 2
+"""Records before the first message: connecting, connected."""
 CAPACITY: Final = 16 << 20
 DEFAULT_CAPACITY: Final = 64 << 20
 
@@ -387,7 +390,9 @@ class _Tally:
             raise RunFailedError(f"the flood did not end; {self.count} messages came")
         seconds = max(1, self.ended_ns - self.began_ns) / 1e9
         cpu = self.cpu_after - self.cpu_before
-        channel.tell({"count": self.count, "rate": self.count / seconds, "cpu": cpu})
+        rate = self.count / seconds
+        ended_ns = self.ended_ns
+        channel.tell({"count": self.count, "rate": rate, "cpu": cpu, "ended_ns": ended_ns})
 
 
 # ---- the receivers -------------------------------------------------------------------------
@@ -486,10 +491,12 @@ class _CpuAtEvents(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.seconds: dict[str, float] = {}
+        self.at_ns: dict[str, int] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note it."""
+        """Note it, and the time of day."""
         self.seconds[getattr(record, "event", "")] = time.process_time()
+        self.at_ns[getattr(record, "event", "")] = time.time_ns()
 
 
 def _manage(channel: Channel, place: _Place, name: str, capacity: int) -> None:
@@ -515,7 +522,12 @@ def _manage(channel: Channel, place: _Place, name: str, capacity: int) -> None:
         capacity=capacity,
     )
     Manager(config).run(on_ready=ready)
-    channel.tell({"cpu": at.seconds["disconnected"] - at.seconds["connected"]})
+    channel.tell(
+        {
+            "cpu": at.seconds["disconnected"] - at.seconds["connected"],
+            "connected_ns": at.at_ns["connected"],
+        }
+    )
 
 
 def _check_batch(tally: _Tally, batch: broadcast.Batch) -> None:
@@ -575,6 +587,23 @@ def _check_all(channel: Channel, name: str) -> None:
                 if found := tally.count - before:
                     pause = min(pause * min(2.0, LOOK / found), LOOK_S_MOST)
                 time.sleep(pause)
+    tally.tell(channel)
+
+
+def _check_last(channel: Channel, name: str) -> None:
+    """Be the worker that checks, when all is over, what is left in the ring; tell when the last
+    message came and which number it had."""
+    _pin("receiver")
+    tally = _Tally()
+    with broker.attach(name, policy="lossy", start="oldest") as feed:
+        channel.tell()
+        channel.hear()  # the manager has ended
+        with contextlib.suppress(shm.RingClosed):
+            while True:
+                with feed.batch(BATCH) as batch:
+                    if not tally.count:
+                        tally.count = batch.first - EVENTS_BEFORE
+                    _check_batch(tally, batch)
     tally.tell(channel)
 
 
@@ -675,6 +704,20 @@ def _ringcast(
     return {"rate": told[0]["rate"], "cpu": cpu / sent / workers * 1e6}
 
 
+def _published(run: _Run, capacity: int) -> dict[str, float]:
+    """The manager alone: frames a second from the connection's beginning to the last message."""
+    with _ring_name() as name, run.begin(1) as (group, server, place):
+        manager = group.start(_manage, place, name, capacity)
+        manager.hear()
+        checker = group.start(_check_last, name)
+        checker.hear()
+        manager.tell()
+        began_ns = manager.hear()["connected_ns"]
+        checker.tell()
+        (told,), sent = _collect(server, [checker])
+    return {"rate": sent / (told["ended_ns"] - began_ns) * 1e9}
+
+
 # ---- the scenario --------------------------------------------------------------------------
 
 
@@ -699,7 +742,9 @@ def _runs(
         return lambda: {name: measured()[what]}
 
     ours = [
-        part("rate", "ringcast", lambda: _ringcast(plain, _check_all)),
+        part("rate", "ringcast", lambda: _published(plain, CAPACITY)),
+        part("rate", "default-ring", lambda: _published(plain, DEFAULT_CAPACITY)),
+        part("rate", "checked", lambda: _ringcast(plain, _check_all)),
         part("rate", "bare", lambda: _client(plain, _bare)),
         part("rate", "websocket-client", lambda: _client(plain, _websocket_client)),
         part("rate", "large ringcast", lambda: _ringcast(large, _check_all)),
@@ -707,7 +752,6 @@ def _runs(
         part("cpu", "paced ringcast", lambda: _ringcast(paced, _work, WORKERS)),
         part("cpu", "flood ringcast", lambda: _ringcast(plain, _work, WORKERS)),
         part("cpu", "batches ringcast", lambda: _ringcast(plain, _work_in_batches, WORKERS)),
-        part("rate", "default-ring", lambda: _ringcast(plain, _check_all, 1, DEFAULT_CAPACITY)),
     ]
     if not with_picows:
         return ours
@@ -773,11 +817,12 @@ def measure(seconds: float, repeat: int) -> Report:
 
     groups = {
         "frames received, plain": [
-            *rates("ringcast", "default-ring", "bare", "websocket-client", "picows"),
+            *rates("ringcast", "default-ring", "checked", "bare", "websocket-client", "picows"),
             *over("ringcast / websocket-client", "websocket-client", 50),
             *over("ringcast / picows", "picows", 4),
             *over("ringcast / bare", "bare", 0.8),
             ratio("ringcast, default ring / bare", found["default-ring"], found["bare"]),
+            ratio("ringcast, checked / bare", found["checked"], found["bare"]),
         ],
         "over TLS, 64 frames a record": [
             *rates("large ringcast", "large picows"),
