@@ -130,8 +130,8 @@ class Config:
         evict_after: a reader that does not answer that for so long loses its hold on the ring.
         drain: how long to wait at the end for readers to take what is left.
         max_senders: workers that can send at once.
-        lane_bytes: what each can have sent and not yet handed to the socket; the longest message
-            is half. A power of two.
+        lane_bytes: what each can have sent and not yet handed to the socket, a power of two. A
+            longer message goes through in parts.
         uplink: what becomes of workers' messages while there is no connection: "hold" keeps them,
             as many as fit into each one's lane, for the next one; "refuse" tells the sender.
         send_rate: messages a second to the server, pings and pongs included; None for no limit.
