@@ -615,7 +615,9 @@ class _Work:
             pass
         self._writer.close()
         while self._is_being_read() and self._may_wait(until):
+            self._outbox.turn(self._open_connection())  # a worker's last words
             time.sleep(_DRAIN_LOOK)
+        self._outbox.turn(self._open_connection())
         if self._connection is not None:
             self._say_goodbye(self._connection)
 

@@ -36,6 +36,8 @@ ready. So nobody's message waits for more than two of each other worker's."""
 _BACKLOG: Final = 1 << 16
 """Bytes not yet taken by the socket above which nothing more is taken from the uplink."""
 _BATCH: Final = 256
+_BATCHES: Final = 16
+"""In one turn."""
 _LOOK: Final = 0.1
 
 
@@ -102,13 +104,23 @@ class _Waker:
         self._receiver = receiver
         self._bell = bell
         self._armed = threading.Semaphore(0)
+        self._asleep = False
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="uplink", daemon=True)
         self._thread.start()
 
     def arm(self) -> None:
         """Ring at the next message, or for one that is there already."""
-        self._armed.release()
+        if not self._asleep:
+            self._asleep = True
+            self._armed.release()
+
+    def rang(self) -> bool:
+        """Has it rung since it was armed? Then it is to be armed again, some time."""
+        if not self._bell.hush():
+            return False
+        self._asleep = False
+        return True
 
     def _run(self) -> None:
         while True:
@@ -179,7 +191,7 @@ class Outbox:
 
     def turn(self, connection: Connection | None) -> None:
         """Do what can be done. `connection` is the open one, or None."""
-        if self.bell.hush():
+        if self._waker.rang():
             self._more = True
         self._receiver.look_around()
         if connection is not None and self._connected:
@@ -201,8 +213,12 @@ class Outbox:
         return connection.backlog < _BACKLOG
 
     def _hand_over(self, connection: Connection) -> None:
-        """Put as many frames as may go into one write."""
-        while self._has_room(connection) and (allowed := self._bucket.whole_tokens()):
+        """Put many frames into one write, and again as long as there are more; for a while, since
+        there is a connection to be read, too."""
+        for _ in range(_BATCHES):
+            allowed = self._bucket.whole_tokens()
+            if not allowed or not self._has_room(connection):
+                break
             batch = self._next(min(allowed, _BATCH))
             if not batch:
                 break
@@ -283,10 +299,13 @@ class Outbox:
 
     def _drop(self) -> None:
         """Not connected, and nothing is held: those who sent are told."""
-        while taken := self._receiver.poll(_BATCH):
+        for _ in range(_BATCHES):
+            taken = self._receiver.poll(_BATCH)
             self._receiver.acknowledge(taken, refused=True)
-        self._more = False
-        self._waker.arm()
+            if len(taken) < _BATCH:
+                self._more = False
+                self._waker.arm()
+                break
 
     def close(self) -> None:
         """End the uplink. What was held or is still in it will not be sent: senders are told."""
