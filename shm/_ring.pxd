@@ -208,6 +208,9 @@ ctypedef struct rc_pin:
     void *message
 
 
+cdef int64_t deadline_of(object timeout) except -1
+
+
 cdef class Mapping:
     cdef void *address
     cdef readonly size_t size
@@ -219,6 +222,7 @@ cdef class Endpoint:
     cdef readonly tuple inode
     cdef void finish(self) noexcept
     cdef int check(self) except -1
+    cdef int leave(self, sem_t *wake) except -1
 
 
 cdef class Semaphores:
@@ -308,7 +312,6 @@ cdef class Reader:
     cdef int copy_out_batch(self, Batch batch, uint64_t limit) except -1
     cdef bint exported(self) noexcept
     cdef uint64_t oldest_export(self) noexcept
-    cdef int stop_waiting(self) except -1
     cdef int linger(self) except -1
     cdef void let_go(self) noexcept
     cdef void finish(self) noexcept

@@ -180,6 +180,17 @@ cdef class Endpoint:
                              " must attach for itself")
         raise RingClosed("this end of the ring is closed")
 
+    cdef int leave(self, sem_t *wake) except -1:
+        """No thread waits in here when this returns: those that do are woken, and get RingClosed.
+        100 ms at most for one that spins."""
+        cdef bint empty = False
+        rc_endpoint_closing(&self.c)
+        while not empty:
+            rc_post(wake)
+            with nogil:
+                empty = rc_endpoint_empty(&self.c, rc_now_ns() + RC_SLICE_NS)
+        return 0
+
 
 @cython.final
 cdef class Semaphores:
@@ -1208,7 +1219,7 @@ cdef class Reader:
             raise BufferError(
                 f"views, arrays or open batches of this reader are still alive, the oldest of"
                 f" message {self.oldest_export()}: release them first")
-        self.stop_waiting()
+        self.endpoint.leave(self.ring.wake)
         self.linger()
 
     @cython.final
@@ -1226,16 +1237,6 @@ cdef class Reader:
         while pin.exports == 0 and pin.message != NULL:
             pin = pin.following
         return pin.sequence
-
-    @cython.final
-    cdef int stop_waiting(self) except -1:
-        """No thread waits in here when this returns. 100 ms at most for one that spins."""
-        cdef bint empty = False
-        rc_endpoint_closing(&self.endpoint.c)
-        while not empty:
-            rc_post(self.ring.wake)
-            with nogil:
-                empty = rc_endpoint_empty(&self.endpoint.c, rc_now_ns() + RC_SLICE_NS)
 
     @cython.final
     cdef int linger(self) except -1:
@@ -1272,7 +1273,7 @@ cdef class Reader:
         if not self.joined or rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
             self.joined = False
             return
-        self.stop_waiting()
+        self.endpoint.leave(self.ring.wake)
         self.linger()
 
     # -- figures
@@ -1868,7 +1869,6 @@ cdef class Writer:
 
     def _end(self) -> bool:
         """End the ring, keeping the writer lock; False if it has ended, or is a parent's."""
-        cdef bint empty = False
         if not self.opened:
             return False
         self.opened = False
@@ -1876,11 +1876,7 @@ cdef class Writer:
             return False
         if self.reservation != NULL:  # a view that is left may write on: nobody reads there any more
             (<Reservation>self.reservation).end()
-        rc_endpoint_closing(&self.endpoint.c)
-        while not empty:
-            rc_post(self.ring.space)
-            with nogil:
-                empty = rc_endpoint_empty(&self.endpoint.c, rc_now_ns() + RC_SLICE_NS)
+        self.endpoint.leave(self.ring.space)
         rc_writer_end(&self.ring)
         return True
 

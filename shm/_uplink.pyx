@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset
 from shm._ring cimport (
     CLOCK_REALTIME, RC_CLOSED_MEANWHILE, RC_FREE, RC_KIND_BINARY, RC_LABEL_MAX, RC_MY_TURN, RC_OK,
     RC_OPEN, RC_FORKED, RC_RING_CLOSED, RC_SLICE_NS, Endpoint, Mapping, Semaphores, Wait,
-    is_finalizing, rc_clock_ns, rc_copy_out, rc_endpoint_closing, rc_endpoint_empty,
+    deadline_of, is_finalizing, rc_clock_ns, rc_copy_out,
     rc_endpoint_phase, rc_endpoint_turn, rc_endpoint_wake_up, rc_fault_found, rc_load_u32,
     rc_load_u64, rc_lock_held, rc_lock_release, rc_lock_try, rc_now_ns, rc_post, rc_store_u32,
     rc_store_u64, rc_turn, rc_wait_strategy, sem_t, write,
@@ -130,19 +130,6 @@ HEADER = RC_LANES_OFFSET
 cdef int64_t FOR_EVER = INT64_MAX
 cdef enum:
     LOOKS_EACH = 256  # messages that are sent between two looks at the clock
-
-
-cdef int64_t deadline_of(object timeout) except -1:
-    """CLOCK_MONOTONIC nanoseconds at which `timeout` (seconds, or None for never) is over."""
-    cdef double seconds
-    if timeout is None:
-        return FOR_EVER
-    seconds = timeout
-    if seconds != seconds or seconds < 0:
-        raise ValueError(f"timeout is seconds, 0 or more, or None for no limit, not {timeout!r}")
-    if seconds > 1e9:
-        return FOR_EVER
-    return rc_now_ns() + <int64_t>(seconds * 1e9)
 
 
 # ---- the segment ---------------------------------------------------------------------------
@@ -466,17 +453,12 @@ cdef class Sender:
 
     def close(self) -> None:
         """Leave the uplink. What was sent stays there for the receiver."""
-        cdef bint empty = False
         if not self.joined:
             return
         if rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
             self.joined = False
             return
-        rc_endpoint_closing(&self.endpoint.c)
-        while not empty:
-            rc_post(self.c.wake)
-            with nogil:
-                empty = rc_endpoint_empty(&self.endpoint.c, rc_now_ns() + RC_SLICE_NS)
+        self.endpoint.leave(self.c.wake)
         self.finish()
 
     @property
@@ -769,17 +751,12 @@ cdef class Receiver:
 
     def _end(self) -> bool:
         """End it, keeping the lock; False if it has ended, or is a parent's."""
-        cdef bint empty = False
         if not self.opened:
             return False
         self.opened = False
         if rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
             return False
-        rc_endpoint_closing(&self.endpoint.c)
-        while not empty:
-            rc_post(self.c.wake)
-            with nogil:
-                empty = rc_endpoint_empty(&self.endpoint.c, rc_now_ns() + RC_SLICE_NS)
+        self.endpoint.leave(self.c.wake)
         rc_receiver_close(&self.c)
         return True
 

@@ -291,6 +291,21 @@ def test_when_the_manager_stops_what_was_held_is_refused(name: str) -> None:
             watch.feed.send("nor this")
 
 
+def test_a_worker_s_last_words_go_out_while_the_manager_stops(name: str) -> None:
+    heard: list[str] = []
+    with (
+        serving(collecting(heard)) as server,
+        watching(quick(name, server.url, drain=DEADLINE)) as watch,
+    ):
+        watch.until("connected 1")
+        watch.manager.stop()
+        watch.until("stopped")  # the last record; until it reads on, the manager waits
+        watch.feed.send("cancel everything")
+        watch.feed.flush(timeout=DEADLINE)
+        watch.rest()
+    assert heard == ["cancel everything"]
+
+
 def test_after_a_manager_s_death_senders_are_told_what_nobody_knows(name: str) -> None:
     heard: list[str] = []
     config_of: dict[str, Any] = {"lane_bytes": 1 << 21, "drain": 0.0}
