@@ -98,14 +98,14 @@ class Patience:
     def _demote(self, reader: shm.ReaderStatus) -> None:
         if self._writer.demote(reader.slot):
             self.demoted += 1
-            self._tell("demoted", reader, self._config.demote_after)
+            self._tell("demoted", reader, self._config.demote_after, self.demoted)
 
     def _evict(self, reader: shm.ReaderStatus) -> None:
         if self._writer.evict(reader.slot):
             self.evicted += 1
-            self._tell("evicted", reader, self._config.evict_after)
+            self._tell("evicted", reader, self._config.evict_after, self.evicted)
 
-    def _tell(self, event: str, reader: shm.ReaderStatus, after: float | None) -> None:
+    def _tell(self, event: str, reader: shm.ReaderStatus, after: float | None, count: int) -> None:
         tell(
             logging.WARNING,
             event,
@@ -115,6 +115,7 @@ class Patience:
             label=reader.label,
             lag=reader.lag,
             after_s=after,
+            count=count,
         )
 
 
@@ -442,7 +443,7 @@ class _Work:
             logging.WARNING,
             epoch=self._writer.epoch,
             sequence=self._writer.sequence,
-            last_phase=state.phase if state is not None else None,
+            last_phase=str(state.phase) if state is not None else None,
         )
 
     def _dial(self) -> None:
