@@ -109,7 +109,7 @@ cdef class Ingest:
     cdef uint16_t connection
     cdef const uint8_t *control
     cdef readonly bytes payload
-    cdef uint64_t count, bytes_count
+    cdef uint64_t count, bytes_count, all_bytes
     cdef Space space
     cdef uint8_t *records
 
@@ -144,6 +144,16 @@ cdef class Ingest:
     @property
     def payload_bytes(self) -> int:
         return self.bytes_count
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes received, frames' headers and all, all connections together."""
+        return self.all_bytes
+
+    @property
+    def partial(self) -> bool:
+        """Has the beginning of a message come, and not yet its end?"""
+        return self.writer.ring.held > 0
 
     @property
     def code(self) -> int:
@@ -199,6 +209,7 @@ cdef class Ingest:
 
     cdef void received(self, ssize_t n) noexcept nogil:
         self.writer.ring.held = self.writer.ring.held + n
+        self.all_bytes = self.all_bytes + n
         self.time_ns = rc_clock_ns(CLOCK_REALTIME)
         self.flooded = <uint64_t>n >= self.read_most // 4
 

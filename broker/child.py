@@ -1,14 +1,14 @@
-"""A manager as somebody's child process: ``python -m broker.child LEVEL``, see `Manager.start`.
+"""A manager as somebody's child: ``python -m broker.child LEVEL PARENT``, see `Manager.start`.
 
 Its configuration is the first line of standard input, a pipe, so no secret stands on a command
-line. It says "ready" or what went wrong on standard output, logs to standard error, and stops when
-the pipe is closed: its parent has ended.
+line. It says "ready" or what went wrong on standard output, logs to standard error from LEVEL on,
+and stops when process PARENT ends, however that ends.
 """
 
 from __future__ import annotations
 
-import io
 import logging
+import os
 import sys
 
 import shm
@@ -28,24 +28,17 @@ def main() -> int:
         print("ready", flush=True)
 
     try:
-        # Unbuffered: what comes after the line is left in the pipe for the manager to watch.
-        line = io.FileIO(sys.stdin.fileno(), closefd=False)
-        manager = Manager(Config.from_json(_read_line(line)))
-        manager.run(on_ready=ready, until_closed=sys.stdin.fileno())
+        parent = os.pidfd_open(int(sys.argv[2]))
+    except ProcessLookupError:
+        return 1
+    if os.getppid() != int(sys.argv[2]):  # it has ended already, and the number is another's
+        return 1
+    try:
+        Manager(Config.from_json(sys.stdin.readline())).run(on_ready=ready, until=parent)
     except (ConfigError, ManagerError, shm.RingError) as error:
         print(error, file=sys.stderr if said else sys.stdout, flush=True)
         return 1
     return 0
-
-
-def _read_line(stream: io.FileIO) -> str:
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        byte = stream.read(1)
-        if not byte:
-            break
-        line += byte
-    return line.decode()
 
 
 if __name__ == "__main__":

@@ -42,6 +42,9 @@ _SLICE: Final = 0.02
 _REFRESH: Final = 1.0
 """Seconds after which changed counters are shown again."""
 _EVENTS_MOST: Final = 16
+_DENSE: Final = (",", ":")
+_DIALERS_MOST: Final = 4
+"""Attempts that were given up and have not noticed yet: above that none is begun."""
 _START_WAIT: Final = 30.0
 _DRAIN_LOOK: Final = 0.01
 
@@ -84,7 +87,11 @@ class Patience:
         return max(1, (self._writer.sequence - self._writer.oldest) // 16)
 
     def _insist(self, seconds: float) -> None:
-        for reader in shm.status(self._writer.name).readers:
+        try:
+            readers = shm.status(self._writer.name).readers
+        except shm.RingError:  # somebody has removed the names; who is attached reads on
+            return
+        for reader in readers:
             if not reader.gating or reader.cursor >= self._goal:
                 continue
             who = (reader.slot, reader.joined_ns)
@@ -134,22 +141,20 @@ class Manager:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._stopping = threading.Event()
-        self._at_once = threading.Event()
+        # Plain, for signal handlers set them: an Event's lock is not one that they may take.
+        self._stopping = False
+        self._at_once = False
         self._bell = Bell()
         self._child: subprocess.Popen[str] | None = None
 
     def stop(self) -> None:
         """Stop, orderly; a second call stops at once. From any thread, or a signal handler; for a
         child, see `__exit__`."""
-        if self._stopping.is_set():
-            self._at_once.set()
-        self._stopping.set()
+        self._at_once = self._stopping
+        self._stopping = True
         self._bell.ring()
 
-    def run(
-        self, *, on_ready: Callable[[], None] | None = None, until_closed: int | None = None
-    ) -> None:
+    def run(self, *, on_ready: Callable[[], None] | None = None, until: int | None = None) -> None:
         """Do the work until `stop` or SIGTERM or SIGINT (in the main thread), or until the
         connection can't be had any more.
 
@@ -157,8 +162,8 @@ class Manager:
 
         Args:
             on_ready: called once, when workers can attach.
-            until_closed: a descriptor whose end of file stops the manager, too: a pipe from
-                whoever started it.
+            until: a descriptor that stops the manager, too, when it becomes readable: a pidfd
+                of whoever started it, or a pipe that is closed.
 
         Raises:
             ManagerError: it stopped because of an error: one that another attempt would meet again
@@ -173,7 +178,7 @@ class Manager:
             writer, resumed = _open_ring(self.config)
             ends.callback(_end, writer)
             ends.enter_context(self._signals())
-            work = _Work(self, writer, receiver, resumed=resumed, until_closed=until_closed)
+            work = _Work(self, writer, receiver, resumed=resumed, until=until)
             if on_ready is not None:
                 on_ready()
             error = work.run()
@@ -209,15 +214,17 @@ class Manager:
         if self._child is not None:
             raise ManagerError(f"the manager of {self.config.name!r} runs already")
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "broker.child", str(log.getEffectiveLevel())],
+            [sys.executable, "-m", "broker.child", str(log.getEffectiveLevel()), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for this process, which then stops the child
         )
         assert self._child.stdin is not None  # both are pipes
         assert self._child.stdout is not None
-        self._child.stdin.write(self.config.as_json() + "\n")
-        self._child.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has died: what it said tells why
+            self._child.stdin.write(self.config.as_json() + "\n")
+            self._child.stdin.flush()
         said = _read_line(self._child.stdout, _START_WAIT)
         if said != "ready":
             self._end_child(0)
@@ -331,7 +338,7 @@ class _Work:
         receiver: mpsc.Receiver,
         *,
         resumed: bool,
-        until_closed: int | None,
+        until: int | None,
     ) -> None:
         self._manager = manager
         self._config = manager.config
@@ -341,6 +348,7 @@ class _Work:
         self._patience = Patience(writer, manager.config)
         self._backoff = Backoff(manager.config)
         self._dialer: Dialer | None = None
+        self._given_up: list[Dialer] = []
         self._connection: Connection | None = None
         self._connections = 0
         self._retry_at: float | None = None
@@ -362,9 +370,8 @@ class _Work:
         self._poll = select.poll()
         self._poll.register(manager._bell.fd, select.POLLIN)
         self._poll.register(self._outbox.bell.fd, select.POLLIN)
-        self._until_closed = until_closed
-        if until_closed is not None:
-            self._poll.register(until_closed, select.POLLIN)
+        if until is not None:
+            self._poll.register(until, select.POLLIN)
 
     # -- what is said of it
 
@@ -407,10 +414,16 @@ class _Work:
                 record = {**record, "coalesced": self._coalesced}
             try:
                 self._writer.publish(
-                    json.dumps(record).encode(), kind=shm.Kind.EVENT, timeout=timeout
+                    json.dumps(record, separators=_DENSE).encode(),
+                    kind=shm.Kind.EVENT,
+                    timeout=timeout,
                 )
             except shm.RingFull:
                 return False
+            except shm.MessageTooLarge:  # a ring of a few kilobytes: what happened, at least
+                self._events[0] = {key: record[key] for key in ("event", "time_ns")}
+                self._coalesced = 0
+                continue
             self._events.popleft()
             self._coalesced = 0
         return True
@@ -423,7 +436,7 @@ class _Work:
             if self._before is not None:
                 self._say_restarted(self._before)
             self._dial()
-            while not (self._finished or self._manager._stopping.is_set()):
+            while not (self._finished or self._manager._stopping):
                 self._turn()
             self._wind_up()
         finally:
@@ -448,6 +461,10 @@ class _Work:
 
     def _dial(self) -> None:
         self._retry_at = None
+        self._given_up = [dialer for dialer in self._given_up if dialer.lingers]
+        if len(self._given_up) >= _DIALERS_MOST:
+            self._not_connected(Lost("earlier attempts are still held up by the server or proxy"))
+            return
         self._enter(Phase.CONNECTING, "connecting", attempt=self._backoff.attempts + 1)
         self._dialer = Dialer(self._config, self._manager._bell.ring)
 
@@ -455,6 +472,7 @@ class _Work:
         result = dialer.result()
         if result is None and time.monotonic() >= dialer.deadline:
             dialer.give_up()
+            self._given_up.append(dialer)
             result = Lost(f"no connection within {self._config.connect_timeout:g} s")
         if result is None:
             return
@@ -571,7 +589,7 @@ class _Work:
                 self._manager._bell.hush()
             elif fd == self._outbox.bell.fd:
                 continue  # the outbox looks by itself
-            elif not os.read(fd, 4096):
+            else:
                 self._poll.unregister(fd)
                 self._manager.stop()
         return ready
@@ -623,7 +641,7 @@ class _Work:
             self._say_goodbye(self._connection)
 
     def _may_wait(self, until: float) -> bool:
-        return time.monotonic() < until and not self._manager._at_once.is_set()
+        return time.monotonic() < until and not self._manager._at_once
 
     def _publish_the_rest(self, until: float) -> None:
         """What has left the socket is not to be lost because the ring is full."""
@@ -646,7 +664,8 @@ class _Work:
         connection.close(GOING_AWAY, "the manager stops")
         poll = select.poll()
         poll.register(connection, connection.poll_mask(reading=True))
-        while connection.lost is None and not self._manager._at_once.is_set():
+        while connection.lost is None and not self._manager._at_once:
             wait = min(max(0.0, connection.deadline - time.monotonic()), 0.1)
+            poll.modify(connection, connection.poll_mask(reading=True))
             ready = bool(poll.poll(wait * 1000))
             connection.turn(reading=True, ready=ready)

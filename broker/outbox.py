@@ -69,7 +69,8 @@ class Bucket:
         """So many were sent."""
         if self._rate is not None:
             self._fill(self._rate)
-            self._tokens -= count
+            # A server that pings without end is not to keep workers from sending for ever.
+            self._tokens = max(-self._burst, self._tokens - count)
 
     def ready_in(self) -> float:
         """Seconds until one may be sent."""

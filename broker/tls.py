@@ -17,6 +17,7 @@ __all__ = ["Stream", "StreamContext"]
 
 _READ_MOST: Final = 1 << 18
 _WRITE_MOST: Final = 1 << 14
+_UNSENT_MOST: Final = 1 << 20
 
 T = TypeVar("T")
 
@@ -97,6 +98,8 @@ class Stream:
         """Send what is encrypted; False: not all of it was taken."""
         if self._outgoing.pending:
             self._unsent += self._outgoing.read()
+        if len(self._unsent) > _UNSENT_MOST:
+            raise OSError("the server makes TLS answer, and does not read the answers")
         try:
             while self._unsent:
                 del self._unsent[: self._sock.send(self._unsent)]

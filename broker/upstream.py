@@ -47,6 +47,8 @@ _REASON_MAX: Final = 123
 _STOP_STATUS: Final = frozenset({400, 401, 403, 404, 405, 407, 410, 426})
 _RETRY_AFTER_MOST: Final = 3600.0
 _BACKLOG_MOST: Final = 1 << 20
+_ERROR_MOST: Final = 300
+"""Characters of what a server has to say about a failed attempt."""
 _DISCARD: Final = 1 << 16
 _DISCARDS: Final = 64
 
@@ -91,7 +93,9 @@ def _tls_context(config: Config) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
     if config.certificate is not None:
         context.load_cert_chain(
-            config.certificate, config.private_key, config.private_key_password or None
+            config.certificate,
+            config.private_key,
+            config.private_key_password or "",  # None: OpenSSL would ask at the terminal
         )
     return context
 
@@ -152,9 +156,13 @@ def _open(config: Config, ws: websocket.WebSocket) -> Opened:
 
 
 def _explain(config: Config, ws: websocket.WebSocket, error: Exception) -> Lost:
-    """What an attempt's exception means for the next one."""
+    """What an attempt's exception means for the next one. Redacted first and cut then, so that no
+    part of a secret stays."""
     lost = _judge(ws, error)
-    return Lost(config.redact(lost.error or ""), final=lost.final, retry_in=lost.retry_in)
+    text = config.redact(lost.error or "")
+    if len(text) > _ERROR_MOST:
+        text = text[:_ERROR_MOST] + "…"
+    return Lost(text, final=lost.final, retry_in=lost.retry_in)
 
 
 def _judge(ws: websocket.WebSocket, error: Exception) -> Lost:
@@ -169,7 +177,7 @@ def _judge(ws: websocket.WebSocket, error: Exception) -> Lost:
     response = ws.handshake_response
     if response is not None and response.status in (301, 302, 303, 307, 308):
         target = response.headers.get("location", "another place")
-        return Lost(f"the server redirects to {target}: use that as `url`", final=True)
+        return Lost(f"the server redirects, use this as `url`: {target}", final=True)
     if isinstance(error, websocket.WebSocketProxyException):
         return Lost(f"the proxy refuses: {error}", final="status: 407" in str(error))
     if isinstance(error, websocket.WebSocketTimeoutException | TimeoutError):
@@ -188,7 +196,7 @@ def _judge(ws: websocket.WebSocket, error: Exception) -> Lost:
 def _judge_status(error: websocket.WebSocketBadStatusException) -> Lost:
     status = error.status_code
     text = f"the server answered {status} {error.status_message or ''}".rstrip()
-    body = (error.resp_body or b"")[:200].decode("utf-8", "replace").strip()
+    body = (error.resp_body or b"").decode("utf-8", "replace").strip()
     if body:
         text += f": {re.sub(r'[^ -~]+', ' ', body)}"
     wait = (error.resp_headers or {}).get("retry-after", "")
@@ -212,13 +220,14 @@ class Dialer:
         self._result: Opened | Lost | None = None
         self._given_up = False
         self.deadline = time.monotonic() + config.connect_timeout
-        threading.Thread(target=self._dial, name=f"dial-{config.name}", daemon=True).start()
+        self._thread = threading.Thread(target=self._dial, name=f"dial-{config.name}", daemon=True)
+        self._thread.start()
 
     def _dial(self) -> None:
         result: Opened | Lost
         try:
             self._ws = _new_websocket(self._config)
-        except OSError as error:  # ssl's errors, too
+        except (OSError, ValueError) as error:  # ssl's errors, too
             text = f"TLS can't be set up: {error}; see ca, certificate and private_key"
             result = Lost(self._config.redact(text), final=True)
         else:
@@ -241,6 +250,11 @@ class Dialer:
         """What came of it; None while it lasts."""
         with self._lock:
             return self._result
+
+    @property
+    def lingers(self) -> bool:
+        """Is it still at work, though it may have been given up?"""
+        return self._thread.is_alive()
 
     def give_up(self) -> None:
         """Nobody wants the connection any more: when it opens it is closed at once."""
@@ -381,6 +395,8 @@ class Connection:
             pass  # poll tells, or the next read brings what TLS waits for
         except OSError as error:
             self._fail(f"sending failed: {error.strerror or error}")
+        if self._tls is not None and self._tls.unsent:
+            return  # encrypted, but not with the socket yet
         while self._ends and self._ends[0] <= self._taken:
             self._ends.popleft()
             self.sent += 1
@@ -426,11 +442,12 @@ class Connection:
             self.flush()
         outcome = _ingest.DRAINED
         if self.lost is None and (ready or not self._drained):
-            if self.closing:
-                self._discard()
+            if self.closing is not None:
+                outcome = self._discard()
+                self._drained = outcome == _ingest.DRAINED
             elif reading:
                 outcome = self._receive()
-            self._drained = outcome == _ingest.DRAINED
+                self._drained = outcome == _ingest.DRAINED
         self._look_at_the_clock()
         return outcome
 
@@ -447,7 +464,7 @@ class Connection:
             return _ingest.DRAINED
 
     def _receive(self) -> int:
-        before = self._ingest.messages
+        before = self._ingest.received_bytes
         try:
             if self._tls is None:
                 outcome = self._ingest.receive(self._sock.fileno())
@@ -457,8 +474,11 @@ class Connection:
         except OSError as error:
             self._fail(f"receiving failed: {error.strerror or error}")
             return _ingest.DRAINED
-        if outcome != _ingest.DRAINED or self._ingest.messages != before:
+        if self._ingest.received_bytes != before:
             self._heard = time.monotonic()
+            if self._ingest.partial and self._pong_until is not None:
+                # A pong can't come inside a message that is on its way.
+                self._pong_until = self._heard + self._config.pong_within
         return self._handle(outcome)
 
     def _handle(self, outcome: int) -> int:
@@ -477,19 +497,20 @@ class Connection:
             return outcome
         return _ingest.MORE
 
-    def _discard(self) -> None:
-        """After the close frame: read on to the end of the stream."""
+    def _discard(self) -> int:
+        """After the close frame: read on to the end of the stream. MORE: there is more to read."""
         try:
             for _ in range(_DISCARDS):
                 if not self._sock.recv(_DISCARD):
                     break
             else:
-                return
+                return _ingest.MORE
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return
+            return _ingest.DRAINED
         except OSError:  # a reset is an end, too
             pass
         self.lost = self._verdict
+        return _ingest.DRAINED
 
     def _pong(self, payload: bytes) -> None:
         # A peer that pings and does not read is not to fill the memory.

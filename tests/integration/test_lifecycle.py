@@ -131,6 +131,17 @@ def test_a_refusal_that_may_pass_is_tried_again(name: str, head: str, pause: flo
     assert pause <= waiting["retry_in"] <= max(pause, 0.01)
 
 
+def test_a_refusal_of_any_length_is_tried_again_and_told_in_short(name: str) -> None:
+    refuse = answering(f"HTTP/1.1 503 {'A' * 300_000}\nContent-Length: 0\n\n")
+    with serving(refuse, speaking("hello")) as server:
+        config = quick(name, server.url, capacity=1 << 20)
+        with watching(config) as watch:
+            assert watch.until("text")[-1] == "text hello"
+            error = watch.event("waiting")["error"]
+    assert error.startswith("the server answered 503 AAA")
+    assert len(error) < 400
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_stops_and_names_its_target(name: str, status: int) -> None:
     target = "wss://elsewhere.test/feed"
@@ -138,7 +149,7 @@ def test_a_redirect_stops_and_names_its_target(name: str, status: int) -> None:
     with serving(answer) as server, watching(quick(name, server.url)) as watch:
         assert watch.rest() == ["connecting 1", "stopped"]
         assert server.connections == 1
-    assert watch.errors == [f"the server redirects to {target}: use that as `url`"]
+    assert watch.errors == [f"the server redirects, use this as `url`: {target}"]
 
 
 # ---- how it ends ---------------------------------------------------------------------------
@@ -651,6 +662,9 @@ def _echo(sock: socket.socket) -> None:
             f"HTTP/1.1 401 Unauthorized for {SECRETS[0]}\n\nno {SECRETS[1]} {SECRETS[2]}", id="401"
         ),
         pytest.param(
+            f"HTTP/1.1 401 No\n\n{'x' * 250} {SECRETS[0] * 20} {SECRETS[1]}", id="cut within one"
+        ),
+        pytest.param(
             f"HTTP/1.1 302 Found\nLocation: ws://elsewhere.test/?key={SECRETS[2]}\n\n", id="302"
         ),
     ],
@@ -670,6 +684,25 @@ def test_secrets_stand_in_no_log_record_or_event(
     )
     assert "feed?key=***" in said
     assert [secret for secret in SECRETS if secret in said] == []
+
+
+def test_a_long_message_on_a_slow_line_is_no_silence(name: str) -> None:
+    """Neither is it a missing pong, which can't come before the message's end."""
+    pieces = 12
+
+    def trickle(sock: socket.socket) -> None:
+        peer = Peer(sock)
+        sock.sendall(b"\x81\x7e" + (pieces * 1000).to_bytes(2, "big"))
+        for _ in range(pieces):
+            sock.sendall(b"x" * 1000)
+            threading.Event().wait(0.25)
+        peer.listen()
+
+    limits: dict[str, Any] = {"ping_every": 0.5, "pong_within": 2.0, "silent_after": 2.0}
+    with serving(trickle) as server, watching(quick(name, server.url, **limits)) as watch:
+        assert watch.until("text") == [
+            *("connecting 1", "connected 1", "text " + "x" * pieces * 1000)
+        ]
 
 
 # ---- pauses --------------------------------------------------------------------------------
@@ -883,20 +916,25 @@ def test_a_second_sigterm_stops_at_once_though_a_worker_does_not_read(name: str)
 
 
 CLIENT: Final = """
-import sys
+import os, sys
 from broker import Config, Manager
 manager = Manager(Config(name=sys.argv[1], url=sys.argv[2]))
 manager.start()
+if sys.argv[3] == "with a worker":
+    if not os.fork():
+        sys.stdin.read()
+        os._exit(0)
 print(manager.pid, flush=True)
 sys.stdin.read()
 """
 
 
-def test_a_child_ends_with_its_parent_however_that_ends(name: str) -> None:
+@pytest.mark.parametrize("worker", ["alone", "with a worker"])
+def test_a_child_ends_with_its_parent_however_that_ends(name: str, worker: str) -> None:
     told: list[tuple[int | None, str]] = []
     with serving(lambda sock: told.append(Peer(sock).listen())) as server:
         with subprocess.Popen(
-            [sys.executable, "-c", CLIENT, name, server.url],
+            [sys.executable, "-c", CLIENT, name, server.url, worker],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -908,7 +946,7 @@ def test_a_child_ends_with_its_parent_however_that_ends(name: str) -> None:
             eventually(lambda: feed.state.phase == Phase.OPEN, "the child is connected")
             feed.close()
             client.kill()
-        eventually(lambda: not is_running(pid), "the child ends")
+            eventually(lambda: not is_running(pid), "the child ends")
         eventually(lambda: told, "the server hears the end")
     assert told == [(1001, "the manager stops")]
     assert leftovers(name) == []

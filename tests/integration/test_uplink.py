@@ -405,6 +405,13 @@ def test_pings_and_pongs_are_paid_for() -> None:
     assert 2900 < bucket.ready_in() <= 3000
 
 
+def test_a_flood_of_pings_is_not_a_debt_without_end() -> None:
+    bucket = Bucket(rate=10.0, burst=2)
+    for _ in range(100_000):
+        bucket.spend()
+    assert bucket.ready_in() <= 0.3
+
+
 def test_without_a_rate_there_is_no_waiting() -> None:
     bucket = Bucket(rate=None, burst=1)
     for _ in range(1000):
