@@ -8,12 +8,10 @@ messages are checked copies, and it is told exactly what it missed.
 from __future__ import annotations
 
 import asyncio
-import sys
-from pathlib import Path
 from typing import Literal, Self
 
 from . import _ring, liveness, segment, signals
-from .errors import RingClosed, RingCorrupt, RingError, RingNotFound
+from .errors import RingCorrupt, RingError
 from .signals import Blocking, Bridge
 
 __all__ = ["Batch", "Message", "Reader", "Reservation", "Writer"]
@@ -26,7 +24,7 @@ _JOINS = 20
 _MESSAGES_A_TURN = 128  # how many ``async for`` takes before other tasks get their turn
 
 
-class Writer(_ring.Writer):
+class Writer(segment.Owner, _ring.Writer):
     """The one writer of a ring. Made with `create` or `resume`, not directly.
 
     Threads may share it. As a context manager it closes and unlinks the ring at the end.
@@ -34,6 +32,7 @@ class Writer(_ring.Writer):
 
     __slots__ = ("_endpoint",)
 
+    _part = segment.RING
     _endpoint: _ring.Endpoint
 
     @classmethod
@@ -83,11 +82,8 @@ class Writer(_ring.Writer):
         """
         opened = segment.open_ring(name, writable=True)
         try:
-            liveness.take_writer(opened)
-            if not segment.leads_here(name, opened.endpoint):
-                raise RingNotFound(f"ring {name!r} was replaced while it was opened: try again")
-            if opened.segments.ring_counters()[0]:
-                raise RingClosed(f"ring {name!r} was ended by its writer: create a new one")
+            closed, _, pid, *_ = opened.segments.ring_counters()
+            segment.RING.take_over(name, opened.endpoint, closed=closed, pid=pid)
             return cls._open_ring(opened, wait, resume=True)
         except BaseException:
             opened.endpoint.close()
@@ -102,29 +98,6 @@ class Writer(_ring.Writer):
         writer._endpoint = opened.endpoint
         writer._open(resume)
         return writer
-
-    def unlink(self) -> None:
-        """Remove the ring's names, so that nobody can attach any more; who is attached reads on.
-        Does nothing if the name already leads to another ring."""
-        if not self.closed:
-            self._remove()
-        elif not self._endpoint.forked:
-            segment.unlink_if(self.name, self._endpoint.inode)
-
-    def _remove(self) -> None:
-        """Remove the names, while the writer lock is held."""
-        if segment.leads_here(self.name, self._endpoint):
-            segment.remove(self.name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._end():
-            self._remove()
-            self._release()
-        else:
-            self.unlink()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"at {self.sequence}"
@@ -180,9 +153,7 @@ class Reader(_ring.Reader):
             raise ValueError(f'policy is "block" or "lossy", not {policy!r}')
         if start not in ("latest", "oldest") and (not isinstance(start, int) or start < 0):
             raise ValueError(f'start is "latest", "oldest" or a sequence, not {start!r}')
-        if label is None:
-            label = Path(sys.argv[0]).name if sys.argv else "python"
-        name_bytes = label.encode("utf-8", "replace")[: _ring.LABEL_MAX]
+        name_bytes = liveness.label_bytes(label)
         for _ in range(_JOINS):
             opened = segment.open_ring(name, owner=owner)
             try:
@@ -208,7 +179,7 @@ class Reader(_ring.Reader):
                 signals.space_semaphore(ring.name, ring.instance),
             ]
         )
-        gone = liveness.watch_writer(opened)
+        gone = segment.RING.watch(ring.name, opened.endpoint)
         reader = cls(ring, opened.endpoint, slot, semaphores, wait or Blocking(), gone)
         reader._awaited = 0
         reader._bridge = None

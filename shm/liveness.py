@@ -8,24 +8,12 @@ lock, and nothing is concluded from silence. See endpoint.h for forks, broadcast
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
 from . import _ring
-from .errors import RingExists, TooManyReaders
-from .segment import Opened, leads_here
-
-
-def take_writer(opened: Opened) -> None:
-    """Become the ring's writer.
-
-    Raises:
-        RingExists: it has a living one.
-    """
-    name = opened.segments.name
-    if not opened.endpoint.try_lock(_ring.LOCK_WRITER):
-        pid = opened.segments.ring_counters()[2]
-        raise RingExists(f"ring {name!r} has a living writer, process {pid}")
+from .errors import TooManyReaders
+from .segment import Opened
 
 
 def take_slot(opened: Opened) -> int:
@@ -46,19 +34,11 @@ def take_slot(opened: Opened) -> int:
     )
 
 
-def watch_writer(opened: Opened) -> Callable[[], str | None]:
-    """A function that says why nothing can come any more, or None while something can.
-
-    A dead writer alone is no reason: another can resume the ring while its name leads here.
-    """
-    name, endpoint = opened.segments.name, opened.endpoint
-
-    def gone() -> str | None:
-        if endpoint.is_held(_ring.LOCK_WRITER) or leads_here(name, endpoint):
-            return None
-        return f"ring {name!r} has no writer and was removed, so no message can come any more"
-
-    return gone
+def label_bytes(label: str | None) -> bytes:
+    """What an end calls itself, by default after the program, as it stands in the segment."""
+    if label is None:
+        label = Path(sys.argv[0]).name if sys.argv else "python"
+    return label.encode("utf-8", "replace")[: _ring.LABEL_MAX]
 
 
 def process_started() -> int:

@@ -7,14 +7,12 @@ successor. The protocol is told in mpsc.h.
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from . import _ring, _uplink, liveness, segment, signals
-from .errors import RingClosed, RingExists, RingNotFound, TooManySenders
+from .errors import RingClosed, RingNotFound, TooManySenders
 from .signals import Blocking
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ _LOOKS: Final = 3
 """At the lanes before all count as taken: a reaper may hold a lane's lock for a moment."""
 
 
-class Receiver(_uplink.Receiver):
+class Receiver(segment.Owner, _uplink.Receiver):
     """The one receiver. Made with `create` or `resume`, not directly.
 
     As a context manager it closes and unlinks the uplink at the end.
@@ -38,6 +36,7 @@ class Receiver(_uplink.Receiver):
 
     __slots__ = ("_endpoint",)
 
+    _part = segment.UPLINK
     _endpoint: _ring.Endpoint
 
     @classmethod
@@ -94,12 +93,8 @@ class Receiver(_uplink.Receiver):
         """
         opened = segment.open_uplink(name)
         try:
-            if not opened.endpoint.try_lock(_uplink.LOCK_RECEIVER):
-                raise RingExists(f"uplink {name!r} has a living receiver")
-            if not segment.leads_here(name, opened.endpoint, segment.uplink_name):
-                raise RingNotFound(f"uplink {name!r} was replaced while it was opened: try again")
-            if opened.uplink.counters()[0]:
-                raise RingClosed(f"uplink {name!r} was ended by its receiver: create a new one")
+            closed, _, pid, *_ = opened.uplink.counters()
+            segment.UPLINK.take_over(name, opened.endpoint, closed=closed, pid=pid)
             return cls._open_uplink(opened, wait, acknowledge)
         except BaseException:
             opened.endpoint.close()
@@ -122,27 +117,6 @@ class Receiver(_uplink.Receiver):
         receiver._endpoint = opened.endpoint
         receiver._open()
         return receiver
-
-    def unlink(self) -> None:
-        """Remove the uplink's name; senders that are attached notice nothing until it is closed."""
-        if not self.closed:
-            self._remove()
-        elif not self._endpoint.forked:
-            segment.unlink_if(self.name, self._endpoint.inode, segment.uplink_name)
-
-    def _remove(self) -> None:
-        if segment.leads_here(self.name, self._endpoint, segment.uplink_name):
-            segment.remove_uplink(self.name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._end():
-            self._remove()
-            self._release()
-        else:
-            self.unlink()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"at {self.ticket}"
@@ -173,9 +147,7 @@ class Sender(_uplink.Sender):
             RingClosed: it has ended.
             TooManySenders: every lane is taken, or was left by a dead sender and is not yet empty.
         """
-        if label is None:
-            label = Path(sys.argv[0]).name if sys.argv else "python"
-        label_bytes = label.encode("utf-8", "replace")[: _ring.LABEL_MAX]
+        label_bytes = liveness.label_bytes(label)
         opened = segment.open_uplink(name, owner=owner)
         try:
             if opened.uplink.counters()[0]:
@@ -237,7 +209,8 @@ class Sender(_uplink.Sender):
                 signals.receiver_semaphore(uplink.name, uplink.instance),
             ]
         )
-        sender = cls(uplink, opened.endpoint, lane, semaphores, _watch_receiver(opened))
+        gone = segment.UPLINK.watch(uplink.name, opened.endpoint)
+        sender = cls(uplink, opened.endpoint, lane, semaphores, gone)
         return sender if sender._join(label, liveness.process_started()) else None
 
     def send(self, data: Buffer, *, kind: int = 2, timeout: float | None = None) -> int:
@@ -277,19 +250,6 @@ class Sender(_uplink.Sender):
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"lane {self.lane}"
         return f"<Sender to {self.name!r} {state}>"
-
-
-def _watch_receiver(opened: segment.OpenedUplink) -> _uplink.Watch:
-    name, endpoint = opened.uplink.name, opened.endpoint
-
-    def gone() -> str | None:
-        if endpoint.is_held(_uplink.LOCK_RECEIVER) or segment.leads_here(
-            name, endpoint, segment.uplink_name
-        ):
-            return None
-        return f"uplink {name!r} has no receiver and was removed"
-
-    return gone
 
 
 # ---- figures -------------------------------------------------------------------------------

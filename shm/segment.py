@@ -1,8 +1,9 @@
-"""The shared-memory objects of a ring: their names, how they are made, opened, listed, removed.
+"""The shared-memory objects of rings and uplinks: how they are made, opened, listed, removed.
 
 A ring NAME is ``/rc.NAME.d`` (data, written by the writer alone), ``/rc.NAME.c`` (control, written
 by readers too) and semaphores ``/rc.NAME.INSTANCE.*``. The control segment is made first, removed
-last: its inode carries the locks, so whoever holds its writer lock may work on all of them.
+last: its inode carries the locks, so whoever holds its writer lock may work on all of them. An
+uplink NAME is ``/rc.NAME.u``, which carries its own, and semaphores.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import posix_ipc
 
 from . import _ring, _uplink, signals
-from .errors import RingCorrupt, RingError, RingExists, RingNotFound
+from .errors import RingClosed, RingCorrupt, RingError, RingExists, RingNotFound
 
 SHM: Final = Path("/dev/shm")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,19}")
@@ -156,27 +157,14 @@ def create(name: str, slots: int, capacity: int, max_readers: int, mode: int) ->
     """
     _check_sizes(slots, capacity, max_readers, mode)
     check_name(name)
-    for _ in range(_TRIES):
-        try:
-            _make(control_name(name), _ring.control_size(max_readers), mode | (mode & 0o040) >> 1)
-        except FileExistsError:
-            _clear_leftovers(name)
-            continue
-        endpoint = open_endpoint(name)
-        if endpoint is None:
-            continue
-        if not endpoint.try_lock(_ring.LOCK_WRITER) or not leads_here(name, endpoint):
-            endpoint.close()
-            continue
-        try:
-            return _fill(name, endpoint, slots, capacity, max_readers, mode)
-        except BaseException as error:
-            remove(name)
-            endpoint.close()
-            if isinstance(error, OSError | posix_ipc.Error):
-                raise RingError(f"cannot create ring {name!r}: {error}") from error
-            raise
-    raise RingExists(f"ring {name!r} is being created by several processes at once: let one do it")
+    endpoint = RING.claim(name, _ring.control_size(max_readers), _shared(mode))
+    with RING.removed_if_it_fails(name, endpoint):
+        return _fill(name, endpoint, slots, capacity, max_readers, mode)
+
+
+def _shared(mode: int) -> int:
+    """The mode of what readers and senders write, too."""
+    return mode | (mode & 0o040) >> 1
 
 
 def _fill(
@@ -190,7 +178,7 @@ def _fill(
         _make(data_name(name), size, mode)
     instance = secrets.randbits(63) | 1
     semaphores = signals.all_semaphores(name, instance, max_readers)
-    signals.create(semaphores, mode | (mode & 0o040) >> 1)
+    signals.create(semaphores, _shared(mode))
     data = _map(data_name(name), size, writable=True, populate=True)
     control = _map(
         control_name(name), _ring.control_size(max_readers), writable=True, populate=True
@@ -314,19 +302,26 @@ def open_ring(
         raise
 
 
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Errors of the system as errors of rings; `what` is being opened."""
+    try:
+        yield
+    except RingError:
+        raise
+    except FileNotFoundError as error:
+        raise RingNotFound(f"{what} is being made or removed: try again") from error
+    except OSError as error:
+        raise RingError(f"cannot open {what}: {error}") from error
+
+
 def open_segments(
     name: str, *, writable: bool, owner: int | None, read_only: bool = False
 ) -> _ring.Segments:
     """Check and map both segments; `read_only`, for those who only look, maps neither for writing
     and touches no page before it is looked at."""
-    try:
+    with _explained(f"ring {name!r}"):
         return _open_segments(name, writable=writable, owner=owner, read_only=read_only)
-    except RingError:
-        raise
-    except FileNotFoundError as error:
-        raise RingNotFound(f"ring {name!r} is being made or removed: try again") from error
-    except OSError as error:
-        raise RingError(f"cannot open ring {name!r}: {error}") from error
 
 
 def _open_segments(
@@ -352,34 +347,8 @@ def _open_segments(
     return _ring.Segments(name, data, control)
 
 
-def _clear_leftovers(name: str) -> None:
-    """A control segment is in the way of a new ring: remove what a dead creator or a closed ring
-    left; raise RingExists for anything that somebody may still want."""
-    endpoint = open_endpoint(name)
-    if endpoint is None:
-        return
-    try:
-        if not endpoint.try_lock(_ring.LOCK_WRITER):
-            raise RingExists(f"ring {name!r} exists, and its writer is alive")
-        if not leads_here(name, endpoint):
-            return
-        if _is_finished(name):
-            remove(name)
-            return
-    finally:
-        endpoint.close()
-    raise RingExists(
-        f"ring {name!r} exists; its writer died. Writer.resume({name!r}) goes on with it,"
-        f" shm.unlink({name!r}) removes it"
-    )
-
-
-def _is_finished(name: str) -> bool:
-    """Was the ring closed by its writer, or its creation never finished?"""
-    try:
-        segments = open_segments(name, writable=False, owner=None, read_only=True)
-    except RingNotFound:
-        return True
+def _is_closed(name: str) -> bool:
+    segments = open_segments(name, writable=False, owner=None, read_only=True)
     closed: bool = segments.ring_counters()[0]
     return closed
 
@@ -417,31 +386,130 @@ def unlink(name: str) -> None:
         RingExists: its writer or receiver is alive; stop it first.
     """
     check_name(name)
-    parts = [part for part in (_RING, _UPLINK) if name in part.names()]
+    parts = [part for part in (RING, UPLINK) if name in part.names()]
     if not parts:
         raise RingNotFound(f"there is no ring {name!r}")
     for part in parts:
         part.unlink(name)
 
 
-def unlink_if(name: str, inode: tuple[int, int], segment: Names = control_name) -> None:
-    """Remove the ring or uplink of this very segment, if it still has the name and nobody new."""
-    part = _RING if segment is control_name else _UPLINK
-    endpoint = open_endpoint(name, segment)
-    if endpoint is not None:
-        with contextlib.suppress(RingExists):
-            part.unlink_locked(name, endpoint, inode)
-
-
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """What can be removed as one: a ring, or an uplink."""
+class Part:
+    """What is made and removed as one: a ring, or an uplink.
 
+    Attributes:
+        what: "ring" or "uplink".
+        segment: which segment carries the locks.
+        lock: the byte of its owner: the one writer, or receiver.
+        owner: what that is called; `resume` is how another takes over.
+        remove: unlinks all of it; for who holds the lock.
+        is_closed: whether its owner has ended it.
+        names: those that have left anything.
+    """
+
+    what: str
     segment: Names
     lock: int
+    owner: str
+    resume: str
     remove: Callable[[str], None]
+    is_closed: Callable[[str], bool]
     names: Callable[[], list[str]]
-    busy: str
+
+    def claim(self, name: str, size: int, mode: int) -> _ring.Endpoint:
+        """Make the segment that carries the locks, and take the owner's.
+
+        Raises:
+            RingExists: there is one that lives, or that can be resumed.
+        """
+        for _ in range(_TRIES):
+            try:
+                _make(self.segment(name), size, mode)
+            except FileExistsError:
+                self._clear(name)
+                continue
+            endpoint = open_endpoint(name, self.segment)
+            if endpoint is None:
+                continue
+            if endpoint.try_lock(self.lock) and leads_here(name, endpoint, self.segment):
+                return endpoint
+            endpoint.close()
+        raise RingExists(
+            f"{self.what} {name!r} is being created by several processes at once: let one do it"
+        )
+
+    @contextlib.contextmanager
+    def removed_if_it_fails(self, name: str, endpoint: _ring.Endpoint) -> Iterator[None]:
+        """What was claimed goes again when the rest of it can't be made."""
+        try:
+            yield
+        except BaseException as error:
+            self.remove(name)
+            endpoint.close()
+            if isinstance(error, OSError | posix_ipc.Error):
+                raise RingError(f"cannot create {self.what} {name!r}: {error}") from error
+            raise
+
+    def _clear(self, name: str) -> None:
+        """A segment is in the way of a new one: remove what a dead creator left, or what was
+        closed; raise RingExists for anything that somebody may still want."""
+        endpoint = open_endpoint(name, self.segment)
+        if endpoint is None:
+            return
+        try:
+            if not endpoint.try_lock(self.lock):
+                raise RingExists(f"{self.what} {name!r} exists, and its {self.owner} is alive")
+            if not leads_here(name, endpoint, self.segment):
+                return
+            if self._is_finished(name):
+                self.remove(name)
+                return
+        finally:
+            endpoint.close()
+        raise RingExists(
+            f"{self.what} {name!r} exists; its {self.owner} died. {self.resume}({name!r}) goes on"
+            f" with it, shm.unlink({name!r}) removes it"
+        )
+
+    def _is_finished(self, name: str) -> bool:
+        """Was it closed by its owner, or its creation never finished?"""
+        try:
+            return self.is_closed(name)
+        except RingNotFound:
+            return True
+
+    def take_over(self, name: str, endpoint: _ring.Endpoint, *, closed: bool, pid: int) -> None:
+        """Become the owner of one whose owner died.
+
+        Raises:
+            RingExists: it lives, process `pid`.
+            RingNotFound: the name leads elsewhere by now.
+            RingClosed: it was ended.
+        """
+        if not endpoint.try_lock(self.lock):
+            raise RingExists(f"{self.what} {name!r} has a living {self.owner}, process {pid}")
+        if not leads_here(name, endpoint, self.segment):
+            raise RingNotFound(f"{self.what} {name!r} was replaced while it was opened: try again")
+        if closed:
+            raise RingClosed(
+                f"{self.what} {name!r} was ended by its {self.owner}: create a new one"
+            )
+
+    def watch(self, name: str, endpoint: _ring.Endpoint) -> Callable[[], str | None]:
+        """A function that says why nothing can come or go any more, or None while something can.
+
+        A dead owner alone is no reason: another can resume it while its name leads here.
+        """
+
+        def gone() -> str | None:
+            if endpoint.is_held(self.lock) or leads_here(name, endpoint, self.segment):
+                return None
+            return (
+                f"{self.what} {name!r} has no {self.owner} and was removed, so no message can come"
+                " any more"
+            )
+
+        return gone
 
     def unlink(self, name: str) -> None:
         """Remove it, unless somebody holds its lock."""
@@ -454,17 +522,26 @@ class _Part:
                 with contextlib.suppress(FileExistsError):
                     _SharedMemory(bare, create=True, size=1).close()
                 continue
-            if self.unlink_locked(name, endpoint, None):
+            if self._unlink_locked(name, endpoint, None):
                 return
-        raise RingExists(f"ring {name!r} is being made anew over and over")
+        raise RingExists(f"{self.what} {name!r} is being made anew over and over")
 
-    def unlink_locked(
+    def unlink_if(self, name: str, inode: tuple[int, int]) -> None:
+        """Remove the one of this very segment, if it still has the name and no new owner."""
+        endpoint = open_endpoint(name, self.segment)
+        if endpoint is not None:
+            with contextlib.suppress(RingExists):
+                self._unlink_locked(name, endpoint, inode)
+
+    def _unlink_locked(
         self, name: str, endpoint: _ring.Endpoint, inode: tuple[int, int] | None
     ) -> bool:
         """The same through this endpoint, which is closed; False: the name leads elsewhere."""
         try:
             if not endpoint.try_lock(self.lock):
-                raise RingExists(f"ring {name!r} has a living {self.busy}: stop that process first")
+                raise RingExists(
+                    f"{self.what} {name!r} has a living {self.owner}: stop that process first"
+                )
             if not leads_here(name, endpoint, self.segment) or inode not in (None, endpoint.inode):
                 return False
             self.remove(name)
@@ -494,8 +571,16 @@ def uplink_names() -> list[str]:
     return _found(uplink=True)
 
 
-_RING: Final = _Part(control_name, _ring.LOCK_WRITER, remove, names, "writer")
-_UPLINK: Final = _Part(uplink_name, _uplink.LOCK_RECEIVER, remove_uplink, uplink_names, "receiver")
+RING: Final = Part(
+    what="ring",
+    segment=control_name,
+    lock=_ring.LOCK_WRITER,
+    owner="writer",
+    resume="Writer.resume",
+    remove=remove,
+    is_closed=_is_closed,
+    names=names,
+)
 
 
 # ---- uplinks -------------------------------------------------------------------------------
@@ -509,30 +594,10 @@ def create_uplink(name: str, max_senders: int, lane_bytes: int, mode: int) -> Op
     _uplink.check_sizes(max_senders, lane_bytes)
     _check_mode(mode)
     check_name(name)
-    writable = mode | (mode & 0o040) >> 1
-    for _ in range(_TRIES):
-        try:
-            _make(uplink_name(name), _uplink.segment_size(max_senders, lane_bytes), writable)
-        except FileExistsError:
-            _clear_uplink(name)
-            continue
-        endpoint = open_endpoint(name, uplink_name)
-        if endpoint is None:
-            continue
-        if not endpoint.try_lock(_uplink.LOCK_RECEIVER) or not leads_here(
-            name, endpoint, uplink_name
-        ):
-            endpoint.close()
-            continue
-        try:
-            return _fill_uplink(name, endpoint, max_senders, lane_bytes, writable)
-        except BaseException as error:
-            remove_uplink(name)
-            endpoint.close()
-            if isinstance(error, OSError | posix_ipc.Error):
-                raise RingError(f"cannot create uplink {name!r}: {error}") from error
-            raise
-    raise RingExists(f"uplink {name!r} is being created by several processes at once")
+    size = _uplink.segment_size(max_senders, lane_bytes)
+    endpoint = UPLINK.claim(name, size, _shared(mode))
+    with UPLINK.removed_if_it_fails(name, endpoint):
+        return _fill_uplink(name, endpoint, max_senders, lane_bytes, _shared(mode))
 
 
 def _fill_uplink(
@@ -546,36 +611,6 @@ def _fill_uplink(
     return OpenedUplink(_uplink.Uplink(name, mapping), endpoint)
 
 
-def _clear_uplink(name: str) -> None:
-    """Remove what a dead creator or a closed uplink left; RingExists for what can be resumed."""
-    endpoint = open_endpoint(name, uplink_name)
-    if endpoint is None:
-        return
-    try:
-        if not endpoint.try_lock(_uplink.LOCK_RECEIVER):
-            raise RingExists(f"uplink {name!r} exists, and its receiver is alive")
-        if not leads_here(name, endpoint, uplink_name):
-            return
-        if _is_uplink_finished(name):
-            remove_uplink(name)
-            return
-    finally:
-        endpoint.close()
-    raise RingExists(
-        f"uplink {name!r} exists; its receiver died. Receiver.resume({name!r}) goes on with it,"
-        f" shm.unlink({name!r}) removes it"
-    )
-
-
-def _is_uplink_finished(name: str) -> bool:
-    try:
-        uplink = _open_uplink(name, owner=None, read_only=True)
-    except RingNotFound:
-        return True
-    closed: bool = uplink.counters()[0]
-    return closed
-
-
 def open_uplink(name: str, *, owner: int | None = None, read_only: bool = False) -> OpenedUplink:
     """Open an uplink that exists; everything is checked before it is mapped.
 
@@ -586,13 +621,10 @@ def open_uplink(name: str, *, owner: int | None = None, read_only: bool = False)
     if endpoint is None:
         raise RingNotFound(f"there is no uplink {name!r}: start its receiver")
     try:
-        return OpenedUplink(_open_uplink(name, owner=owner, read_only=read_only), endpoint)
-    except BaseException as error:
+        with _explained(f"uplink {name!r}"):
+            return OpenedUplink(_open_uplink(name, owner=owner, read_only=read_only), endpoint)
+    except BaseException:
         endpoint.close()
-        if isinstance(error, FileNotFoundError) and not isinstance(error, RingError):
-            raise RingNotFound(f"uplink {name!r} is being removed: try again") from error
-        if isinstance(error, OSError) and not isinstance(error, RingError):
-            raise RingError(f"cannot open uplink {name!r}: {error}") from error
         raise
 
 
@@ -605,3 +637,66 @@ def _open_uplink(name: str, *, owner: int | None, read_only: bool) -> _uplink.Up
         _check_pages(segment, status)
     mapping = _map(segment, status.st_size, writable=not read_only, populate=not read_only)
     return _uplink.Uplink(name, mapping)
+
+
+def _is_uplink_closed(name: str) -> bool:
+    with _explained(f"uplink {name!r}"):
+        closed: bool = _open_uplink(name, owner=None, read_only=True).counters()[0]
+    return closed
+
+
+UPLINK: Final = Part(
+    what="uplink",
+    segment=uplink_name,
+    lock=_uplink.LOCK_RECEIVER,
+    owner="receiver",
+    resume="Receiver.resume",
+    remove=remove_uplink,
+    is_closed=_is_uplink_closed,
+    names=uplink_names,
+)
+
+
+# ---- owners --------------------------------------------------------------------------------
+
+
+class Owner:
+    """What a writer and a receiver have in common in Python: the name they are found by. Stands
+    before the native class, which has `name`, `closed`, `_end` and `_release`."""
+
+    __slots__ = ()
+
+    _part: ClassVar[Part]
+    _endpoint: _ring.Endpoint
+
+    if TYPE_CHECKING:  # the native class has them
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def closed(self) -> bool: ...
+        def _end(self) -> bool: ...
+        def _release(self) -> None: ...
+
+    def unlink(self) -> None:
+        """Remove the names, so that nobody can attach any more; who is attached goes on. Does
+        nothing if the name already leads to another one."""
+        if not self.closed:
+            self._remove()
+        elif not self._endpoint.forked:
+            self._part.unlink_if(self.name, self._endpoint.inode)
+
+    def _remove(self) -> None:
+        """Remove the names, while the lock is held."""
+        if leads_here(self.name, self._endpoint, self._part.segment):
+            self._part.remove(self.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._end():
+            self._remove()
+            self._release()
+        else:
+            self.unlink()

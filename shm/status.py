@@ -7,11 +7,13 @@ notice nothing. The figures are of one moment each, not all of the same one.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from . import _ring, mpsc, segment
 from .errors import RingError, RingNotFound
+from .mpsc import UplinkStatus
 
 _STATES: Final = ("free", "joining", "active", "demoting", "demoted", "evicted", "dead")
 _EVICTED: Final = 5
@@ -198,33 +200,20 @@ def list_rings() -> list[RingEntry]:
     """Every ring that has left anything in /dev/shm, by name; stale ones, and uplinks without a
     ring, included. What is not "open" can be removed with `shm.unlink`."""
     rings = segment.names()
-    alone = [name for name in segment.uplink_names() if name not in rings]
-    entries = [*map(_entry, rings), *map(_uplink_entry, alone)]
+    entries = [_entry(name, status, "") for name in rings]
+    for name in segment.uplink_names():
+        if name not in rings:
+            entries.append(_entry(name, mpsc.status, "an uplink without a ring"))
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def _uplink_entry(name: str) -> RingEntry:
-    """Of an uplink that has no ring."""
-    size = 0
-    with contextlib.suppress(FileNotFoundError):
-        size = (segment.SHM / segment.uplink_name(name).removeprefix("/")).stat().st_size
-    try:
-        return RingEntry(name, mpsc.status(name).state, size, "an uplink without a ring")
-    except RingNotFound as error:
-        return RingEntry(name, "incomplete", size, str(error))
-    except RingError as error:
-        return RingEntry(name, "invalid", size, str(error))
-
-
-def _entry(name: str) -> RingEntry:
+def _entry(name: str, look: Callable[[str], RingStatus | UplinkStatus], detail: str) -> RingEntry:
     size = 0
     for path in (segment.data_name(name), segment.control_name(name), segment.uplink_name(name)):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             size += (segment.SHM / path.removeprefix("/")).stat().st_size
-        except FileNotFoundError:
-            continue
     try:
-        return RingEntry(name, status(name).state, size, "")
+        return RingEntry(name, look(name).state, size, detail)
     except RingNotFound as error:
         return RingEntry(name, "incomplete", size, str(error))
     except RingError as error:
