@@ -172,10 +172,8 @@ class Manager:
             shm.RingError: the ring can't be made.
         """
         with contextlib.ExitStack() as ends:
-            # The ring last: who can attach to it can send, too.
-            receiver = _open_uplink(self.config)
+            receiver, writer, resumed = _open_both(self.config)
             ends.callback(_end, receiver)
-            writer, resumed = _open_ring(self.config)
             ends.callback(_end, writer)
             ends.enter_context(self._signals())
             work = _Work(self, writer, receiver, resumed=resumed, until=until)
@@ -306,20 +304,39 @@ def _open_ring(config: Config) -> tuple[broadcast.Writer, bool]:
     return writer, True
 
 
-def _open_uplink(config: Config) -> mpsc.Receiver:
-    """A new uplink, or the one that a dead manager left."""
+def _open_uplink(config: Config) -> tuple[mpsc.Receiver, bool]:
+    """A new uplink, or the one that a dead manager left: (receiver, resumed)."""
     try:
-        return mpsc.Receiver.create(
-            config.name,
-            max_senders=config.max_senders,
-            lane_bytes=config.lane_bytes,
-            mode=config.mode,
-            acknowledge="by hand",
+        return (
+            mpsc.Receiver.create(
+                config.name,
+                max_senders=config.max_senders,
+                lane_bytes=config.lane_bytes,
+                mode=config.mode,
+                acknowledge="by hand",
+            ),
+            False,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except shm.RingExists:
-        return mpsc.Receiver.resume(config.name, acknowledge="by hand")
+        return mpsc.Receiver.resume(config.name, acknowledge="by hand"), True
+
+
+def _open_both(config: Config) -> tuple[mpsc.Receiver, broadcast.Writer, bool]:
+    """Uplink and ring: (receiver, writer, ring resumed). The ring last: who can attach to it can
+    send, too. When it can't be had, an uplink that a dead manager left stays as it was: workers'
+    messages are in it."""
+    receiver, uplink_resumed = _open_uplink(config)
+    try:
+        writer, resumed = _open_ring(config)
+    except BaseException:
+        if uplink_resumed:
+            receiver._release()
+        else:
+            _end(receiver)
+        raise
+    return receiver, writer, resumed
 
 
 def _end(end: broadcast.Writer | mpsc.Receiver) -> None:
@@ -342,6 +359,7 @@ class _Work:
     ) -> None:
         self._manager = manager
         self._config = manager.config
+        self._url = manager.config.shown_url
         self._writer = writer
         self._ingest = _ingest.Ingest(writer)
         self._outbox = Outbox(receiver, manager.config)
@@ -379,11 +397,11 @@ class _Work:
         """Change the phase: in the header at once, among the messages when there is room."""
         self._phase = phase
         self._since_ns = time.time_ns()
-        tell(level, event, ring=self._config.name, url=self._config.shown_url, **fields)
+        tell(level, event, ring=self._config.name, url=self._url, **fields)
         if len(self._events) >= _EVENTS_MOST:
             self._events.popleft()
             self._coalesced += 1
-        record = {"event": event, "time_ns": self._since_ns, "url": self._config.shown_url}
+        record = {"event": event, "time_ns": self._since_ns, "url": self._url}
         self._events.append({**record, "connection": self._connections, **fields})
         self._show()
 
@@ -392,7 +410,7 @@ class _Work:
         connection = self._connection
         state = ConnectionState(
             phase=self._phase,
-            url=self._config.shown_url,
+            url=self._url,
             since_ns=self._since_ns,
             epoch=self._writer.epoch,
             rtt_ns=connection.rtt_ns if connection is not None else self._rtt_ns,
@@ -407,7 +425,7 @@ class _Work:
         self._show_at = time.monotonic() + _REFRESH
 
     def _publish_events(self, timeout: float) -> bool:
-        """Put the records that wait into the ring; False if it is full."""
+        """Put the records that wait, if any, into the ring; False if it is full."""
         while self._events:
             record = self._events[0]
             if self._coalesced:
@@ -541,7 +559,7 @@ class _Work:
 
     def _turn(self) -> None:
         """Sleep until there is something to do, and do it."""
-        full = bool(self._events) and not self._publish_events(0)
+        full = not self._publish_events(0)
         ready = self._sleep(full or self._full)
         if self._dialer is not None:
             self._look_at_the_dialer(self._dialer)
@@ -562,8 +580,7 @@ class _Work:
 
     def _serve(self, connection: Connection, ready: bool) -> None:
         # What a new connection says comes after the record that it is there.
-        reading = not self._events or self._publish_events(0)
-        outcome = connection.turn(reading=reading, ready=ready)
+        outcome = connection.turn(reading=self._publish_events(0), ready=ready)
         self._full = outcome == _ingest.FULL
         self._more = outcome == _ingest.MORE
         if connection.lost is not None:

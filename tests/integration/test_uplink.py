@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
@@ -16,7 +17,7 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.server import ServerConnection, serve
 
 import shm
-from broker import Feed, Manager, attach
+from broker import ConfigError, Feed, Manager, attach
 from broker.outbox import Bucket
 from shm import mpsc
 from tests.conftest import DEADLINE, Processes, eventually
@@ -328,6 +329,22 @@ def test_after_a_manager_s_death_senders_are_told_what_nobody_knows(name: str) -
                 eventually(lambda: heard and heard[-1] == "the last", "it was heard")
                 numbers = [int(text.split()[0]) for text in heard[:-1]]
                 assert numbers == [*range(sent - len(numbers), sent)]
+
+
+def test_a_manager_that_can_t_start_leaves_what_the_dead_one_held(name: str) -> None:
+    heard: list[str] = []
+    listener = listen()
+    config = quick(name, url_of(listener))
+    manager = Manager(config)
+    manager.start()
+    with attach(name) as feed:
+        feed.send("held")
+        kill(manager)
+        with pytest.raises(ConfigError, match="slots=1000 is not a power of two"):
+            Manager(replace(config, slots=1000)).run()
+        with serving(collecting(heard), listener=listener), Manager(config):
+            feed.flush(timeout=DEADLINE)
+            eventually(lambda: heard == ["held"], "it was heard")
 
 
 def kill(manager: Manager) -> None:
