@@ -536,6 +536,7 @@ def _check_batch(tally: _Tally, batch: broadcast.Batch) -> None:
     times = batch.descriptors["time_ns"]
     if not tally.count:
         tally.began_ns = int(times[0])
+        tally.cpu_before = time.process_time()
     try:
         records = batch.records(_RECORD_TYPE)
     except ValueError:

@@ -98,7 +98,7 @@ cdef class Ingest:
     Attributes:
         payload: of the ping, pong or close frame that `receive` returned.
         code, reason: of the close frame, or of the fault: the code to close with and why.
-        messages, payload_bytes: published so far, all connections together.
+        messages: published so far, all connections together.
     """
 
     cdef Writer writer
@@ -109,7 +109,7 @@ cdef class Ingest:
     cdef uint16_t connection
     cdef const uint8_t *control
     cdef readonly bytes payload
-    cdef uint64_t count, bytes_count, all_bytes
+    cdef uint64_t count, all_bytes
     cdef Space space
     cdef uint8_t *records
 
@@ -142,10 +142,6 @@ cdef class Ingest:
         return self.count
 
     @property
-    def payload_bytes(self) -> int:
-        return self.bytes_count
-
-    @property
     def received_bytes(self) -> int:
         """Bytes received, frames' headers and all, all connections together."""
         return self.all_bytes
@@ -173,7 +169,7 @@ cdef class Ingest:
         cdef rc_descriptor d
         cdef rf_what what
         cdef bint full = False
-        cdef uint64_t count = 0, size = 0
+        cdef uint64_t count = 0
         memset(&d, 0, sizeof(d))
         d.f.connection = self.connection
         d.f.time_ns = self.time_ns
@@ -190,10 +186,8 @@ cdef class Ingest:
             if self.flooded:
                 rc_stream_prefetch(w, d.f.position, d.f.length + FRAME_HEADER, self.read_most)
             count += 1
-            size += d.f.length
             rf_taken(&self.decoder)
         self.count = self.count + count  # Cython takes no += on members without the GIL
-        self.bytes_count = self.bytes_count + size
         self.control = bytes + self.item.offset
         w.held = n - (w.head - base)  # fragments that were moved together leave fewer
         rc_stream_skip(w, base + self.decoder.begin)
