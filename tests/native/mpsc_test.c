@@ -19,7 +19,7 @@ static void step(void);
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function" /* rings are not tested here */
-#include "harness.h"
+#include "cases.h"
 #pragma GCC diagnostic pop
 #include "mpsc.h"
 
@@ -691,10 +691,7 @@ static void case_liar(void)
 
 /* ---- all of it ---------------------------------------------------------------------------- */
 
-static const struct {
-    const char *name;
-    void (*run)(void);
-} cases[] = {
+static const test_case cases[] = {
     {"threads", case_threads},
     {"interrupted_senders", case_interrupted_senders},
     {"interrupted_receivers", case_interrupted_receivers},
@@ -708,44 +705,7 @@ static const struct {
     {"liar", case_liar},
 };
 
-static void run_here(void (*run)(void))
-{
-    alarm(CASE_SECONDS + 5); /* for what hangs where no deadline is looked at */
-    deadline = rc_now_ns() + CASE_SECONDS * INT64_C(1000000000);
-    throw_with(0);
-    run();
-}
-
-/* Run a case in a child, so that one that fails, hangs or dies does not end the others. */
-static int run_in_child(const char *name, void (*run)(void))
-{
-    int status = -1;
-    int64_t began = rc_now_ns();
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL); /* whoever kills the parent ends the case */
-        run_here(run);
-        exit(0); /* not _exit: the leak check is made here */
-    }
-    CHECK(child > 0 && waitpid(child, &status, 0) == child);
-    printf("%-6s %-30s %6.2f s\n", status ? "FAILED" : "ok", name,
-           (double)(rc_now_ns() - began) / 1e9);
-    if (WIFSIGNALED(status))
-        printf("  signal %d\n", WTERMSIG(status));
-    return status != 0;
-}
-
 int main(int argc, char **argv)
 {
-    int failures = 0;
-    seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)rc_clock_ns(CLOCK_REALTIME);
-    percent = argc > 2 ? strtoull(argv[2], NULL, 0) : 100;
-    printf("seed %" PRIu64 ", %" PRIu64 " %%\n", seed, percent);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        if (argc <= 3)
-            failures += run_in_child(cases[i].name, cases[i].run);
-        else if (strcmp(argv[3], cases[i].name) == 0)
-            run_here(cases[i].run);
-    return failures != 0;
+    return run_cases(argc, argv, cases, sizeof cases / sizeof *cases, NULL);
 }

@@ -11,7 +11,7 @@
  *   Hostility   Headers with every bit flipped and rings full of garbage, in buffers of the exact
  *               size, so that AddressSanitizer sees each byte read beyond them.
  */
-#include "harness.h"
+#include "cases.h"
 #include "steps.h"
 
 /* ---- threads ----------------------------------------------------------------------------- */
@@ -952,10 +952,7 @@ static void case_sleeping_in_turn(void)
 
 /* ---- all of it --------------------------------------------------------------------------- */
 
-static const struct {
-    const char *name;
-    void (*run)(void);
-} cases[] = {
+static const test_case cases[] = {
     {"lossless", case_lossless},
     {"lossy", case_lossy},
     {"joins_and_leaves", case_joins_and_leaves},
@@ -977,46 +974,9 @@ static const struct {
     {"sleeping_in_turn", case_sleeping_in_turn},
 };
 
-static void run_here(void (*run)(void))
-{
-    alarm(CASE_SECONDS + 5); /* for what hangs where no deadline is looked at */
-    deadline = rc_now_ns() + CASE_SECONDS * INT64_C(1000000000);
-    throw_with(0);
-    run();
-}
-
-/* Run a case in a child, so that one that fails, hangs or dies does not end the others. */
-static int run_in_child(const char *name, void (*run)(void))
-{
-    int status = -1;
-    int64_t began = rc_now_ns();
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL); /* whoever kills the parent ends the case */
-        run_here(run);
-        exit(0); /* not _exit: the leak check is made here */
-    }
-    CHECK(child > 0 && waitpid(child, &status, 0) == child);
-    shm_unlink(segment_of(child)); /* what a case that failed has left */
-    printf("%-6s %-30s %6.2f s", status ? "FAILED" : "ok", name,
-           (double)(rc_now_ns() - began) / 1e9);
-    if (WIFSIGNALED(status))
-        printf("  signal %d", WTERMSIG(status));
-    printf("\n");
-    return status != 0;
-}
+static void clean(pid_t child) { shm_unlink(segment_of(child)); }
 
 int main(int argc, char **argv)
 {
-    int failures = 0;
-    seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)rc_clock_ns(CLOCK_REALTIME);
-    percent = argc > 2 ? strtoull(argv[2], NULL, 0) : 100;
-    printf("seed %" PRIu64 ", %" PRIu64 " %%\n", seed, percent);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        if (argc <= 3)
-            failures += run_in_child(cases[i].name, cases[i].run);
-        else if (strcmp(argv[3], cases[i].name) == 0)
-            run_here(cases[i].run);
-    return failures != 0;
+    return run_cases(argc, argv, cases, sizeof cases / sizeof *cases, clean);
 }
