@@ -1,4 +1,4 @@
-"""``python -m benchmarks SCENARIO``: run one and print its table.
+"""``python -m benchmarks [SCENARIO ...]``: run some or all, print tables, write JSON and pictures.
 
 Exits with 0 when every run's contents were right, with 1 when they were not, or when a floor was
 missed and ``--check`` was given, with 2 for bad usage.
@@ -10,18 +10,28 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from . import ingest, ring, uplink
-from .method import Report, RunFailedError
+from . import endtoend, growth, idle, ingest, latency, limits, plots, replay, throughput, uplink
+from .method import Plan, Report, RunFailedError
+from .transports import available
 
-SCENARIOS: Final[dict[str, Callable[[float, int], Report]]] = {
-    "ring": ring.measure,
-    "ingest": ingest.measure,
+SCENARIOS: Final[dict[str, Callable[[Plan], Report]]] = {
+    "throughput": throughput.measure,
+    "fan-out": throughput.measure_fan_out,
+    "latency": latency.measure,
+    "ingest": lambda plan: ingest.measure(plan.seconds, plan.repeat),
+    "end-to-end": lambda plan: endtoend.measure(plan.seconds, plan.repeat),
     "uplink": uplink.measure,
+    "replay": lambda plan: replay.measure(plan.seconds, plan.repeat, plan.captures),
+    "idle": idle.measure,
+    "growth": growth.measure,
+    "limits": limits.measure,
 }
+QUICK: Final = Plan(seconds=0.1, repeat=1, brief=True)
 
 
 def _seconds(text: str) -> float:
@@ -40,29 +50,89 @@ def _count(text: str) -> int:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("scenario", choices=SCENARIOS)
+    names = ", ".join(SCENARIOS)
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"{names}; all if none")
+    parser.add_argument(
+        "--quick", action="store_true", help="short runs of the main cases, within 3 minutes"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures there too; - for stdout")
-    parser.add_argument("--seconds", type=_seconds, default=0.3, help="of each run (%(default)s)")
-    parser.add_argument("--repeat", type=_count, default=5, help="rounds (%(default)s)")
+    parser.add_argument(
+        "--plots", metavar="FOLDER", type=Path, help="write pictures there (needs matplotlib)"
+    )
+    parser.add_argument("--seconds", type=_seconds, help="of each run (0.3; quick: 0.1)")
+    parser.add_argument("--repeat", type=_count, help="rounds (5; quick: 1)")
+    parser.add_argument(
+        "--captures", metavar="FOLDER", type=Path, help="recorded messages to replay"
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a floor is missed")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name in options.scenarios:
+        if name not in SCENARIOS:
+            parser.error(f"there is no scenario {name!r}; there are {names}")
+    if options.plots is not None and (why := plots.missing()) is not None:
+        parser.error(why)
+    return options
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    usual = QUICK if options.quick else Plan(0.3, 5)
+    return Plan(
+        options.seconds or usual.seconds,
+        options.repeat or usual.repeat,
+        usual.brief,
+        options.captures,
+    )
+
+
+def run(scenarios: Sequence[str], plan: Plan, say: Callable[[str], object]) -> Iterator[Report]:
+    """Run scenarios; say who copies what, and each one's tables as they are there.
+
+    Raises:
+        RunFailedError: what came is not what was sent, or a process failed.
+    """
+    present, _ = available()
+    width = max(len(transport.name) for transport in present)
+    say("\n".join(f"{t.name:<{width}}  {t.copies}" for t in present) + "\n")
+    for name in scenarios or SCENARIOS:
+        began = time.monotonic()
+        try:
+            report = SCENARIOS[name](plan)
+        except RunFailedError as failure:
+            raise RunFailedError(f"{name}: {failure}") from failure
+        say(f"{report.as_text()}\n\n({time.monotonic() - began:.0f} s)\n")
+        yield report
+
+
+def as_json(reports: Sequence[Report]) -> dict[str, Any]:
+    """Reports for a file that `plots.draw` reads."""
+    copies = {transport.name: transport.copies for transport in available()[0]}
+    return {"copies": copies, "reports": [report.as_json() for report in reports]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _arguments(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up, too
+    to = sys.stderr if options.json == "-" else sys.stdout
     try:
-        report = SCENARIOS[options.scenario](options.seconds, options.repeat)
+        reports = list(
+            run(options.scenarios, _plan(options), lambda text: print(text, file=to, flush=True))
+        )
     except RunFailedError as failure:
-        print(f"{options.scenario}: {failure}", file=sys.stderr)
+        print(failure, file=sys.stderr)
         return 1
-    print(report.as_text(), file=sys.stderr if options.json == "-" else sys.stdout)
+    found = as_json(reports)
     if options.json == "-":
-        print(json.dumps(report.as_json(), indent=1))
+        print(json.dumps(found))
     elif options.json:
-        Path(options.json).write_text(json.dumps(report.as_json(), indent=1), encoding="utf-8")
-    return 1 if options.check and not report.met else 0
+        Path(options.json).write_text(json.dumps(found), encoding="utf-8")
+    if options.plots is not None:
+        for path in plots.draw(found, options.plots):
+            print(path, file=to)
+    missed = [f"{r.scenario}: {name}" for r in reports for name in r.missed]
+    for name in missed:
+        print(f"missed its floor: {name}", file=sys.stderr)
+    return 1 if options.check and missed else 0
 
 
 if __name__ == "__main__":

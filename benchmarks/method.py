@@ -16,9 +16,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import platform
+import re
 import signal
 import statistics
 import sys
@@ -26,6 +28,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -70,6 +73,10 @@ class Channel:
     def fail(self, why: str) -> None:
         """Make the other end's `hear` raise."""
         self._connection.send_bytes(json.dumps({"failed": why}).encode())
+
+    def has_word(self, seconds: float) -> bool:
+        """Wait so long at most for the other end to say something; has it?"""
+        return self._connection.poll(seconds)
 
     def hear(self) -> Any:
         """The next value from the other end.
@@ -148,6 +155,15 @@ class Crew:
         self.channels.append(Channel(ours, self.deadline_s, self.check))
         return self.channels[-1]
 
+    def dismiss(self, channel: Channel) -> None:
+        """End a child that waits for something that does not come any more."""
+        at = self.channels.index(channel)
+        process = self.processes.pop(at)
+        del self.channels[at]
+        process.kill()
+        process.join()
+        process.close()
+
     def check(self) -> None:
         """Raise RunFailedError if a child has failed."""
         for process, channel in zip(self.processes, self.channels, strict=True):
@@ -185,6 +201,45 @@ def crew(seconds: float, place: Placement = "anywhere") -> Iterator[Crew]:
             process.close()
 
 
+# ---- plans ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a scenario is to be run.
+
+    Attributes:
+        seconds: of each run.
+        repeat: rounds.
+        brief: whether only the cases that matter most are run.
+        captures: folder of files for `broker.captures`, or None.
+    """
+
+    seconds: float
+    repeat: int
+    brief: bool = False
+    captures: Path | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For a report's parameters."""
+        return {"seconds": self.seconds, "repeat": self.repeat, "brief": self.brief}
+
+
+def in_turns(steps: Mapping[str, Callable[[], None]], seconds: float) -> dict[str, float]:
+    """Do each in turn, over and over; how long each took on average, ns, the first not counted."""
+    clock = time.perf_counter_ns
+    spent = dict.fromkeys(steps, 0)
+    rounds = -1
+    end = clock() + int(seconds * 1e9)
+    while rounds < 1 or clock() < end:
+        for name, step in steps.items():
+            before = clock()
+            step()
+            spent[name] += clock() - before if rounds >= 0 else 0
+        rounds += 1
+    return {name: total / rounds for name, total in spent.items()}
+
+
 # ---- figures -------------------------------------------------------------------------------
 
 Samples = Mapping[str, Sequence[float]]
@@ -213,6 +268,7 @@ class Figure:
         values: one for each round, in order.
         floor: the worst that is good enough, or None if nothing is demanded.
         better: whether a larger or a smaller value is better; of use with a floor.
+        cell: row and column in the group's table, where the group is one; then `name` is both.
     """
 
     name: str
@@ -220,6 +276,7 @@ class Figure:
     values: tuple[float, ...]
     floor: float | None = None
     better: Literal["larger", "smaller"] = "larger"
+    cell: tuple[str, str] | None = None
 
     @property
     def median(self) -> float:
@@ -241,8 +298,10 @@ class Figure:
             "median": self.median,
             "min": min(self.values),
             "max": max(self.values),
-            "values": self.values,
+            "values": [float(f"{value:.6g}") for value in self.values],
         }
+        if self.cell is not None:
+            found |= {"row": self.cell[0], "column": self.cell[1]}
         if self.floor is not None:
             found |= {"floor": self.floor, "better": self.better, "met": self.met}
         return found
@@ -256,9 +315,18 @@ class Figure:
         verdict = "met" if self.met else "MISSED"
         return (self.name, *numbers, self.unit, f"{sign} {self.floor:g} x  {verdict}")
 
+    def as_cell(self) -> str:
+        """This figure as one cell: the median, and how far the rounds are from it."""
+        if self.median == 0:
+            return "0"
+        away = max(abs(value / self.median - 1) for value in self.values)
+        return f"{_short(self.median)} ±{away * 100:.0f}%{'' if self.met else ' MISSED'}"
+
 
 def _short(value: float) -> str:
     """Three significant digits, without an exponent."""
+    if 0 < abs(value) < 0.1:
+        return f"{value:.{min(6, 2 - math.floor(math.log10(abs(value))))}f}"
     whole = len(str(int(abs(value))))
     return f"{value:,.{max(0, 3 - whole)}f}"
 
@@ -269,10 +337,36 @@ def ratio(
     below: Sequence[float],
     floor: float | None = None,
     better: Literal["larger", "smaller"] = "larger",
+    cell: tuple[str, str] | None = None,
 ) -> Figure:
     """The quotient of two figures, round by round."""
     values = tuple(a / b for a, b in zip(above, below, strict=True))
-    return Figure(name, "x", values, floor, better)
+    return Figure(name, "x", values, floor, better, cell)
+
+
+def grid(samples: Samples, unit: str, scale: float = 1.0) -> list[Figure]:
+    """Figures of a table, from samples whose names are "ROW | COLUMN"."""
+    return [
+        Figure(name, unit, tuple(value * scale for value in values), cell=cell_of(name))
+        for name, values in samples.items()
+    ]
+
+
+def cell_of(name: str) -> tuple[str, str]:
+    """Row and column in "ROW | COLUMN"."""
+    row, _, column = name.partition(" | ")
+    return row, column
+
+
+def picked(samples: Samples, what: str) -> Samples:
+    """Of samples named "WHAT: NAME", those of one WHAT, by NAME."""
+    start = f"{what}: "
+    return {n.removeprefix(start): v for n, v in samples.items() if n.startswith(start)}
+
+
+def prefixed(prefix: str, found: Mapping[str, float]) -> dict[str, float]:
+    """The same under names that begin with a prefix."""
+    return {f"{prefix}{name}": value for name, value in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,9 +386,14 @@ class Report:
     groups: Mapping[str, Sequence[Figure]]
 
     @property
-    def met(self) -> bool:
-        """Is every figure as good as its floor?"""
-        return all(figure.met for group in self.groups.values() for figure in group)
+    def missed(self) -> list[str]:
+        """The figures that are not as good as their floors, with their headings."""
+        return [
+            f"{heading}, {figure.name}: {figure.as_cell()}"
+            for heading, group in self.groups.items()
+            for figure in group
+            if not figure.met
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for json.dumps."""
@@ -303,24 +402,34 @@ class Report:
             "scenario": self.scenario,
             "parameters": self.parameters,
             "machine": self.machine,
-            "met": self.met,
+            "missed": self.missed,
             "groups": groups,
         }
 
     def as_text(self) -> str:
-        """All of it as a table."""
-        head = ("", "median", "min", "max", "", "floor")
-        tables = {name: [f.as_row() for f in group] for name, group in self.groups.items()}
-        rows = [head, *(row for table in tables.values() for row in table)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        """All of it as tables."""
+        about = ({"scenario": self.scenario, **self.parameters}, self.machine)
         lines = [
-            ", ".join(f"{key} {value}" for key, value in about.items())
-            for about in ({"scenario": self.scenario, **self.parameters}, self.machine)
+            ", ".join(f"{key} {value}" for key, value in part.items() if not _is_list(value))
+            for part in about
         ]
-        lines += ["", _line(head, widths)]
-        for name, table in tables.items():
-            lines += [name, *(_line(row, widths) for row in table)]
+        for heading, values in self.parameters.items():
+            if _is_list(values):
+                lines += ["", heading, *(f"  {key}: {value}" for key, value in values.items())]
+        for name, figures in self.groups.items():
+            lines += ["", name, *(_grid_lines(figures) if figures[0].cell else _list(figures))]
         return "\n".join(lines)
+
+
+def _is_list(parameter: Any) -> bool:
+    return isinstance(parameter, Mapping)
+
+
+def _list(figures: Sequence[Figure]) -> list[str]:
+    """A line a figure."""
+    rows = [("", "median", "min", "max", "", "floor"), *(figure.as_row() for figure in figures)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [_line(row, widths) for row in rows]
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -328,6 +437,24 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = [f"  {name:<{widths[0]}}"]
     cells += [f"{number:>{width}}" for number, width in zip(numbers, widths[1:4], strict=True)]
     return "  ".join([*cells, f"{unit:<{widths[4]}}", floor]).rstrip()
+
+
+def _grid_lines(figures: Sequence[Figure]) -> list[str]:
+    """A table of medians, with the farthest round's distance from each."""
+    cells = {figure.cell: figure.as_cell() for figure in figures}
+    names = [figure.cell or ("", "") for figure in figures]
+    rows, columns = (list(dict.fromkeys(name[i] for name in names)) for i in (0, 1))
+    table = [["", *columns], *([row, *(cells.get((row, c), "-") for c in columns)] for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = [
+        "  ".join(
+            [f"  {row[0]:<{widths[0]}}"]
+            + [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
+        )
+        for row in table
+    ]
+    units = dict.fromkeys(figure.unit for figure in figures)
+    return [f"{lines[0]}  {', '.join(units)}".rstrip(), *lines[1:]]
 
 
 def describe_machine() -> dict[str, Any]:
@@ -342,4 +469,16 @@ def describe_machine() -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "numpy": np.__version__,
         "compiler": sys.version.partition("[")[2].rstrip("]"),
+        **_peer_versions(),
     }
+
+
+def _peer_versions() -> dict[str, str]:
+    """Versions of what the extra [bench] names, as far as it is installed."""
+    found = {}
+    for requirement in metadata.requires("ringcast") or ():
+        name = re.match(r"[\w-]+", requirement)
+        if name and 'extra == "bench"' in requirement:
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[name[0]] = metadata.version(name[0])
+    return found

@@ -1,283 +1,205 @@
-"""An uplink against multiprocessing.Queue and a Unix socket: many senders, one receiver.
+"""Many senders to one receiver: the uplink against what else lets many write to one.
 
-Every message is 128 bytes: a word with the sender's number and a counter, zeros, and a last word
-made of the counter. The receiver checks both words of every message, that each sender's counter
-goes up by one, and at the end that it got as many as were sent. That is the work a figure includes.
-
-Who copies what:
-
-* Uplink: the sender copies a payload into its lane; the receiver copies it out, as bytes.
-* Queue: a thread of the sender pickles the bytes and writes them to a pipe, under a lock that all
-  senders share; the receiver reads and unpickles them.
+A message has the sender's number in its first word, beside its counter, and a last word made of the
+counter. The receiver checks both words of every message, that each sender's counter goes up by one,
+and at the end that it got as many as were sent. That is the work a figure includes.
 
 A flow is timed from the senders' common start, after a warm-up, until the receiver has read the
-last message. Five processes share the cores there are. Latency is measured as the ring's is: half
-of there and back again, each side spinning on a core of its own.
+last message. All processes share the cores there are. Every transport waits as it does by default.
+Those that may lose messages are left out: what many senders lose is not told apart here.
 """
 
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import multiprocessing.queues
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from struct import Struct
 from typing import Any, Final
 
-import shm
 from shm import mpsc
 
 from .method import (
     Channel,
     Figure,
+    Plan,
     Report,
     RunFailedError,
+    cell_of,
     crew,
     describe_machine,
+    grid,
+    in_turns,
     interleave,
+    picked,
     ratio,
 )
-from .ring import LAYOUT, PAYLOADS, ROUND, SIZE, ping, prefixed, ring_names, socket_latency
+from .payloads import last_word
+from .transports import Transport, available
+from .transports.rings import Uplink, in_a_child
+from .transports.stdlib import Queue
 
-SENDERS: Final = 4
+SIZE: Final = 128
+ROUND: Final = 4096
 WARM_UP: Final = ROUND
+SENDERS: Final = (1, 2, 4, 8)
+BRIEF_SENDERS: Final = (4,)
 LAST: Final = 2**48 - 1
 """The counter of a sender's last message."""
+QUEUE_FLOOR: Final = 10
+"""The uplink with four senders against `multiprocessing.Queue`, at least."""
+
+_LAYOUT: Final = Struct(f"<Q{SIZE - 16}xQ")
 
 
 def _payload(sender: int, counter: int) -> bytes:
-    return LAYOUT.pack(sender << 48 | counter, counter * 0x9E3779B97F4A7C15 % 2**64)
+    return _LAYOUT.pack(sender << 48 | counter, last_word(counter))
 
 
-def _send(channel: Channel, send: Callable[[bytes], object], sender: int, seconds: float) -> None:
-    """Send counted messages one by one, then a last one; tells how many."""
-    payloads = [_payload(sender, counter) for counter in range(ROUND)]
-    channel.tell()
-    channel.hear()
-    for payload in payloads[:WARM_UP]:
-        send(payload)
-    channel.tell()
-    channel.hear()  # the receiver has them, and everybody else's
-    end = time.monotonic_ns() + int(seconds * 1e9)
-    sent = 0
-    while time.monotonic_ns() < end:
-        for payload in payloads:
-            send(payload)
-        sent += ROUND
-    send(_payload(sender, LAST))
-    channel.tell(sent)
+def _send(channel: Channel, link: Transport, sender: int, seconds: float) -> None:
+    """Send counted messages, then a last one; tells how many."""
+    items = link.prepare([_payload(sender, counter) for counter in range(ROUND)])
+    last = link.prepare([_payload(sender, LAST)])[0]
+    with link.sender() as outlet:
+        channel.tell()
+        channel.hear()
+        outlet.settle()
+        send = outlet.send
+        for item in items:
+            send(item)
+        channel.tell()
+        channel.hear()  # the receiver has them, and everybody else's
+        end = time.monotonic_ns() + int(seconds * 1e9)
+        sent = 0
+        while time.monotonic_ns() < end:
+            for item in items:
+                send(item)
+            sent += ROUND
+        send(last)
+        channel.tell(sent)
+        channel.hear()
 
 
 class _Check:
     """What the receiver does with each message."""
 
-    def __init__(self) -> None:
-        self.received = [0] * SENDERS
+    def __init__(self, senders: int) -> None:
+        self.received = [0] * senders
         self.ended = 0
 
-    def __call__(self, payload: bytes) -> None:
+    def __call__(self, payload: Any) -> None:
         """Check one message.
 
         Raises:
             RunFailedError: it is not the next of its sender.
         """
-        word, last = LAYOUT.unpack(payload)
+        word, last = _LAYOUT.unpack(payload)
         sender, counter = word >> 48, word & LAST
         if counter == LAST:
             self.ended += 1
             return
         expected = self.received[sender] % ROUND
-        if counter != expected or last != counter * 0x9E3779B97F4A7C15 % 2**64:
+        if counter != expected or last != last_word(counter):
             raise RunFailedError(f"sender {sender}: message {counter} came, not {expected}")
         self.received[sender] += 1
 
 
-def _receive(channel: Channel, messages: Iterator[bytes]) -> None:
+def _receive(channel: Channel, link: Transport, senders: int) -> None:
     """Check messages to the end of every sender; tells when that was, and how many came."""
-    check = _Check()
-    for payload in itertools.islice(messages, SENDERS * WARM_UP):
-        check(payload)
-    check.received = [0] * SENDERS
-    channel.tell()
-    for payload in messages:
-        check(payload)
-        if check.ended == SENDERS:
-            break
-    channel.tell((time.monotonic_ns(), sum(check.received)))
-
-
-def _uplink_messages(receiver: mpsc.Receiver) -> Iterator[bytes]:
-    while True:
-        first = receiver.recv()
-        assert first is not None  # there is no time-out
-        yield first.payload
-        for sent in receiver.poll():
-            yield sent.payload
-
-
-def _uplink_receiver(channel: Channel, name: str) -> None:
-    with mpsc.Receiver.create(name) as receiver:
+    check = _Check(senders)
+    with link.receiver(0) as messages:
         channel.tell()
-        _receive(channel, _uplink_messages(receiver))
+        for payload in itertools.islice(messages, senders * WARM_UP):
+            check(payload)
+        check.received = [0] * senders
+        channel.tell()
+        for payload in messages:
+            check(payload)
+            if check.ended == senders:
+                break
+        channel.tell((time.monotonic_ns(), sum(check.received)))
         channel.hear()
 
 
-def _uplink_sender(channel: Channel, name: str, sender: int, seconds: float) -> None:
-    with mpsc.Sender.attach(name) as uplink:
-        _send(channel, uplink.send, sender, seconds)
-
-
-def _queue_receiver(channel: Channel, queue: multiprocessing.queues.Queue[bytes]) -> None:
-    channel.tell()
-    _receive(channel, iter(queue.get, None))
-    channel.hear()
-
-
-def _queue_sender(
-    channel: Channel, queue: multiprocessing.queues.Queue[bytes], sender: int, seconds: float
-) -> None:
-    _send(channel, queue.put, sender, seconds)
-
-
-def _rate(receiver: Channel, senders: list[Channel]) -> float:
-    """Lead senders and receiver through a flow; returns messages a second."""
-    for step in (Channel.hear, Channel.tell, Channel.hear):
-        for sender in senders:
-            step(sender)
-    receiver.hear()
-    began = time.monotonic_ns()
-    for sender in senders:
-        sender.tell()
-    sent = sum(sender.hear() for sender in senders)
-    ended, received = receiver.hear()
-    receiver.tell()
-    if sent != received:
-        raise RunFailedError(f"{sent} messages were sent and {received} received")
-    messages_a_second: float = received / (ended - began) * 1e9
-    return messages_a_second
-
-
-def _uplink_flow(seconds: float) -> float:
-    with ring_names(1) as (name,), crew(seconds) as group:
-        receiver = group.start(_uplink_receiver, name)
-        receiver.hear()
-        senders = [group.start(_uplink_sender, name, k, seconds) for k in range(SENDERS)]
-        return _rate(receiver, senders)
-
-
-def _queue_flow(seconds: float) -> float:
-    queue = multiprocessing.get_context("fork").Queue(maxsize=1024)
-    with crew(seconds) as group:
-        receiver = group.start(_queue_receiver, queue)
-        receiver.hear()
-        senders = [group.start(_queue_sender, queue, k, seconds) for k in range(SENDERS)]
-        return _rate(receiver, senders)
-
-
-# ---- there and back again ------------------------------------------------------------------
-
-
-def _answers(receiver: mpsc.Receiver) -> Iterator[bytes]:
-    while (sent := receiver.recv()) is not None:
-        yield sent.payload
-
-
-def _ping(channel: Channel, there: str, back: str, seconds: float) -> None:
-    with mpsc.Receiver.create(back, wait=shm.BusySpin()) as receiver:
-        channel.tell()
-        channel.hear()
-        with mpsc.Sender.attach(there) as sender:
-            ping(channel, sender.send, _answers(receiver), seconds)
-            sender.send(b"")
-
-
-def _pong(channel: Channel, there: str, back: str) -> None:
-    with mpsc.Receiver.create(there, wait=shm.BusySpin()) as receiver:
-        channel.tell()
-        channel.hear()
-        with mpsc.Sender.attach(back) as sender:
-            for payload in iter(_answers(receiver).__next__, b""):
-                sender.send(payload)
-
-
-def _latency(seconds: float) -> dict[str, float]:
-    with ring_names(2) as (there, back), crew(seconds, "apart") as group:
-        ends = [
-            group.start(_ping, there, back, seconds),
-            group.start(_pong, there, back),
-        ]
-        for step in (Channel.hear, Channel.tell):
-            for end in ends:
-                step(end)
-        found: dict[str, float] = ends[0].hear()
-        return found
-
-
-# ---- the scenario --------------------------------------------------------------------------
-
-
-def _alone(channel: Channel, name: str, seconds: float) -> None:
-    """Tell what sending and receiving cost by one message, in ns, where they take turns."""
-    spent_ns = {"send": 0, "receive": 0}
-    rounds = 0
-    with mpsc.Receiver.create(name) as receiver, mpsc.Sender.attach(name) as sender:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            before = time.perf_counter_ns()
-            for payload in PAYLOADS[:256]:
-                sender.send(payload)
-            between = time.perf_counter_ns()
-            receiver.poll(256)
-            spent_ns["receive"] += time.perf_counter_ns() - between
-            spent_ns["send"] += between - before
-            rounds += 1
-    channel.tell({what: ns / rounds / 256 for what, ns in spent_ns.items()})
-
-
-def _single_process(seconds: float) -> dict[str, float]:
-    with ring_names(1) as (name,), crew(seconds) as group:
-        found: dict[str, float] = group.start(_alone, name, seconds).hear()
-        return found
-
-
-def measure(seconds: float, repeat: int) -> Report:
-    """Run the scenario: each measurement for so many seconds, all of them `repeat` times in turn.
+def gather(transport: type[Transport], senders: int, seconds: float) -> dict[str, float]:
+    """Messages a second from so many senders to one receiver.
 
     Raises:
         RunFailedError: the receiver did not get exactly what was sent, or a process failed.
     """
+    link = transport(SIZE, senders=senders)
+    with link.open(), crew(seconds) as group:
+        receiver = group.start(_receive, link, senders)
+        receiver.hear()
+        sending = [group.start(_send, link, k, seconds) for k in range(senders)]
+        for step in (Channel.hear, Channel.tell, Channel.hear):
+            for sender in sending:
+                step(sender)
+        receiver.hear()
+        began = time.monotonic_ns()
+        for sender in sending:
+            sender.tell()
+        sent = sum(sender.hear() for sender in sending)
+        ended, received = receiver.hear()
+        if sent != received:
+            raise RunFailedError(f"{sent} messages were sent and {received} received")
+        for channel in (receiver, *sending):
+            channel.tell()
+        column = f"{senders} sender{'s' if senders > 1 else ''}"
+        return {f"rate: {transport.name} | {column}": received / (ended - began) * 1e9}
+
+
+def _alone(channel: Channel, name: str, seconds: float) -> None:
+    """Tell what sending and receiving cost by message, ns, where they take turns."""
+    group = 256
+    payloads = [_payload(0, counter) for counter in range(group)]
+    with mpsc.Receiver.create(name) as receiver, mpsc.Sender.attach(name) as sender:
+
+        def send() -> None:
+            for payload in payloads:
+                sender.send(payload)
+
+        def receive() -> None:
+            if [sent.payload for sent in receiver.poll(group)] != payloads:
+                raise RunFailedError("other messages came than were sent")
+
+        spent = in_turns({"send": send, "poll": receive}, seconds)
+    channel.tell({f"alone: {what}": ns / group for what, ns in spent.items()})
+
+
+def measure(plan: Plan) -> Report:
+    """Run the scenario.
+
+    Raises:
+        RunFailedError: the receiver did not get exactly what was sent, or a process failed.
+    """
+    present, missing = available()
+    used = [t for t in present if t.many_senders and t.group == 1 and not t.lossy]
     runs: list[Callable[[], dict[str, float]]] = [
-        lambda: {"uplink": _uplink_flow(seconds)},
-        lambda: {"queue": _queue_flow(seconds)},
-        lambda: prefixed("uplink ", _latency(seconds)),
-        lambda: prefixed("socket ", socket_latency(seconds, "apart")),
-        lambda: _single_process(seconds),
+        partial(gather, transport, senders, plan.seconds)
+        for senders in (BRIEF_SENDERS if plan.brief else SENDERS)
+        for transport in used
     ]
+    runs.append(partial(in_a_child, _alone, plan.seconds))
     machine = describe_machine()
-    found = interleave(runs, repeat)
+    found = interleave(runs, plan.repeat)
+    rates = picked(found, "rate")
 
-    def plain(what: str, name: str, unit: str) -> Figure:
-        return Figure(what, unit, tuple(found[name]))
+    def ratios() -> Iterator[Figure]:
+        for name, theirs in rates.items():
+            row, column = cell_of(name)
+            floor = QUEUE_FLOOR if row == Queue.name and column == "4 senders" else None
+            if row != Uplink.name:
+                ours = rates[f"{Uplink.name} | {column}"]
+                yield ratio(name, ours, theirs, floor, cell=(row, column))
 
-    def rate(what: str, name: str) -> Figure:
-        return Figure(what, "M/s", tuple(value / 1e6 for value in found[name]))
-
-    groups: dict[str, list[Figure]] = {
-        f"messages, {SENDERS} senders and one receiver, one by one": [
-            rate("uplink: send, recv and poll", "uplink"),
-            rate("multiprocessing.Queue: put, get", "queue"),
-            ratio("uplink / Queue", found["uplink"], found["queue"], 10),
-        ],
-        "one way, half a round trip, each side on its own core": [
-            plain("uplink, BusySpin, p50", "uplink p50", "us"),
-            plain("uplink, BusySpin, p99", "uplink p99", "us"),
-            plain("socket, p50", "socket p50", "us"),
-            ratio("socket / uplink, p50", found["socket p50"], found["uplink p50"], 20),
-        ],
+    groups: dict[str, Sequence[Figure]] = {
+        "ringcast / transport, messages a second": list(ratios()),
+        "messages a second, all senders together": grid(rates, "M/s", 1e-6),
         "in one process, by message": [
-            plain("send", "send", "ns"),
-            plain("poll(256)", "receive", "ns"),
+            Figure(what, "ns", tuple(values)) for what, values in picked(found, "alone").items()
         ],
     }
-    parameters: dict[str, Any] = {"message_bytes": SIZE, "seconds": seconds, "repeat": repeat}
+    parameters = {**plan.as_json(), "message_bytes": SIZE, **missing}
     return Report("uplink", parameters, machine, groups)

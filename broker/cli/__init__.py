@@ -15,6 +15,7 @@ import shm
 from ..config import ConfigError
 from ..manager import ManagerError
 from . import look
+from .bench import bench
 from .demo import demo
 from .replay import replay
 from .send import send
@@ -29,7 +30,8 @@ written once, into shared memory; workers attach to it by name.
 [bold]demo[/] shows it at work on this machine; [bold]serve[/] is the real thing. \
 [bold]ls[/], [bold]inspect[/] and [bold]tail[/] show what there is without holding anybody up; \
 [bold]send[/] says something to the server; \
-[bold]clean[/] removes what the killed have left; [bold]replay[/] is a server to try it all with.
+[bold]clean[/] removes what the killed have left; [bold]replay[/] is a server to try it all with; \
+[bold]bench[/] measures it beside what else there is.
 
 Exit code 0: fine, 1: failed, 2: bad usage."""
 
@@ -76,6 +78,9 @@ app.command()(replay)
 
 # Tidy up.
 app.command()(look.clean)
+
+# Measure it.
+app.command()(bench)
 
 
 def main() -> None:

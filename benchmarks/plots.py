@@ -1,0 +1,270 @@
+"""Pictures of what the scenarios found, from their JSON, as SVG by matplotlib."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+OURS: Final = "#c0392b"
+"""ringcast's own, beside greys and a few colours for the rest."""
+WIDTH: Final = 8.0
+_UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
+
+Found = Mapping[str, Any]
+"""What `as_json` of the command made."""
+Series = dict[str, list[tuple[float, float, float, float]]]
+"""By row: column as a number, median, least and largest."""
+
+
+def missing() -> str | None:
+    """Why there can be no pictures; None if there can."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return "pictures need matplotlib: pip install 'ringcast[bench]'"
+    return None
+
+
+# ---- what is drawn -------------------------------------------------------------------------
+
+
+def _group(found: Found, scenario: str, heading: str) -> Sequence[Mapping[str, Any]]:
+    """The figures under a heading; none if the scenario was not run."""
+    for report in found["reports"]:
+        if report["scenario"] == scenario:
+            figures: Sequence[Mapping[str, Any]] = report["groups"].get(heading, ())
+            return figures
+    return ()
+
+
+def _number(column: str) -> float:
+    """What a column stands for: bytes, readers, slots, a percentile."""
+    words = column.replace(",", "").split()
+    if len(words) == 2 and words[1] in _UNITS:
+        return float(words[0]) * _UNITS[words[1]]
+    if words[0] == "1" and words[1:2] == ["to"]:
+        return float(words[2])
+    return float(words[0].removeprefix("p"))
+
+
+def _series(figures: Sequence[Mapping[str, Any]]) -> Series:
+    series: Series = {}
+    for figure in figures:
+        point = (_number(figure["column"]), figure["median"], figure["min"], figure["max"])
+        series.setdefault(figure["row"], []).append(point)
+    return series
+
+
+# ---- how it is drawn -----------------------------------------------------------------------
+
+
+def _axes(title: str, x: str, y: str, height: float = 4.8) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(visible=True, which="major", alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _style(row: str, number: int) -> dict[str, Any]:
+    """Ours in one colour, set apart by dashes; the others in colours of their own."""
+    if row.startswith("ringcast") or row in {"reading", "publish", "rate", "bytes a second"}:
+        dashes = {", batched": "--", ", lossy": ":", ", without spinning": "-."}
+        style = next((d for end, d in dashes.items() if row.endswith(end)), "-")
+        return {"color": OURS, "linestyle": style, "linewidth": 2.2, "zorder": 3}
+    style = "--" if row.endswith(", batched") else "-"
+    return {"color": f"C{number % 10}", "linestyle": style, "linewidth": 1.1, "alpha": 0.9}
+
+
+def _lines(
+    figures: Sequence[Mapping[str, Any]], title: str, x: str, y: str, *, log: tuple[bool, bool]
+) -> Any:
+    """A line a row, with the spread of the rounds as a band."""
+    figure, axes = _axes(title, x, y)
+    for number, (row, points) in enumerate(_series(figures).items()):
+        xs, medians, least, most = (list(values) for values in zip(*points, strict=True))
+        style = _style(row, number)
+        axes.plot(xs, medians, label=row, marker="o", markersize=3, **style)
+        axes.fill_between(xs, least, most, color=style["color"], alpha=0.12, linewidth=0)
+    if log[0]:
+        axes.set_xscale("log", base=2)
+        xs = sorted({point[0] for points in _series(figures).values() for point in points})
+        labels = {_number(f["column"]): f["column"] for f in figures}
+        axes.set_xticks(xs, [labels[value].removeprefix("1 to ") for value in xs])
+    if log[1]:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    rows = len(_series(figures))
+    axes.legend(fontsize=7, ncols=2 if rows > 8 else 1, frameon=False, loc="best")
+    return figure
+
+
+def _percentile_lines(figures: Sequence[Mapping[str, Any]], title: str) -> Any:
+    """Latency against how rare it is, as HdrHistogram plots it."""
+    figure, axes = _axes(title, "percentile", "us since the message was due")
+    columns = list(dict.fromkeys(f["column"] for f in figures))
+    rows = list(dict.fromkeys(f["row"] for f in figures))
+    for number, row in enumerate(rows):
+        values = {f["column"]: f["median"] for f in figures if f["row"] == row}
+        xs = [i for i, column in enumerate(columns) if column in values]
+        ys = [values[columns[i]] for i in xs]
+        axes.plot(xs, ys, label=row, marker="o", markersize=3, **_style(row, number))
+    axes.set_xticks(range(len(columns)), [column.removeprefix("p") for column in columns])
+    axes.set_yscale("log")
+    axes.legend(fontsize=7, ncols=2, frameon=False)
+    return figure
+
+
+def _bars(figures: Sequence[Mapping[str, Any]], title: str, x: str, *, log: bool) -> Any:
+    """A bar a figure, the rounds' spread as a line on it."""
+    figure, axes = _axes(title, x, "", height=1.2 + 0.26 * len(figures))
+    names = [f.get("row", f["name"]) for f in figures]
+    medians = [f["median"] for f in figures]
+    spread = [
+        [f["median"] - f["min"] for f in figures],
+        [f["max"] - f["median"] for f in figures],
+    ]
+    colors = [OURS if name.startswith("ringcast") else "#8899aa" for name in names]
+    axes.barh(names, medians, xerr=spread, color=colors, error_kw={"linewidth": 0.8})
+    axes.invert_yaxis()
+    for at, value in enumerate(medians):
+        axes.text(value, at, f"  {value:,.3g}", va="center", fontsize=7)
+    if log:
+        axes.set_xscale("log")
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.12)
+    return figure
+
+
+# ---- the pictures --------------------------------------------------------------------------
+
+_BY_SIZE: Final = "size of a message"
+Picture = tuple[str, str, str, Callable[[Sequence[Mapping[str, Any]]], Any]]
+"""Name of the file, scenario, heading, and what draws its figures."""
+
+
+def _column(figures: Sequence[Mapping[str, Any]], column: str) -> list[Mapping[str, Any]]:
+    return [figure for figure in figures if figure.get("column") == column]
+
+
+_PICTURES: Final[tuple[Picture, ...]] = (
+    (
+        "throughput",
+        "throughput",
+        "messages a second, by receiver",
+        lambda f: _lines(f, "One sender, one receiver", _BY_SIZE, "M messages/s", log=(True, True)),
+    ),
+    (
+        "throughput-cpu",
+        "throughput",
+        "CPU time of all processes by message received",
+        lambda f: _lines(f, "CPU time of both sides", _BY_SIZE, "us by message", log=(True, True)),
+    ),
+    (
+        "fan-out",
+        "fan-out",
+        "messages a second, by receiver",
+        lambda f: _lines(
+            f, "One sender, many receivers", "receivers", "M messages/s to each", log=(True, True)
+        ),
+    ),
+    (
+        "latency-spinning",
+        "latency",
+        "one way, half a round trip, spinning, p50",
+        lambda f: _bars(_column(f, "128 B"), "One way, both sides spinning, p50", "us", log=True),
+    ),
+    (
+        "latency-asleep",
+        "latency",
+        "one way, half a round trip, asleep, p50",
+        lambda f: _bars(_column(f, "128 B"), "One way, both sides asleep, p50", "us", log=True),
+    ),
+    (
+        "latency-10000",
+        "latency",
+        "time since due, at 10,000/s, block",
+        lambda f: _percentile_lines(f, "10,000 messages a second, receiver asleep"),
+    ),
+    (
+        "latency-100000",
+        "latency",
+        "time since due, at 100,000/s, spin",
+        lambda f: _percentile_lines(f, "100,000 messages a second, receiver spinning"),
+    ),
+    (
+        "bursts",
+        "latency",
+        "time since due, 1024 messages each 20 ms",
+        lambda f: _percentile_lines(f, "Bursts of 1024 messages each 20 ms"),
+    ),
+    (
+        "ingest",
+        "ingest",
+        "frames received, plain",
+        lambda f: _bars([g for g in f if g["unit"] == "M/s"], "WebSocket frames", "M/s", log=True),
+    ),
+    (
+        "uplink",
+        "uplink",
+        "messages a second, all senders together",
+        lambda f: _lines(
+            f, "Many senders, one receiver", "senders", "M messages/s in all", log=(True, True)
+        ),
+    ),
+    (
+        "growth-readers",
+        "growth",
+        "the writer's CPU time by publish(), by readers attached",
+        lambda f: _lines(
+            f, "What readers cost the writer", "readers", "ns by message", log=(True, False)
+        ),
+    ),
+    (
+        "growth-size",
+        "growth",
+        "time by message in one process, by its size",
+        lambda f: _lines(f, "Publishing and reading", _BY_SIZE, "ns by message", log=(True, True)),
+    ),
+    (
+        "growth-bandwidth",
+        "growth",
+        "publishing and reading in one process, by size",
+        lambda f: _lines(f, "Publishing and reading", _BY_SIZE, "GB/s", log=(True, False)),
+    ),
+    (
+        "growth-ring",
+        "growth",
+        "messages a second to one reader, by size of the ring",
+        lambda f: _lines(
+            f, "Rings from small to large", "slots", "M messages/s", log=(True, False)
+        ),
+    ),
+)
+
+
+def draw(found: Found, folder: Path) -> Iterator[Path]:
+    """Draw what there are figures for; yields the files as they are written.
+
+    Raises:
+        OSError: a file can't be written.
+    """
+    import matplotlib as mpl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # Text stays text: smaller files, searchable, and the reader's own font. A fixed salt and no
+    # date make the same figures give the same file.
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "ringcast"})
+    for name, scenario, heading, picture in _PICTURES:
+        figures = _group(found, scenario, heading)
+        if figures:
+            path = folder / f"{name}.svg"
+            picture(figures).savefig(path, metadata={"Date": None})
+            yield path

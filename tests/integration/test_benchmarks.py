@@ -1,0 +1,243 @@
+"""The benchmarks: what they would be worth nothing without. That each transport is run, and that
+wrong contents and lost messages are found out whatever carried them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import flows, latency, plots, uplink
+from benchmarks.method import Figure, RunFailedError, grid, ratio
+from benchmarks.payloads import Checker, contents
+from benchmarks.transports import TRANSPORTS, Transport, available
+from benchmarks.transports.rings import BatchedRing, LossyRing, Ring, SleepingRing, Uplink
+from benchmarks.transports.stdlib import UnixSeqpacket
+
+SIZE = 128
+SECONDS = 0.02
+BROADCASTING = [t for t in TRANSPORTS if t is not Uplink]
+GATHERING = [t for t in TRANSPORTS if t.many_senders and t.group == 1 and not t.lossy]
+
+
+def present(transport: type[Transport]) -> None:
+    if (why := transport.missing()) is not None:
+        pytest.skip(why)
+
+
+def by_name(transport: type[Transport]) -> str:
+    return transport.name
+
+
+# ---- every transport -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", BROADCASTING, ids=by_name)
+def test_each_transport_carries_a_flow_to_two(transport: type[Transport]) -> None:
+    present(transport)
+    wait = "block" if "block" in transport.waits else "spin"
+    found = flows.broadcast(transport, SIZE, 2, SECONDS, wait)  # type: ignore[arg-type]
+    assert found["rate"] > 0
+    assert found["cpu"] > 0
+    assert 0 <= found["lost"] < 1
+    assert transport.lossy or found["lost"] == 0
+
+
+@pytest.mark.parametrize("transport", GATHERING, ids=by_name)
+def test_each_that_can_carries_from_two_senders(transport: type[Transport]) -> None:
+    present(transport)
+    found = uplink.gather(transport, 2, SECONDS)
+    assert found[f"rate: {transport.name} | 2 senders"] > 0
+
+
+@pytest.mark.parametrize("transport", [Ring, BatchedRing, SleepingRing, Uplink], ids=by_name)
+def test_round_trips_are_measured(transport: type[Transport]) -> None:
+    found = latency.round_trips(transport, SIZE, SECONDS, "block")
+    assert 0 < found["p50"] <= found["p99"]
+
+
+@pytest.mark.parametrize("transport", [Ring, BatchedRing, LossyRing, UnixSeqpacket], ids=by_name)
+def test_what_is_late_counts_from_when_it_was_due(transport: type[Transport]) -> None:
+    found = latency.paced(transport, 0.05, "block", 64, 5_000_000)
+    assert found["lost"] == 0
+    assert found["p50"] > 0
+
+
+def test_idle_readers_are_measured() -> None:
+    found = flows.broadcast(Ring, SIZE, 2, SECONDS, idle_s=0.05)
+    assert found["idle cpu"] >= 0
+    assert found["memory"] > 64 << 20  # the ring's arena, once
+
+
+# ---- wrong contents are found out ----------------------------------------------------------
+
+
+class Meddler(UnixSeqpacket):
+    """Carries something else than what it was given, now and then."""
+
+    name = "meddler"
+    meddle: Callable[[Iterator[bytes]], Iterator[bytes]]
+
+    @contextlib.contextmanager
+    def receiver(self, index: int) -> Iterator[Iterator[Any]]:
+        with super().receiver(index) as messages:
+            yield type(self).meddle(map(bytes, messages))
+
+
+def flips_a_byte(messages: Iterator[bytes]) -> Iterator[bytes]:
+    for number, message in enumerate(messages):
+        if number % 64 == 0:
+            yield message[:60] + bytes([message[60] ^ 1]) + message[61:]
+        else:
+            yield message
+
+
+def drops_one(messages: Iterator[bytes]) -> Iterator[bytes]:
+    return (message for number, message in enumerate(messages) if number != 100)
+
+
+def doubles_one(messages: Iterator[bytes]) -> Iterator[bytes]:
+    for number, message in enumerate(messages):
+        yield message
+        if number == 100:
+            yield message
+
+
+def swaps_two(messages: Iterator[bytes]) -> Iterator[bytes]:
+    for number, message in enumerate(messages):
+        if number == 100:
+            following = next(messages)
+            yield following
+        yield message
+
+
+def cuts_one(messages: Iterator[bytes]) -> Iterator[bytes]:
+    return (m[:-1] if number == 100 else m for number, m in enumerate(messages))
+
+
+@pytest.mark.parametrize("meddle", [flips_a_byte, drops_one, doubles_one, swaps_two, cuts_one])
+def test_wrong_contents_fail_the_run(
+    meddle: Callable[[Iterator[bytes]], Iterator[bytes]],
+) -> None:
+    transport = type("Meddling", (Meddler,), {"meddle": staticmethod(meddle)})
+    with pytest.raises(RunFailedError):
+        flows.broadcast(transport, SIZE, 1, SECONDS)
+
+
+def test_who_may_lose_messages_may_not_change_them() -> None:
+    transport = type("Meddling", (Meddler,), {"meddle": staticmethod(flips_a_byte), "lossy": True})
+    with pytest.raises(RunFailedError, match="is due"):
+        flows.broadcast(transport, SIZE, 1, SECONDS)
+
+
+def test_what_a_lossy_one_loses_is_counted() -> None:
+    def halve(messages: Iterator[bytes]) -> Iterator[bytes]:
+        return (message for number, message in enumerate(messages) if number % 2 == 0)
+
+    transport = type("Halving", (Meddler,), {"meddle": staticmethod(halve), "lossy": True})
+    assert flows.broadcast(transport, SIZE, 1, SECONDS)["lost"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_checker_counts_a_phase_and_knows_its_mark() -> None:
+    what = contents(SIZE)
+    checker = Checker(what, lossy=False)
+    for phase, count in enumerate((0, 1, 63, 64, 65, len(what.payloads), 10_000)):
+        sent = [what.payloads[i % len(what.payloads)] for i in range(count)]
+        checker.read(iter([*sent, what.mark(phase)]), phase)
+        assert checker.received == count
+
+
+def test_a_checker_counts_rounds_as_short_as_its_sample() -> None:
+    what = contents(1 << 20)
+    checker = Checker(what, lossy=False)
+    sent = [what.payloads[i % len(what.payloads)] for i in range(3 * len(what.payloads) + 5)]
+    checker.read(iter([*sent, what.mark(0)]), 0)
+    assert checker.received == len(sent)
+
+
+def test_a_flow_without_its_mark_is_no_flow() -> None:
+    what = contents(SIZE)
+    with pytest.raises(RunFailedError, match="before their mark"):
+        Checker(what, lossy=False).read(iter(what.payloads[:10]), 0)
+
+
+# ---- what is told --------------------------------------------------------------------------
+
+
+def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "zmq" else find(name)
+    )
+    found, parameters = available()
+    assert not [t for t in found if "zmq" in t.modules]
+    assert "pip install 'ringcast[bench]'" in parameters["not measured"]["pyzmq PUSH/PULL"]
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    figure = ratio("a / b", [2.0, 9.0, 4.0], [1.0, 3.0, 4.0], floor=2.5)
+    assert figure.values == (2.0, 3.0, 1.0)
+    assert figure.median == 2.0
+    assert not figure.met
+    assert figure.as_cell() == "2.00 ±50% MISSED"
+
+
+def test_a_grid_has_rows_and_columns() -> None:
+    first, second = grid({"a | 1": [1.0], "b | 1": [2.0]}, "M/s", 10)
+    assert (first.cell, second.cell) == (("a", "1"), ("b", "1"))
+    assert second == Figure("b | 1", "M/s", (20.0,), cell=("b", "1"))
+
+
+def test_the_command_writes_figures_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    figures, pictures = tmp_path / "found.json", tmp_path / "pictures"
+    arguments = ["growth", "--quick", "--seconds", "0.02", "--json", str(figures)]
+    assert command.main([*arguments, "--plots", str(pictures)]) == 0
+    assert "16 / 1, reading" in capsys.readouterr().out
+    (report,) = json.loads(figures.read_text())["reports"]
+    assert report["scenario"] == "growth"
+    assert report["machine"]["cores"] >= 1
+    drawn = sorted(path.stem for path in pictures.iterdir())
+    assert drawn == ["growth-bandwidth", "growth-readers", "growth-ring", "growth-size"]
+    for path in pictures.iterdir():
+        assert path.read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["no-such"], ["growth", "--seconds", "0"], ["growth", "--repeat", "0"]],
+    ids=" ".join,
+)
+def test_bad_usage_exits_with_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+    assert ended.value.code == 2
+
+
+def test_pictures_without_matplotlib_are_bad_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plots, "missing", lambda: "pictures need matplotlib")
+    with pytest.raises(SystemExit) as ended:
+        command.main(["growth", "--plots", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "pictures need matplotlib" in capsys.readouterr().err
+
+
+def test_wrong_contents_exit_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_plan: object) -> Any:
+        raise RunFailedError("message 3 is not what was sent")
+
+    monkeypatch.setitem(command.SCENARIOS, "growth", fail)
+    assert command.main(["growth"]) == 1
+    assert capsys.readouterr().err == "growth: message 3 is not what was sent\n"
