@@ -48,6 +48,7 @@ import numpy as np
 from .method import (
     Channel,
     Figure,
+    Plan,
     Report,
     RunFailedError,
     Samples,
@@ -275,7 +276,7 @@ def _groups(
     }
 
 
-def measure(seconds: float, repeat: int) -> Report:
+def measure(plan: Plan) -> Report:
     """Run the scenario: each measurement for so many seconds, at most ten at the fixed rate, all of
     them `repeat` times in turn.
 
@@ -285,15 +286,15 @@ def measure(seconds: float, repeat: int) -> Report:
     machine = describe_machine()
     timed = importlib.util.find_spec("hdrh") is not None
     peers = _peers()
-    paced_s = min(seconds, PACED_S_MOST)
+    paced_s = min(plan.seconds, PACED_S_MOST)
     runs = []
     for n in WORKERS:
-        loads = {"flood": Load(seconds), "paced": Load(paced_s, per_tick=PER_TICK[n])}
+        loads = {"flood": Load(plan.seconds), "paced": Load(paced_s, per_tick=PER_TICK[n])}
         for load, how in loads.items():
             for name, run in {"ringcast": _ringcast, **peers}.items():
                 prefix = f"{load} {_label(name, n)}"
                 runs.append(_named(prefix, run, how, n, timed and load == "paced"))
-    samples = interleave(runs, repeat)
+    samples = interleave(runs, plan.repeat)
     behind = [
         name.removeprefix("paced ").removesuffix(" late")
         for name, values in samples.items()
@@ -301,12 +302,11 @@ def measure(seconds: float, repeat: int) -> Report:
     ]
     parameters = {
         "message_bytes": SIZE,
-        "seconds": seconds,
-        "repeat": repeat,
+        **plan.as_json(),
         "fixed_rate": {_workers(n): f"{each * 1000:,} /s" for n, each in PER_TICK.items()},
         "behind": behind or "none",
         "placement": "server on the first core, all else where the scheduler likes",
         **versions("picows", "websockets"),
         "hdrhistogram": metadata.version("hdrhistogram") if timed else _NO_LATENCY,
     }
-    return Report("endtoend", parameters, machine, _groups(samples, list(peers), behind, timed))
+    return Report("end-to-end", parameters, machine, _groups(samples, list(peers), behind, timed))

@@ -141,8 +141,8 @@ def _runs(seconds: float, certificate: Certificate) -> list[Callable[[], dict[st
     return runs
 
 
-def measure(seconds: float, repeat: int) -> Report:
-    """Run the scenario: each measurement for so many seconds, all of them `repeat` times in turn.
+def measure(plan: Plan) -> Report:
+    """Run the scenario: each measurement for so many seconds, all of them in turn, round by round.
 
     Raises:
         RunFailedError: a receiver did not get exactly what was sent, a process failed, or there is
@@ -151,7 +151,7 @@ def measure(seconds: float, repeat: int) -> Report:
     machine = describe_machine()
     with tempfile.TemporaryDirectory() as folder:
         certificate = Certificate.make(Path(folder))
-        found = interleave(_runs(seconds, certificate), repeat)
+        found = interleave(_runs(plan.seconds, certificate), plan.repeat)
 
     def rates(*names: str) -> list[Figure]:
         return [
@@ -219,8 +219,7 @@ def measure(seconds: float, repeat: int) -> Report:
     }
     parameters = {
         "message_bytes": SIZE,
-        "seconds": seconds,
-        "repeat": repeat,
+        **plan.as_json(),
         **versions(*PEERS),
     }
     return Report("ingest", parameters, machine, groups)

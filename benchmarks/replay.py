@@ -53,6 +53,7 @@ from broker.server import Item, Server, timed
 from .method import (
     Channel,
     Figure,
+    Plan,
     Report,
     RunFailedError,
     Samples,
@@ -343,38 +344,34 @@ def _groups(found: Sequence[tuple[str, float, Samples]]) -> dict[str, Sequence[F
     }
 
 
-def measure(seconds: float, repeat: int, folder: Path | None) -> Report:
-    """Run the scenario: each measurement for so many seconds, those of a capture `repeat` times in
-    turn, then those of the next.
-
-    Args:
-        seconds: of each measurement.
-        repeat: rounds.
-        folder: of captures, ``*.tsv`` or ``*.tsv.gz``; None for one made up.
+def measure(plan: Plan) -> Report:
+    """Run the scenario: each measurement for so many seconds, those of a capture in turn, round by
+    round, then those of the next.
 
     Raises:
         RunFailedError: the worker or a client did not get exactly what was sent, a process failed,
             or there is no capture that can be read.
     """
     machine = describe_machine()
-    end = time.monotonic() + _BUDGET_S + _BUDGET_SHARE * seconds * repeat
+    end = time.monotonic() + _BUDGET_S + _BUDGET_SHARE * plan.seconds * plan.repeat
     found: list[tuple[str, float, Samples]] = []
     sped_up: dict[str, str] = {}
     left_out: list[str] = []
-    for name, load in _loaders(folder).items():
+    for name, load in _loaders(plan.captures).items():
         if found and time.monotonic() > end:
             left_out.append(name)
             continue
         capture = load()
-        found.append((capture.name, capture.mean_bytes, _measured(capture, seconds, repeat)))
-        if (speed := capture.speed(seconds)) > 1:
+        found.append(
+            (capture.name, capture.mean_bytes, _measured(capture, plan.seconds, plan.repeat))
+        )
+        if (speed := capture.speed(plan.seconds)) > 1:
             sped_up[capture.name] = f"{speed:.3g} x"
     parameters = {
-        "captures": _MADE_UP if folder is None else len(found),
+        "captures": _MADE_UP if plan.captures is None else len(found),
         "left_out": left_out or "none",
         "messages_most": MESSAGES_MOST,
-        "seconds": seconds,
-        "repeat": repeat,
+        **plan.as_json(),
         "sped_up": sped_up or "none",
         "placement": "server on the first core, all else where the scheduler likes",
         **versions("websocket-client", "picows"),

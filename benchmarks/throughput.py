@@ -2,7 +2,8 @@
 
 Each transport in turn carries the same messages (`payloads`), one by one or 64 at a time, over and
 over (`flows`); every receiver checks them, and that is part of what is measured. Both sides wait as
-they do by default, asleep; those that can't, spin. Processes run where the scheduler puts them.
+they do by default, asleep; those that can't, spin. From one to one, those that can are measured
+spinning, too. Processes run where the scheduler puts them.
 
 A batched transport is compared with ringcast's batched use, any other with ringcast's one by one.
 Who copies and who allocates differs by transport: `Transport.copies` says so. Where a sender
@@ -57,11 +58,23 @@ def _fits(transport: type[Transport], size: int) -> bool:
 
 
 def _run(transport: type[Transport], size: int, readers: int, column: str, seconds: float) -> Run:
+    """A flow whose sides wait as they do by default."""
     wait: Wait = "block" if "block" in transport.waits else "spin"
 
     def run() -> dict[str, float]:
         found = flows.broadcast(transport, size, readers, seconds, wait)
         return {f"{what}: {transport.name} | {column}": value for what, value in found.items()}
+
+    return run
+
+
+def _spinning(transport: type[Transport], size: int, seconds: float) -> Run:
+    """A flow to one receiver whose sides spin."""
+
+    def run() -> dict[str, float]:
+        found = flows.broadcast(transport, size, 1, seconds, "spin")
+        name = f"{transport.name} | {bytes_text(size)}"
+        return {f"spinning {what}: {name}": found[what] for what in ("rate", "lost")}
 
     return run
 
@@ -99,21 +112,28 @@ def ahead(
 def _groups(
     found: Samples, used: Sequence[type[Transport]], floors: Callable[[str], float | None]
 ) -> dict[str, Sequence[Figure]]:
-    rates = picked(found, "rate")
-    lost = {name: values for name, values in picked(found, "lost").items() if any(values)}
+    rates, spinning = picked(found, "rate"), picked(found, "spinning rate")
     groups: dict[str, Sequence[Figure]] = {
         "ringcast / transport, messages a second": ahead(rates, used, "larger", floors),
+        "the same, both spinning": ahead(spinning, used, "larger", floors),
         "messages a second, by receiver": grid(rates, "M/s", 1e-6),
+        "the same, both spinning, messages a second": grid(spinning, "M/s", 1e-6),
         "CPU time of all processes by message received": grid(picked(found, "cpu"), "us"),
         "context switches of all processes by 1000 messages received": grid(
             picked(found, "switches"), "", 1000
         ),
-        "lost": grid(lost, "%", 100),
+        "lost": grid(_some(picked(found, "lost")), "%", 100),
+        "lost, both spinning": grid(_some(picked(found, "spinning lost")), "%", 100),
         "memory of all processes, the ring counted once": grid(
             picked(found, "memory"), "MiB", 2**-20
         ),
     }
     return {name: figures for name, figures in groups.items() if figures}
+
+
+def _some(samples: Samples) -> Samples:
+    """Those that are not 0 throughout."""
+    return {name: values for name, values in samples.items() if any(values)}
 
 
 def _report(
@@ -145,6 +165,13 @@ def measure(plan: Plan) -> Report:
         for transport in used
         if _fits(transport, size)
     ]
+    if not plan.brief:
+        runs += [
+            _spinning(transport, size, plan.seconds)
+            for size in sizes
+            for transport in used
+            if "spin" in transport.waits and _fits(transport, size)
+        ]
     demanded = {bytes_text(size) for size in sizes if size <= AHEAD_TO}
     return _report(
         "throughput",

@@ -172,6 +172,10 @@ cdef extern from "broadcast.h" nogil:
     void rc_reader_leave(rc_reader *)
     int rc_reader_ready(const rc_reader *)
     int rc_reader_sleep(const rc_reader *, int64_t deadline_ns)
+    ctypedef struct rc_waits:
+        pass
+    rc_wait_strategy rc_wait_begins(rc_waits *, rc_wait_strategy)
+    void rc_wait_ended(rc_waits *, rc_wait_strategy)
     int rc_reader_wait(const rc_reader *, rc_wait_strategy, int64_t deadline_ns)
 
 cdef extern from "endpoint.h" nogil:
@@ -283,6 +287,7 @@ cdef class Reader:
     cdef Endpoint endpoint
     cdef Semaphores semaphores
     cdef Wait wait
+    cdef rc_waits waits  # used by the one thread whose turn it is
     cdef object writer_gone
     cdef int64_t looked_ns
     cdef bint joined, asked, lingering

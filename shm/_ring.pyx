@@ -976,6 +976,7 @@ cdef class Reader:
         """Wait for something to happen, 100 ms at most; 0: the deadline is over."""
         cdef rc_reader snapshot
         cdef rc_turn turn
+        cdef rc_wait_strategy strategy
         cdef int64_t now = rc_now_ns()
         cdef int64_t limit
         self.settle()
@@ -987,7 +988,9 @@ cdef class Reader:
         with nogil:
             turn = rc_endpoint_turn(&self.endpoint.c, limit)
             if turn == RC_MY_TURN:
-                rc_reader_wait(&snapshot, self.wait.c, limit)
+                strategy = rc_wait_begins(&self.waits, self.wait.c)
+                rc_reader_wait(&snapshot, strategy, limit)
+                rc_wait_ended(&self.waits, self.wait.c)
                 rc_endpoint_wake_up(&self.endpoint.c)
         PyErr_CheckSignals()
         self.endpoint.check()

@@ -19,7 +19,7 @@ from shm._ring cimport (
     deadline_of, is_finalizing, rc_clock_ns, rc_copy_out,
     rc_endpoint_phase, rc_endpoint_turn, rc_endpoint_wake_up, rc_fault_found, rc_load_u32,
     rc_load_u64, rc_lock_held, rc_lock_release, rc_lock_try, rc_now_ns, rc_post, rc_store_u32,
-    rc_store_u64, rc_turn, rc_wait_strategy, sem_t, write,
+    rc_store_u64, rc_turn, rc_wait_begins, rc_wait_ended, rc_wait_strategy, rc_waits, sem_t, write,
 )
 
 import collections
@@ -517,6 +517,7 @@ cdef class Receiver:
     cdef Endpoint endpoint
     cdef Semaphores semaphores
     cdef Wait wait
+    cdef rc_waits waits  # used by the one thread whose turn it is
     cdef uint64_t *arrays
     cdef bint opened, by_hand
     cdef int64_t reaped_ns
@@ -647,6 +648,7 @@ cdef class Receiver:
         cdef int64_t deadline = -1
         cdef int64_t now, limit
         cdef rc_turn turn
+        cdef rc_wait_strategy strategy
         cdef rc_receiver snapshot
         cdef Sent sent
         while True:
@@ -666,7 +668,9 @@ cdef class Receiver:
             with nogil:
                 turn = rc_endpoint_turn(&self.endpoint.c, limit)
                 if turn == RC_MY_TURN:
-                    rc_receiver_wait(&snapshot, self.wait.c, limit)
+                    strategy = rc_wait_begins(&self.waits, self.wait.c)
+                    rc_receiver_wait(&snapshot, strategy, limit)
+                    rc_wait_ended(&self.waits, self.wait.c)
                     rc_endpoint_wake_up(&self.endpoint.c)
             PyErr_CheckSignals()
 

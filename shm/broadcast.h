@@ -166,6 +166,35 @@ typedef struct rc_wait_strategy {
     int64_t spin_ns;
 } rc_wait_strategy;
 
+/* To spin is worth its CPU time if what is waited for comes soon, and the last waits are the best
+ * guess at the next one. So after RC_LONG_WAITS in a row that each lasted RC_LONG_SPINS times as long
+ * as one spins, or longer, an endpoint sleeps at once, until a wait is short again. One long wait
+ * alone says nothing: it is what comes before a burst. */
+#define RC_LONG_SPINS 4
+#define RC_LONG_WAITS 2
+
+/* What an endpoint remembers of its waits: {0} at first. */
+typedef struct {
+    int64_t began_ns;
+    int32_t long_ones; /* in a row, RC_LONG_WAITS at most */
+} rc_waits;
+
+static inline rc_wait_strategy rc_wait_begins(rc_waits *waits, rc_wait_strategy strategy)
+{
+    waits->began_ns = rc_now_ns();
+    if (waits->long_ones >= RC_LONG_WAITS)
+        strategy.spin_ns = 0;
+    return strategy;
+}
+
+static inline void rc_wait_ended(rc_waits *waits, rc_wait_strategy strategy)
+{
+    if (rc_now_ns() - waits->began_ns < RC_LONG_SPINS * strategy.spin_ns)
+        waits->long_ones = 0;
+    else if (waits->long_ones < RC_LONG_WAITS)
+        waits->long_ones++;
+}
+
 /* Take a token before the deadline (CLOCK_MONOTONIC). 1: taken; 0: not, or a signal came. */
 static inline int rc_take_token_until(sem_t *semaphore, int64_t deadline_ns)
 {

@@ -27,6 +27,9 @@ _FRAMES_FROM: Final = 256 << 10
 _AHEAD_BYTES: Final = 64 << 20
 """What a pool of messages may take, as far as it can be chosen."""
 _FIFO_BYTES: Final = 4 << 20
+_LOOK_S: Final = 0.05
+"""Seconds after which a reader of iceoryx2 that sleeps looks by itself. Its event, as of 0.10, now
+and then leaves one asleep that has a notification and messages: in 3 of 120 runs with 4 readers."""
 _numbers = itertools.count()
 
 
@@ -163,7 +166,7 @@ class Iceoryx(Transport):
     name = "iceoryx2"
     copies = (
         "the sender copies into a loan in shared memory; readers look at it there; who waits "
-        "asleep is woken by an event a message, through a socket"
+        "asleep is woken by an event a message, through a socket, and looks each 50 ms"
     )
     modules = ("iceoryx2",)
     fans_out = True
@@ -271,7 +274,7 @@ class Iceoryx(Transport):
             return
         listener = self._event(node).listener_builder().create()
         yield _samples(
-            receive, array, partial(listener.timed_wait, iox.Duration.from_secs_f64(_SECOND))
+            receive, array, partial(listener.timed_wait, iox.Duration.from_secs_f64(_LOOK_S))
         )
 
 

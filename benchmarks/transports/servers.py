@@ -212,17 +212,16 @@ class Nats(_Served):
                 unflushed += len(data)
                 if unflushed >= _UNFLUSHED_BYTES:
                     unflushed = 0
-                    await client.flush()
+                    await end.flush()
 
             async def send(data: bytes) -> None:
                 await publish(data)
-                while client.pending_data_size:
-                    await asyncio.sleep(0)  # the client's own task hands it to the kernel
+                await end.hand_over()
 
             async def send_all(items: Sequence[bytes]) -> None:
                 for data in items:
                     await publish(data)
-                await client.flush()
+                await end.flush()
 
             yield Outlet(lambda data: end.run(send(data)), lambda items: end.run(send_all(items)))
 
@@ -240,7 +239,7 @@ class Nats(_Served):
                 await end.client.subscribe(
                     _SUBJECT, cb=take, pending_msgs_limit=0, pending_bytes_limit=0
                 )
-                await end.client.flush()
+                await end.flush()
 
             end.run(subscribe())
             yield _taken(end, taken)
@@ -277,6 +276,17 @@ class _NatsEnd:
     async def _closed(self) -> None:
         if not self._ending:
             await self._failed(ConnectionError("the connection to NATS is closed"))
+
+    async def hand_over(self) -> None:
+        """Let the client's own task give the kernel what is pending."""
+        while self.client.pending_data_size:
+            await asyncio.sleep(0)
+
+    async def flush(self) -> None:
+        """Wait until the server has everything. nats-py asks it ahead of what is pending, so the
+        answer would mean nothing if that was not handed over before."""
+        await self.hand_over()
+        await self.client.flush()
 
     def wake(self) -> None:
         """Stop the event loop if somebody waits with it."""
