@@ -278,7 +278,7 @@ def _groups(
 
 def measure(plan: Plan) -> Report:
     """Run the scenario: each measurement for so many seconds, at most ten at the fixed rate, all of
-    them `repeat` times in turn.
+    them in turn, round by round.
 
     Raises:
         RunFailedError: a worker did not get exactly what was sent, or a process failed.
