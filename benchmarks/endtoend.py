@@ -239,22 +239,21 @@ def _group(
 ) -> list[Figure]:
     """Ratios, but of those that are not behind, then the figures themselves."""
     load, _, part = what.partition(" ")
-    shown = f", {part}" if part.startswith("p") else ""
 
     def values(name: str, workers: int) -> Sequence[float]:
         return samples[f"{load} {_label(name, workers)} {part}"]
 
     return [
         *(
-            ratio(_label(f"ringcast / {peer}", n) + shown, values("ringcast", n), values(peer, n))
-            for n in WORKERS
+            ratio(f"ringcast / {peer} | {_workers(n)}", values("ringcast", n), values(peer, n))
             for peer in peers
+            for n in WORKERS
             if not {_label("ringcast", n), _label(peer, n)} & set(behind)
         ),
         *(
-            Figure(_label(name, n) + shown, unit, tuple(values(name, n)))
-            for n in WORKERS
+            Figure(f"{name} | {_workers(n)}", unit, tuple(values(name, n)))
             for name in ("ringcast", *peers)
+            for n in WORKERS
         ),
     ]
 

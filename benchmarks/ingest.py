@@ -33,7 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from .method import Channel, Figure, Report, describe_machine, interleave, ratio
+from .method import Channel, Figure, Plan, Report, describe_machine, interleave, ratio
 from .websocket import (
     CAPACITY,
     SIZE,

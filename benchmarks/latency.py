@@ -106,15 +106,21 @@ def _single_taker(groups: _Groups, messages: Iterator[Any]) -> Callable[[int], i
 
 
 def _array_taker(link: Transport, groups: _Groups, messages: Iterator[Any]) -> Callable[[int], int]:
-    clock, joined, count = time.perf_counter_ns, groups.joined, len(groups.joined)
-    whole = np.dtype(("V", link.size))
+    clock, count = time.perf_counter_ns, len(groups.joined)
+    whole = np.dtype(("<u8", link.size // 8))
+    due = [np.frombuffer(joined, whole) for joined in groups.joined]
+    over = np.frombuffer(groups.joined_over, whole)
 
     def take(number: int) -> int:
-        found = b""
-        while len(found) < len(joined[0]):
-            found += next(messages).records(whole).tobytes()
-        if found != joined[number % count]:
-            return _over(found, groups.joined_over)
+        wanted = due[number % count]
+        held = 0
+        while held < len(wanted):
+            found = next(messages).records(whole)
+            part = slice(held, held + len(found))
+            if not np.array_equal(found, wanted[part]):
+                return _over(found.tobytes(), over[part].tobytes())
+            held += len(found)
+            del found  # it would hold the ring
         return clock()
 
     return take

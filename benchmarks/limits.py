@@ -270,11 +270,10 @@ def measure(plan: Plan) -> Report:
             *grid(copying, "GB/s"),
             *(
                 ratio(
-                    f"quotient | {size}",
+                    f"publish and read / copying | {size}",
                     copying[f"publish and read | {size}"],
                     copying[f"copying | {size}"],
                     OF_COPYING,
-                    cell=("publish and read / copying", size),
                 )
                 for size in map(bytes_text, sizes)
             ),

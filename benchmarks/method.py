@@ -263,12 +263,11 @@ class Figure:
     """Something measured once a round, or the ratio of two such things.
 
     Attributes:
-        name: what it is.
+        name: what it is; "ROW | COLUMN" if its group is a table.
         unit: of the values; "x" for a ratio.
         values: one for each round, in order.
         floor: the worst that is good enough, or None if nothing is demanded.
         better: whether a larger or a smaller value is better; of use with a floor.
-        cell: row and column in the group's table, where the group is one; then `name` is both.
     """
 
     name: str
@@ -276,7 +275,11 @@ class Figure:
     values: tuple[float, ...]
     floor: float | None = None
     better: Literal["larger", "smaller"] = "larger"
-    cell: tuple[str, str] | None = None
+
+    @property
+    def cell(self) -> tuple[str, str] | None:
+        """Row and column, if its group is a table."""
+        return cell_of(self.name) if " | " in self.name else None
 
     @property
     def median(self) -> float:
@@ -337,17 +340,16 @@ def ratio(
     below: Sequence[float],
     floor: float | None = None,
     better: Literal["larger", "smaller"] = "larger",
-    cell: tuple[str, str] | None = None,
 ) -> Figure:
     """The quotient of two figures, round by round."""
     values = tuple(a / b for a, b in zip(above, below, strict=True))
-    return Figure(name, "x", values, floor, better, cell)
+    return Figure(name, "x", values, floor, better)
 
 
 def grid(samples: Samples, unit: str, scale: float = 1.0) -> list[Figure]:
     """Figures of a table, from samples whose names are "ROW | COLUMN"."""
     return [
-        Figure(name, unit, tuple(value * scale for value in values), cell=cell_of(name))
+        Figure(name, unit, tuple(value * scale for value in values))
         for name, values in samples.items()
     ]
 

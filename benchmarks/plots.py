@@ -9,6 +9,8 @@ from typing import Any, Final
 
 OURS: Final = "#c0392b"
 """ringcast's own, beside greys and a few colours for the rest."""
+OURS_TOO: Final = {"bytes a second", "publish", "publish and read", "rate", "reading"}
+"""Rows that are ringcast's without its name."""
 WIDTH: Final = 8.0
 _UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 
@@ -74,7 +76,7 @@ def _axes(title: str, x: str, y: str, height: float = 4.8) -> tuple[Any, Any]:
 
 def _style(row: str, number: int) -> dict[str, Any]:
     """Ours in one colour, set apart by dashes; the others in colours of their own."""
-    if row.startswith("ringcast") or row in {"reading", "publish", "rate", "bytes a second"}:
+    if row.startswith("ringcast") or row in OURS_TOO:
         dashes = {", batched": "--", ", lossy": ":", ", without spinning": "-."}
         style = next((d for end, d in dashes.items() if row.endswith(end)), "-")
         return {"color": OURS, "linestyle": style, "linewidth": 2.2, "zorder": 3}
@@ -150,6 +152,11 @@ Picture = tuple[str, str, str, Callable[[Sequence[Mapping[str, Any]]], Any]]
 """Name of the file, scenario, heading, and what draws its figures."""
 
 
+def _measured(figures: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Without the ratios."""
+    return [figure for figure in figures if figure["unit"] != "x"]
+
+
 def _column(figures: Sequence[Mapping[str, Any]], column: str) -> list[Mapping[str, Any]]:
     return [figure for figure in figures if figure.get("column") == column]
 
@@ -209,7 +216,27 @@ _PICTURES: Final[tuple[Picture, ...]] = (
         "ingest",
         "ingest",
         "frames received, plain",
-        lambda f: _bars([g for g in f if g["unit"] == "M/s"], "WebSocket frames", "M/s", log=True),
+        lambda f: _bars(_measured(f), "WebSocket frames received", "M/s", log=True),
+    ),
+    (
+        "end-to-end",
+        "end-to-end",
+        "messages a second to each worker, flood",
+        lambda f: _lines(
+            _measured(f),
+            "From server to workers",
+            "workers",
+            "M messages/s to each",
+            log=(True, True),
+        ),
+    ),
+    (
+        "end-to-end-cpu",
+        "end-to-end",
+        "CPU time by message and worker, flood",
+        lambda f: _lines(
+            _measured(f), "CPU time of all but the server", "workers", "us", log=(True, True)
+        ),
     ),
     (
         "uplink",
@@ -232,6 +259,12 @@ _PICTURES: Final[tuple[Picture, ...]] = (
         "growth",
         "time by message in one process, by its size",
         lambda f: _lines(f, "Publishing and reading", _BY_SIZE, "ns by message", log=(True, True)),
+    ),
+    (
+        "limits-copying",
+        "limits",
+        "copying, in one process",
+        lambda f: _lines(_measured(f), "Copying", _BY_SIZE, "GB/s", log=(True, False)),
     ),
     (
         "growth-bandwidth",

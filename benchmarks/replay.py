@@ -308,13 +308,10 @@ def _groups(found: Sequence[tuple[str, float, Samples]]) -> dict[str, Sequence[F
     """Figures of captures, of which each has its name, the mean size of a message, and samples."""
     peers = _peers()
 
-    def figures(what: str, unit: str, text: str = "{}") -> list[Figure]:
-        return [Figure(text.format(name), unit, tuple(s[what])) for name, _, s in found]
-
     def rates(unit: str) -> list[Figure]:
         return [
             Figure(
-                f"{peer}, {name}",
+                f"{name} | {peer}",
                 unit,
                 tuple(rate * (size if unit == "MB/s" else 1) / 1e6 for rate in samples[peer]),
             )
@@ -324,23 +321,25 @@ def _groups(found: Sequence[tuple[str, float, Samples]]) -> dict[str, Sequence[F
 
     def latencies(since: str, parts: Sequence[str]) -> list[Figure]:
         return [
-            Figure(f"{name}, {part}", "us", tuple(samples[f"{since} {part}"]))
+            Figure(f"{name} | {part}", "us", tuple(samples[f"{since} {part}"]))
             for name, _, samples in found
             for part in parts
         ]
 
     quantiles = [f"p{q}" for q in QUANTILES]
     return {
-        "as fast as possible": [
-            ratio(f"ringcast / {peer}, {name}", samples["ringcast"], samples[peer])
-            for peer in peers
+        "as fast as possible, messages a second": [
+            ratio(f"{name} | ringcast / {peer}", samples["ringcast"], samples[peer])
             for name, _, samples in found
+            for peer in peers
         ],
         "messages received, as fast as possible": rates("M/s"),
         "payload received, as fast as possible": rates("MB/s"),
         "latency from the due time, own timing": latencies("due", [*quantiles, "max"]),
         "latency from the manager's receiving, own timing": latencies("received", quantiles),
-        "manager's CPU time by second, own timing": figures("cpu", "s/s"),
+        "manager's CPU time by second, own timing": [
+            Figure(name, "s/s", tuple(samples["cpu"])) for name, _, samples in found
+        ],
     }
 
 

@@ -105,7 +105,7 @@ def ahead(
         ours = found.get(f"{peers.get(row)} | {column}")
         if ours is not None:
             pair = (ours, theirs) if better == "larger" else (theirs, ours)
-            figures.append(ratio(name, *pair, floors(column), cell=(row, column)))
+            figures.append(ratio(name, *pair, floors(column)))
     return figures
 
 
@@ -124,7 +124,7 @@ def _groups(
         ),
         "lost": grid(_some(picked(found, "lost")), "%", 100),
         "lost, both spinning": grid(_some(picked(found, "spinning lost")), "%", 100),
-        "memory of all processes, the ring counted once": grid(
+        "memory of all processes, what they share counted once": grid(
             picked(found, "memory"), "MiB", 2**-20
         ),
     }

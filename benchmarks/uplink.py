@@ -192,7 +192,7 @@ def measure(plan: Plan) -> Report:
             floor = QUEUE_FLOOR if row == Queue.name and column == "4 senders" else None
             if row != Uplink.name:
                 ours = rates[f"{Uplink.name} | {column}"]
-                yield ratio(name, ours, theirs, floor, cell=(row, column))
+                yield ratio(name, ours, theirs, floor)
 
     groups: dict[str, Sequence[Figure]] = {
         "ringcast / transport, messages a second": list(ratios()),

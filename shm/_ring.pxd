@@ -278,6 +278,8 @@ cdef class Batch:
     cdef int check(self) except -1
     cdef View view(self, const uint8_t *data, Py_ssize_t size)
     cdef const uint8_t *place(self, uint64_t position, uint64_t length) except NULL
+    cdef int check_lengths(self, uint64_t size) except -1
+    cdef uint64_t spacing(self, uint64_t size, uint64_t *origin, uint64_t *last) except? 0
 
 
 cdef class Reader:

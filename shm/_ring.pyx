@@ -678,28 +678,47 @@ cdef class Batch:
             raise TypeError("payloads hold bytes, never Python objects: use a dtype without 'O'")
         if self.count == 0:
             return numpy.empty(0, dtype)
-        table = self.descriptors
-        lengths, positions = table["length"].copy(), table["position"].copy()
-        wrong = numpy.flatnonzero(lengths != dtype.itemsize)
-        if len(wrong):
-            raise ValueError(
-                f"records() needs messages of {dtype.itemsize} bytes, the dtype's size, but message"
-                f" {self.first + int(wrong[0])} has {lengths[wrong[0]]}: use payload(i)")
-        stride = int(positions[1]) - int(positions[0]) if self.count > 1 else dtype.itemsize
-        steps = numpy.diff(positions)
-        if not 0 <= stride <= <object>self.reader.ring.capacity:
-            raise RingCorrupt("the descriptors of this batch do not hold together")
-        uneven = numpy.flatnonzero(steps != stride)
-        if len(uneven) or stride < dtype.itemsize:
-            where = self.first + int(uneven[0]) if len(uneven) else self.first
-            raise ValueError(
-                f"the payloads are not evenly spaced after message {where}: use payload(i)")
-        cdef const uint8_t *start = self.place(positions[0], dtype.itemsize)
-        cdef Py_ssize_t span = stride * (self.count - 1) + dtype.itemsize
-        if self.place(positions[self.count - 1], dtype.itemsize) - start + dtype.itemsize != span:
+        self.check()
+        cdef uint64_t size = dtype.itemsize
+        cdef uint64_t origin, last
+        self.check_lengths(size)
+        cdef uint64_t stride = self.spacing(size, &origin, &last)
+        cdef const uint8_t *start = self.place(origin, size)
+        cdef Py_ssize_t span = stride * (self.count - 1) + size
+        if <uint64_t>(self.place(last, size) - start) + size != <uint64_t>span:
             raise RingCorrupt("the descriptors of this batch do not hold together")
         flat = numpy.frombuffer(self.view(start, span), dtype=numpy.uint8)
         return numpy.ndarray((self.count,), dtype, buffer=flat, strides=(stride,))
+
+    cdef int check_lengths(self, uint64_t size) except -1:
+        """Has every message this length?"""
+        cdef Py_ssize_t i
+        cdef uint32_t length
+        for i in range(self.count):
+            length = rc_descriptor_length(&self.table[i])
+            if length != size:
+                raise ValueError(
+                    f"records() needs messages of {size} bytes, the dtype's size, but message"
+                    f" {self.first + i} has {length}: use payload(i)")
+        return 0
+
+    cdef uint64_t spacing(self, uint64_t size, uint64_t *origin, uint64_t *last) except? 0:
+        """Bytes from each payload to the next, the same for all; and the positions of the first and
+        the last. Each position is loaded once: it may be anything."""
+        cdef Py_ssize_t i
+        cdef uint64_t position, stride = size
+        origin[0] = last[0] = rc_load_u64(&self.table[0].words[1])
+        for i in range(1, self.count):
+            position = rc_load_u64(&self.table[i].words[1])
+            if i == 1:
+                stride = position - last[0]
+                if stride > self.reader.ring.capacity:
+                    raise RingCorrupt("the descriptors of this batch do not hold together")
+            if position - last[0] != stride or stride < size:
+                raise ValueError(f"the payloads are not evenly spaced after message"
+                                 f" {self.first + i - 1}: use payload(i)")
+            last[0] = position
+        return stride
 
     def __repr__(self):
         return f"<Batch of {self.count} messages from {self.first}>"

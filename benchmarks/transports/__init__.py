@@ -22,6 +22,7 @@ __all__ = [
 TRANSPORTS: Final[tuple[type[Transport], ...]] = (
     rings.Ring,
     rings.BatchedRing,
+    rings.SmallRing,
     rings.LossyRing,
     rings.SleepingRing,
     rings.Uplink,

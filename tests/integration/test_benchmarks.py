@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks import __main__ as command
 from benchmarks import flows, latency, plots, uplink
-from benchmarks.method import Figure, RunFailedError, grid, ratio
+from benchmarks.method import Figure, Plan, Report, RunFailedError, grid, ratio
 from benchmarks.payloads import Checker, contents
 from benchmarks.transports import TRANSPORTS, Transport, available
 from benchmarks.transports.rings import BatchedRing, LossyRing, Ring, SleepingRing, Uplink
 from benchmarks.transports.stdlib import UnixSeqpacket
+from broker.cli import app
 
 SIZE = 128
 SECONDS = 0.02
@@ -191,7 +193,7 @@ def test_a_ratio_is_taken_round_by_round() -> None:
 def test_a_grid_has_rows_and_columns() -> None:
     first, second = grid({"a | 1": [1.0], "b | 1": [2.0]}, "M/s", 10)
     assert (first.cell, second.cell) == (("a", "1"), ("b", "1"))
-    assert second == Figure("b | 1", "M/s", (20.0,), cell=("b", "1"))
+    assert second == Figure("b | 1", "M/s", (20.0,))
 
 
 def test_the_command_writes_figures_and_pictures(
@@ -241,3 +243,45 @@ def test_wrong_contents_exit_with_1(
     monkeypatch.setitem(command.SCENARIOS, "growth", fail)
     assert command.main(["growth"]) == 1
     assert capsys.readouterr().err == "growth: message 3 is not what was sent\n"
+
+
+# ---- ringcast bench ------------------------------------------------------------------------
+
+
+def a_report(plan: Plan) -> Report:
+    figures = grid({"ringcast | 128 B": [5.0 * plan.repeat]}, "M/s")
+    return Report("stand-in", plan.as_json(), {"cores": 2}, {"messages a second": figures})
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in command.SCENARIOS:
+        monkeypatch.setitem(command.SCENARIOS, name, a_report)
+    return monkeypatch
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_ringcast_bench_prints_tables() -> None:
+    done = CliRunner().invoke(app, ["bench", "--seconds", "0.2"])
+    assert done.exit_code == 0, done.output
+    assert "scenario stand-in, seconds 0.2, repeat 1, brief True" in done.stdout
+    assert "ringcast  5.00 ±0%" in done.stdout
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_ringcast_bench_prints_json_alone() -> None:
+    done = CliRunner().invoke(app, ["bench", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [report["scenario"] for report in found["reports"]] == ["stand-in"] * 3
+    assert found["copies"]["ringcast"]
+
+
+def test_ringcast_bench_fails_with_wrong_contents(stand_ins: pytest.MonkeyPatch) -> None:
+    def fail(_plan: Plan) -> Report:
+        raise RunFailedError("message 3 is not what was sent")
+
+    stand_ins.setitem(command.SCENARIOS, "latency", fail)
+    done = CliRunner().invoke(app, ["bench"])
+    assert done.exit_code == 1
+    assert "ringcast bench: latency: message 3 is not what was sent" in done.stderr
