@@ -9,9 +9,13 @@ from typing import Any, Final
 
 OURS: Final = "#c0392b"
 """ringcast's own, beside greys and a few colours for the rest."""
+OTHERS: Final = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22"),
+    *("#17becf", "#393b79", "#637939", "#8c6d31", "#7b4173", "#3182bd", "#fd8d3c", "#74c476"),
+)
 OURS_TOO: Final = {"bytes a second", "publish", "publish and read", "rate", "reading"}
 """Rows that are ringcast's without its name."""
-WIDTH: Final = 8.0
+WIDTH: Final = 9.0
 _UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 
 Found = Mapping[str, Any]
@@ -77,11 +81,21 @@ def _axes(title: str, x: str, y: str, height: float = 4.8) -> tuple[Any, Any]:
 def _style(row: str, number: int) -> dict[str, Any]:
     """Ours in one colour, set apart by dashes; the others in colours of their own."""
     if row.startswith("ringcast") or row in OURS_TOO:
-        dashes = {", batched": "--", ", lossy": ":", ", without spinning": "-."}
+        dashes = {
+            ", batched": "--",
+            ", lossy": ":",
+            ", without spinning": "-.",
+            ", 4 MiB": (0, (6, 1, 1, 1, 1, 1)),
+        }
         style = next((d for end, d in dashes.items() if row.endswith(end)), "-")
         return {"color": OURS, "linestyle": style, "linewidth": 2.2, "zorder": 3}
     style = "--" if row.endswith(", batched") else "-"
-    return {"color": f"C{number % 10}", "linestyle": style, "linewidth": 1.1, "alpha": 0.9}
+    return {
+        "color": OTHERS[number % len(OTHERS)],
+        "linestyle": style,
+        "linewidth": 1.1,
+        "alpha": 0.9,
+    }
 
 
 def _lines(
@@ -103,8 +117,7 @@ def _lines(
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
-    rows = len(_series(figures))
-    axes.legend(fontsize=7, ncols=2 if rows > 8 else 1, frameon=False, loc="best")
+    figure.legend(fontsize=7, frameon=False, loc="outside right upper")
     return figure
 
 
@@ -120,7 +133,7 @@ def _percentile_lines(figures: Sequence[Mapping[str, Any]], title: str) -> Any:
         axes.plot(xs, ys, label=row, marker="o", markersize=3, **_style(row, number))
     axes.set_xticks(range(len(columns)), [column.removeprefix("p") for column in columns])
     axes.set_yscale("log")
-    axes.legend(fontsize=7, ncols=2, frameon=False)
+    figure.legend(fontsize=7, frameon=False, loc="outside right upper")
     return figure
 
 
