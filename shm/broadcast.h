@@ -181,6 +181,8 @@ typedef struct {
 
 static inline rc_wait_strategy rc_wait_begins(rc_waits *waits, rc_wait_strategy strategy)
 {
+    if (strategy.spin_ns == 0)
+        return strategy; /* a look at the clock would be in vain */
     waits->began_ns = rc_now_ns();
     if (waits->long_ones >= RC_LONG_WAITS)
         strategy.spin_ns = 0;
@@ -189,6 +191,8 @@ static inline rc_wait_strategy rc_wait_begins(rc_waits *waits, rc_wait_strategy 
 
 static inline void rc_wait_ended(rc_waits *waits, rc_wait_strategy strategy)
 {
+    if (strategy.spin_ns == 0)
+        return;
     if (rc_now_ns() - waits->began_ns < RC_LONG_SPINS * strategy.spin_ns)
         waits->long_ones = 0;
     else if (waits->long_ones < RC_LONG_WAITS)
