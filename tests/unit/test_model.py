@@ -358,8 +358,8 @@ class RingMachine(RuleBasedStateMachine):
             party.model.find_nothing(party.reader.cursor, self.status().oldest)
         elif messages is not None:
             assert len(messages) <= limit
-            if party.model.asked:
-                keep = "keep"  # on its way down it may have copied the first of them already
+            if party.model.asked or (self.ring.ended and len(messages) < limit):
+                keep = "keep"  # on its way down, or at the end, it may have copied them already
             for message in messages:
                 self.received(party, message, keep)
 
