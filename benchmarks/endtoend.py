@@ -56,6 +56,7 @@ from .method import (
     interleave,
     ratio,
 )
+from .transports.rings import ring_names
 from .websocket import (
     SIZE,
     TICK_NS,
@@ -70,7 +71,6 @@ from .websocket import (
     manage,
     picows,
     picows_each,
-    ring_name,
     versions,
     websockets,
     websockets_each,
@@ -179,7 +179,7 @@ def _ringcast(load: Load, workers: int, timed: bool) -> dict[str, float]:
         feed_each(channel, name, tally.take)
         tally.tell(channel)
 
-    with ring_name("endtoend") as name, load.begin(1) as (group, server, place):
+    with ring_names(1) as (name,), load.begin(1) as (group, server, place):
         manager = group.start(manage, place, name)
         manager.hear()
         attached = [group.start(work_timed if timed else work, name) for _ in range(workers)]

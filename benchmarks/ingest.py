@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from .method import Channel, Figure, Plan, Report, describe_machine, interleave, ratio
+from .transports.rings import ring_names
 from .websocket import (
     CAPACITY,
     SIZE,
@@ -50,7 +51,6 @@ from .websocket import (
     on_last_core,
     picows,
     pieces,
-    ring_name,
     versions,
     websocket_client,
     websockets,
@@ -79,7 +79,7 @@ def _ringcast(
     load: Load, worker: Callable[[Channel, str], None], workers: int = 1
 ) -> dict[str, float]:
     """The manager and so many workers; the rate, and the CPU time of all, us by message."""
-    with ring_name("ingest") as name, load.begin(1) as (group, server, place):
+    with ring_names(1) as (name,), load.begin(1) as (group, server, place):
         manager = group.start(on_last_core, manage, place, name)
         manager.hear()
         attached = [group.start(on_last_core, worker, name) for _ in range(workers)]
@@ -93,7 +93,7 @@ def _ringcast(
 
 def _published(load: Load, capacity: int) -> dict[str, float]:
     """The manager alone: frames a second from the connection's beginning to the last message."""
-    with ring_name("ingest") as name, load.begin(1) as (group, server, place):
+    with ring_names(1) as (name,), load.begin(1) as (group, server, place):
         manager = group.start(on_last_core, manage, place, name, capacity)
         manager.hear()
         checker = group.start(on_last_core, check_last, name)

@@ -40,7 +40,7 @@ from .method import (
     picked,
 )
 from .payloads import Contents, contents
-from .throughput import AHEAD_TO, ahead, bytes_text
+from .throughput import AHEAD_TO, ahead, bytes_text, fits
 from .transports import Transport, Wait, available
 from .transports.rings import LossyRing, Uplink
 
@@ -374,7 +374,7 @@ def _round_trip_runs(plan: Plan, used: Sequence[type[Transport]]) -> list[Run]:
         for wait in ("spin", "block")
         for size in (BRIEF_SIZES if plan.brief else SIZES)
         for transport in used
-        if wait in transport.waits and (transport.largest() or size) >= size
+        if wait in transport.waits and fits(transport, size)
         if not (wait == "block" and size != SIZE)
     ]
 

@@ -62,6 +62,7 @@ from .method import (
     interleave,
     ratio,
 )
+from .transports.rings import ring_names
 from .websocket import (
     BUFFER,
     Load,
@@ -75,7 +76,6 @@ from .websocket import (
     manage,
     picows_each,
     pin,
-    ring_name,
     versions,
     websocket_client_each,
 )
@@ -216,7 +216,7 @@ def _follow(channel: Channel, name: str, items: Sequence[Item]) -> None:
 
 def _own_timing(capture: _Capture, seconds: float) -> dict[str, float]:
     items = capture.timed(seconds)
-    with ring_name("replay") as name, crew(seconds) as group:
+    with ring_names(1) as (name,), crew(seconds) as group:
         server = group.start(_say, items)
         manager = group.start(manage, Place(server.hear()), name, CAPACITY)
         manager.hear()
@@ -262,7 +262,7 @@ def _ringcast(capture: _Capture, seconds: float) -> float:
         tally.tell(channel)
 
     with (
-        ring_name("replay") as name,
+        ring_names(1) as (name,),
         capture.flood(seconds).begin(1) as (group, server, place),
     ):
         manager = group.start(manage, place, name, CAPACITY)

@@ -52,7 +52,8 @@ def bytes_text(size: int) -> str:
     return f"{size} B"
 
 
-def _fits(transport: type[Transport], size: int) -> bool:
+def fits(transport: type[Transport], size: int) -> bool:
+    """Can it carry messages of this size?"""
     largest = transport.largest()
     return largest is None or size <= largest
 
@@ -163,14 +164,14 @@ def measure(plan: Plan) -> Report:
         _run(transport, size, 1, bytes_text(size), plan.seconds)
         for size in sizes
         for transport in used
-        if _fits(transport, size)
+        if fits(transport, size)
     ]
     if not plan.brief:
         runs += [
             _spinning(transport, size, plan.seconds)
             for size in sizes
             for transport in used
-            if "spin" in transport.waits and _fits(transport, size)
+            if "spin" in transport.waits and fits(transport, size)
         ]
     demanded = {bytes_text(size) for size in sizes if size <= AHEAD_TO}
     return _report(

@@ -98,8 +98,6 @@ Take = Callable[[bytes | memoryview], bool]
 """Told each payload; are there more to come?"""
 Params = ParamSpec("Params")
 
-_numbers = itertools.count()
-
 
 def frame(payload: bytes, *, is_text: bool = True) -> bytes:
     """A message in one frame, as a server sends it."""
@@ -146,17 +144,6 @@ def on_last_core(
     """Run `target` there: with two cores or more one that is not the server's."""
     pin("last")
     target(channel, *args, **kwargs)
-
-
-@contextlib.contextmanager
-def ring_name(prefix: str) -> Iterator[str]:
-    """Name of a ring that nobody else uses; what a dead child leaves of it is removed."""
-    name = f"{prefix}{os.getpid()}-{next(_numbers)}"
-    try:
-        yield name
-    finally:
-        with contextlib.suppress(shm.RingNotFound):
-            shm.unlink(name)
 
 
 @dataclass(frozen=True, slots=True)
