@@ -375,6 +375,16 @@ def test_tail_says_what_it_missed(writer: Writer) -> None:
     assert len(out.splitlines()) == 101 - count
 
 
+@pytest.fixture
+def heeds_sigint() -> Iterator[None]:
+    """Processes started here heed SIGINT, also where a shell ignores it for what it runs in the
+    background: what is ignored is inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_sigint")
 def test_ctrl_c_is_quiet(writer: Writer) -> None:
     with started("tail", writer.name) as process:
         attached(writer.name, process)
