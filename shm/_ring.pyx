@@ -712,12 +712,13 @@ cdef class Batch:
             position = rc_load_u64(&self.table[i].words[1])
             if i == 1:
                 stride = position - last[0]
-                if stride > self.reader.ring.capacity:
-                    raise RingCorrupt("the descriptors of this batch do not hold together")
             if position - last[0] != stride or stride < size:
                 raise ValueError(f"the payloads are not evenly spaced after message"
                                  f" {self.first + i - 1}: use payload(i)")
             last[0] = position
+        # A batch lies in one round of the arena; so no product with the stride overflows below.
+        if self.count > 1 and stride > self.reader.ring.capacity // <uint64_t>(self.count - 1):
+            raise RingCorrupt("the descriptors of this batch do not hold together")
         return stride
 
     def __repr__(self):

@@ -169,7 +169,8 @@ typedef struct rc_wait_strategy {
 /* To spin is worth its CPU time if what is waited for comes soon, and the last waits are the best
  * guess at the next one. So after RC_LONG_WAITS in a row that each lasted RC_LONG_SPINS times as long
  * as one spins, or longer, an endpoint sleeps at once, until a wait is short again. One long wait
- * alone says nothing: it is what comes before a burst. */
+ * alone says nothing: it is what comes before a burst. Who waits on after a slice (RC_SLICE_NS)
+ * begins another wait. */
 #define RC_LONG_SPINS 4
 #define RC_LONG_WAITS 2
 

@@ -82,8 +82,7 @@ class Writer(segment.Owner, _ring.Writer):
         """
         opened = segment.open_ring(name, writable=True)
         try:
-            closed, _, pid, *_ = opened.segments.ring_counters()
-            segment.RING.take_over(name, opened.endpoint, closed=closed, pid=pid)
+            segment.RING.take_over(name, opened.endpoint, opened.segments.ring_counters)
             return cls._open_ring(opened, wait, resume=True)
         except BaseException:
             opened.endpoint.close()

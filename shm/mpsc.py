@@ -93,8 +93,7 @@ class Receiver(segment.Owner, _uplink.Receiver):
         """
         opened = segment.open_uplink(name)
         try:
-            closed, _, pid, *_ = opened.uplink.counters()
-            segment.UPLINK.take_over(name, opened.endpoint, closed=closed, pid=pid)
+            segment.UPLINK.take_over(name, opened.endpoint, opened.uplink.counters)
             return cls._open_uplink(opened, wait, acknowledge)
         except BaseException:
             opened.endpoint.close()

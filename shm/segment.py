@@ -478,19 +478,28 @@ class Part:
         except RingNotFound:
             return True
 
-    def take_over(self, name: str, endpoint: _ring.Endpoint, *, closed: bool, pid: int) -> None:
+    def take_over(
+        self, name: str, endpoint: _ring.Endpoint, counters: Callable[[], tuple[Any, ...]]
+    ) -> None:
         """Become the owner of one whose owner died.
 
+        Args:
+            name: its name.
+            endpoint: of the segment that carries the locks.
+            counters: reads from it whether it was closed, the epoch, and its owner's process id.
+
         Raises:
-            RingExists: it lives, process `pid`.
+            RingExists: its owner lives.
             RingNotFound: the name leads elsewhere by now.
             RingClosed: it was ended.
         """
         if not endpoint.try_lock(self.lock):
-            raise RingExists(f"{self.what} {name!r} has a living {self.owner}, process {pid}")
+            raise RingExists(
+                f"{self.what} {name!r} has a living {self.owner}, process {counters()[2]}"
+            )
         if not leads_here(name, endpoint, self.segment):
             raise RingNotFound(f"{self.what} {name!r} was replaced while it was opened: try again")
-        if closed:
+        if counters()[0]:  # read under the lock: until then its owner could still end it
             raise RingClosed(
                 f"{self.what} {name!r} was ended by its {self.owner}: create a new one"
             )

@@ -105,7 +105,8 @@ class Blocking(_ring.Wait):
     """Look for `spin_us` microseconds, then sleep on a semaphore, using no CPU. The default.
 
     A reader or receiver whose last two waits each lasted four times as long, or longer, sleeps at
-    once: to look would be in vain."""
+    once: to look would be in vain. A wait of more than 100 ms counts as several of 100 ms, so who
+    looks for more than 25,000 microseconds always does."""
 
     spin_us: float
 

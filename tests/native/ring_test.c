@@ -950,6 +950,41 @@ static void case_sleeping_in_turn(void)
     }
 }
 
+static int begins_by_spinning(const rc_waits *w, int64_t spin_ns)
+{
+    rc_waits copy = *w;
+    return rc_wait_begins(&copy, (rc_wait_strategy){RC_BLOCKING, spin_ns}).spin_ns == spin_ns;
+}
+
+static void wait_for(rc_waits *w, int64_t spin_ns, int64_t took_ns)
+{
+    rc_wait_strategy strategy = {RC_BLOCKING, spin_ns};
+    (void)rc_wait_begins(w, strategy);
+    w->began_ns -= took_ns;
+    rc_wait_ended(w, strategy);
+}
+
+/* After two long waits in a row one does not spin, until a wait is short again. */
+static void case_long_waits(void)
+{
+    const int64_t spin = INT64_C(1000000000000); /* so long that the time the test takes is nothing */
+    const int64_t is_long = RC_LONG_SPINS * spin;
+    rc_waits w = {0};
+    for (uint32_t round = 0; round < 3; round++) {
+        wait_for(&w, spin, is_long);
+        CHECK(begins_by_spinning(&w, spin));
+        wait_for(&w, spin, is_long / 2);
+        wait_for(&w, spin, is_long);
+        CHECK(begins_by_spinning(&w, spin)); /* not in a row */
+        for (uint64_t i = 1 + roll(5); i > 0; i--) {
+            wait_for(&w, spin, is_long);
+            CHECK(!begins_by_spinning(&w, spin));
+        }
+        wait_for(&w, spin, 0);
+        CHECK(begins_by_spinning(&w, spin));
+    }
+}
+
 /* ---- all of it --------------------------------------------------------------------------- */
 
 static const test_case cases[] = {
@@ -972,6 +1007,7 @@ static const test_case cases[] = {
     {"fork_amid_opening_and_closing", case_fork_amid_opening_and_closing},
     {"turn_is_passed_on", case_turn_is_passed_on},
     {"sleeping_in_turn", case_sleeping_in_turn},
+    {"long_waits", case_long_waits},
 };
 
 static void clean(pid_t child) { shm_unlink(segment_of(child)); }

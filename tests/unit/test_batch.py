@@ -13,6 +13,7 @@ import pytest
 import shm
 from shm.broadcast import Batch, Reader, Writer
 from tests.unit.conftest import (
+    CAPACITY,
     DATA_HEADER,
     MAX_MESSAGE,
     SLOTS,
@@ -275,13 +276,19 @@ def test_records_that_are_not_evenly_spaced_are_refused(writer: Writer, reader: 
         assert batch.records("u8").shape == (6,)  # what is reserved and not committed is not used
 
 
-def test_records_from_a_hostile_table_are_refused(writer: Writer, reader: Reader) -> None:
+@pytest.mark.parametrize(
+    "positions", [[64], [i * CAPACITY for i in range(4)], [i << 62 for i in range(4)]]
+)
+def test_records_from_a_hostile_table_are_refused(
+    writer: Writer, reader: Reader, positions: list[int]
+) -> None:
     writer.publish_many([bytes(8)] * 4)
-    with data_path(writer.name).open("r+b") as segment:
-        segment.seek(DATA_HEADER + 8)  # the position of message 0
-        segment.write((64).to_bytes(8, "little"))
     with warnings.catch_warnings(), reader.batch() as batch:
         warnings.simplefilter("error")
+        with data_path(writer.name).open("r+b") as segment:
+            for i, position in enumerate(positions):
+                segment.seek(DATA_HEADER + 64 * i + 8)  # of message i
+                segment.write(position.to_bytes(8, "little"))
         with pytest.raises((shm.RingCorrupt, ValueError)):
             batch.records("u8")
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import shm
+from shm import segment
 from shm.broadcast import Reader, Writer
 from tests.conftest import DEADLINE, SHM, Processes, eventually, leftovers
 from tests.unit.conftest import control_path, data_path
@@ -364,6 +365,23 @@ def test_a_resumed_ring_can_be_closed_for_good(name: str) -> None:
         with pytest.raises(shm.RingClosed):
             Writer.resume(name)
     shm.unlink(name)
+
+
+def test_a_ring_that_ends_while_it_is_resumed_stays_ended(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer ends it after the successor has opened it and before that takes it over."""
+    take_over = segment.Part.take_over
+    with create(name) as writer, Reader.attach(name) as reader:
+
+        def close_and_take_over(*args: Any) -> None:
+            writer.close()
+            take_over(*args)
+
+        monkeypatch.setattr(segment.Part, "take_over", close_and_take_over)
+        with pytest.raises(shm.RingClosed, match="was ended by its writer"):
+            Writer.resume(name)
+        assert list(reader) == []
 
 
 # ---- a process that is killed --------------------------------------------------------------------

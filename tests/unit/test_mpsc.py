@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 import shm
-from shm import mpsc
+from shm import mpsc, segment
 from shm.mpsc import Receiver, Sender
 from tests.conftest import SHM, Processes, eventually, leftovers
 from tests.unit.conftest import Background
@@ -685,6 +685,24 @@ def test_resume_tells_of_what_was_taken_and_not_acknowledged(name: str) -> None:
         assert payloads(receiver.poll()) == [b"3", b"4"]
         sender.flush(timeout=0)
         sender.close()
+
+
+def test_an_uplink_that_ends_while_it_is_resumed_stays_ended(
+    name: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its receiver ends it after the successor has opened it and before that takes it over."""
+    take_over = segment.Part.take_over
+
+    def close_and_take_over(*args: Any) -> None:
+        receiver.close()
+        take_over(*args)
+
+    monkeypatch.setattr(segment.Part, "take_over", close_and_take_over)
+    with Sender.attach(name) as sender:
+        with pytest.raises(shm.RingClosed, match="was ended by its receiver"):
+            Receiver.resume(name)
+        with pytest.raises(shm.RingClosed):
+            sender.send(b"x")
 
 
 def test_a_sender_waits_for_the_successor(name: str) -> None:
