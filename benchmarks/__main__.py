@@ -7,6 +7,7 @@ missed and ``--check`` was given, with 2 for bad usage.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -32,12 +33,17 @@ SCENARIOS: Final[dict[str, Callable[[Plan], Report]]] = {
     "limits": limits.measure,
 }
 QUICK: Final = Plan(seconds=0.1, repeat=1, brief=True)
+SECONDS_LEAST: Final = 0.05
+"""Of a run: in less, the slowest has nothing to tell."""
+SECONDS_MOST: Final = 600.0
 
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 0 < value <= 600:
-        raise argparse.ArgumentTypeError(f"seconds are above 0 and at most 600, not {text}")
+    if not SECONDS_LEAST <= value <= SECONDS_MOST:
+        raise argparse.ArgumentTypeError(
+            f"seconds are from {SECONDS_LEAST:g} to {SECONDS_MOST:g}, not {text}"
+        )
     return value
 
 
@@ -71,6 +77,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"there is no scenario {name!r}; there are {names}")
     if options.plots is not None and (why := plots.missing()) is not None:
         parser.error(why)
+    if options.captures is not None and not options.captures.is_dir():
+        parser.error(f"there is no folder {options.captures}")
+    if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
+        parser.error(f"there is no folder for {options.json}")
     return options
 
 
@@ -84,8 +94,25 @@ def _plan(options: argparse.Namespace) -> Plan:
     )
 
 
-def run(scenarios: Sequence[str], plan: Plan, say: Callable[[str], object]) -> Iterator[Report]:
-    """Run scenarios; say who copies what, and each one's tables as they are there.
+@contextlib.contextmanager
+def _tidy_when_told_to_end() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a terminal that is closed, end what was begun, as Ctrl-C does."""
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@_tidy_when_told_to_end()
+def run(scenarios: Sequence[str], plan: Plan, say: Callable[[str], object]) -> list[Report]:
+    """Run scenarios; say who copies what, and each one's tables as they are there. In the main
+    thread, for it heeds signals.
 
     Raises:
         RunFailedError: what came is not what was sent, or a process failed.
@@ -93,6 +120,7 @@ def run(scenarios: Sequence[str], plan: Plan, say: Callable[[str], object]) -> I
     present, _ = available()
     width = max(len(transport.name) for transport in present)
     say("\n".join(f"{t.name:<{width}}  {t.copies}" for t in present) + "\n")
+    reports = []
     for name in scenarios or SCENARIOS:
         began = time.monotonic()
         try:
@@ -100,7 +128,8 @@ def run(scenarios: Sequence[str], plan: Plan, say: Callable[[str], object]) -> I
         except RunFailedError as failure:
             raise RunFailedError(f"{name}: {failure}") from failure
         say(f"{report.as_text()}\n\n({time.monotonic() - began:.0f} s)\n")
-        yield report
+        reports.append(report)
+    return reports
 
 
 def as_json(reports: Sequence[Report]) -> dict[str, Any]:
@@ -112,11 +141,10 @@ def as_json(reports: Sequence[Report]) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _arguments(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up, too
     to = sys.stderr if options.json == "-" else sys.stdout
     try:
-        reports = list(
-            run(options.scenarios, _plan(options), lambda text: print(text, file=to, flush=True))
+        reports = run(
+            options.scenarios, _plan(options), lambda text: print(text, file=to, flush=True)
         )
     except RunFailedError as failure:
         print(failure, file=sys.stderr)

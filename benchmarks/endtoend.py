@@ -26,7 +26,7 @@ Figures:
   worker holds its payload, of all messages and workers. The due time follows from the message's
   number, so whoever is late makes all that waits late, the server's own sleep included. The times
   are kept in memory, and put into an hdrhistogram (three digits) when all is over; without
-  that package there are no latencies.
+  that package there are no latencies. No percentile is told beyond which fewer than ten lie.
 
 Who can't keep up with the fixed rate falls behind ever more: its latencies tell the length of the
 run. Who was more than a tenth of the run late at its end is named in the parameters, as behind.
@@ -55,6 +55,7 @@ from .method import (
     describe_machine,
     interleave,
     ratio,
+    tellable,
 )
 from .transports.rings import ring_names
 from .websocket import (
@@ -144,7 +145,8 @@ def _latencies(stamped: Sequence[Channel], began_ns: float, seconds: float) -> d
         told = channel.hear()
         whole.decode_and_add(told["histogram"].encode())
         last_s.append(told["last_s"])
-    found = {f"p{q:g}": whole.get_value_at_percentile(q) / 1e3 for q in QUANTILES}
+    count = whole.get_total_count()
+    found = {f"p{q:g}": whole.get_value_at_percentile(q) / 1e3 for q in tellable(QUANTILES, count)}
     return found | {"late": max(last_s) / seconds}
 
 
@@ -240,20 +242,25 @@ def _group(
     """Ratios, but of those that are not behind, then the figures themselves."""
     load, _, part = what.partition(" ")
 
-    def values(name: str, workers: int) -> Sequence[float]:
-        return samples[f"{load} {_label(name, workers)} {part}"]
+    def key(name: str, workers: int) -> str:
+        return f"{load} {_label(name, workers)} {part}"
 
+    measured = [n for n in WORKERS if key("ringcast", n) in samples]
     return [
         *(
-            ratio(f"ringcast / {peer} | {_workers(n)}", values("ringcast", n), values(peer, n))
+            ratio(
+                f"ringcast / {peer} | {_workers(n)}",
+                samples[key("ringcast", n)],
+                samples[key(peer, n)],
+            )
             for peer in peers
-            for n in WORKERS
+            for n in measured
             if not {_label("ringcast", n), _label(peer, n)} & set(behind)
         ),
         *(
-            Figure(f"{name} | {_workers(n)}", unit, tuple(values(name, n)))
+            Figure(f"{name} | {_workers(n)}", unit, tuple(samples[key(name, n)]))
             for name in ("ringcast", *peers)
-            for n in WORKERS
+            for n in measured
         ),
     ]
 
@@ -269,10 +276,11 @@ def _groups(
     for q in QUANTILES if timed else ():
         heading = f"latency from the due time, fixed rate, p{q:g}"
         groups[heading] = _group(samples, f"paced p{q:g}", "us", peers, behind)
-    return groups | {
+    groups |= {
         "CPU time by message and worker, fixed rate": _group(samples, "paced cpu", "us", peers),
         "server's CPU time by message, fixed rate": _group(samples, "paced server", "us", peers),
     }
+    return {heading: figures for heading, figures in groups.items() if figures}
 
 
 def measure(plan: Plan) -> Report:

@@ -50,12 +50,12 @@ def _to_all(outlets: Sequence[Outlet]) -> Callable[[Sequence[Any]], object]:
 class _Flow:
     """What a sender does in both phases."""
 
-    def __init__(self, channel: Channel, link: Transport, outlets: Sequence[Outlet]) -> None:
+    def __init__(
+        self, channel: Channel, link: Transport, outlets: Sequence[Outlet], items: Sequence[Any]
+    ) -> None:
         self._channel = channel
         self._link = link
         self._send_all = _to_all(outlets)
-        self._contents = contents(link.size)
-        items = link.prepare(self._contents.payloads)
         step = -(-len(items) // _CHUNKS)
         self._chunks = [items[i : i + step] for i in range(0, len(items), step)]
         self._group = link.group
@@ -75,7 +75,7 @@ class _Flow:
 
     def mark(self, phase: int) -> None:
         """Say that a phase is over, until the benchmark says that everybody has heard it."""
-        items = self._link.prepare([self._contents.mark(phase)])
+        items = self._link.prepare([contents(self._link.size).mark(phase)])
         self._send_all(items)
         while self._link.lossy and not self._channel.has_word(AGAIN_S):
             self._send_all(items)
@@ -84,13 +84,14 @@ class _Flow:
 
 def _send(channel: Channel, links: Sequence[Transport], seconds: float, idle: bool) -> None:
     with contextlib.ExitStack() as stack:
+        items = links[0].prepare(contents(links[0].size).payloads)
+        held = Memory.own()
         outlets = [stack.enter_context(link.sender()) for link in links]
         channel.tell()
         channel.hear()  # the receivers are there
         for outlet in outlets:
             outlet.settle()
-        flow = _Flow(channel, links[0], outlets)
-        held = Memory.own()
+        flow = _Flow(channel, links[0], outlets, items)
         flow.send(seconds * WARM_UP_SHARE)
         flow.mark(0)
         used = Usage.own()
@@ -177,7 +178,7 @@ def broadcast(
     with contextlib.ExitStack() as stack:
         for link in links:
             stack.enter_context(link.open())
-        group = stack.enter_context(crew(seconds))
+        group = stack.enter_context(crew(seconds * (1 + WARM_UP_SHARE) + idle_s))
         sender = group.start(_send, links, seconds, idle_s > 0)
         sender.hear()
         receivers = [

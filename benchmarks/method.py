@@ -2,8 +2,9 @@
 
 Processes. Every run has fresh child processes, so that no run inherits another's caches, garbage or
 backlog. Nothing a child does is unbounded: whoever waits for it gives up at a deadline, and the
-child has an alarm of its own for when nobody is left to wait. What goes wrong in a child, wrong
-contents first of all, fails the benchmark: a fast wrong answer is no result.
+child has an alarm of its own, which also goes off when the benchmark dies and nobody is left to
+wait. What goes wrong in a child, wrong contents first of all, fails the benchmark: a fast wrong
+answer is no result.
 
 Repetitions. Machines drift: other work comes and goes, clocks change. So the things compared take
 turns, A B C A B C ..., and a ratio is taken between runs of the same round, then the median of the
@@ -14,6 +15,7 @@ because a median without its spread hides how much it is worth.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import math
@@ -42,6 +44,13 @@ GRACE_S = 30.0
 SLICE_S = 0.1
 """Seconds of waiting after which one looks around."""
 
+_PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal to get when the thread that made this process ends."""
+
+_DIED = "the other process died"
+BEYOND = 10
+"""Samples that must lie beyond a percentile for it to be told."""
+
 Placement = Literal["anywhere", "apart", "together"]
 """Which cores the children run on: as the scheduler likes, each on one of its own as far as there
 are enough, or all on one."""
@@ -56,6 +65,12 @@ class RunFailedError(RuntimeError):
 # ---- child processes -----------------------------------------------------------------------
 
 
+def at_parents_death(number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when its parent dies."""
+    if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number)):
+        raise RunFailedError("prctl: the kernel does not tell when a parent dies")
+
+
 class Channel:
     """One end of the conversation between the benchmark and a child: values that JSON can carry."""
 
@@ -67,12 +82,19 @@ class Channel:
         self._others_live = others_live
 
     def tell(self, value: Any = None) -> None:
-        """Send a value; the other end `hear`s it."""
-        self._connection.send_bytes(json.dumps({"value": value}).encode())
+        """Send a value; the other end `hear`s it. Raises RunFailedError if it died."""
+        self._send({"value": value})
 
     def fail(self, why: str) -> None:
-        """Make the other end's `hear` raise."""
-        self._connection.send_bytes(json.dumps({"failed": why}).encode())
+        """Make the other end's `hear` raise. Raises as `tell`."""
+        self._send({"failed": why})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            self._connection.send_bytes(json.dumps(message).encode())
+        except OSError:
+            self._others_live()  # raises why, if it could tell
+            raise RunFailedError(_DIED) from None
 
     def has_word(self, seconds: float) -> bool:
         """Wait so long at most for the other end to say something; has it?"""
@@ -92,8 +114,8 @@ class Channel:
             self._others_live()
         try:
             message = json.loads(self._connection.recv_bytes())
-        except EOFError:
-            raise RunFailedError("the other process died") from None
+        except (EOFError, OSError):
+            raise RunFailedError(_DIED) from None
         if "failed" in message:
             raise RunFailedError(message["failed"])
         return message["value"]
@@ -103,26 +125,36 @@ def _out_of_time(_signal: int, _frame: object) -> None:
     raise TimeoutError("this process's time is over")
 
 
+def _set_alarm(seconds: int, parent: int) -> None:
+    """Be interrupted by TimeoutError in so many seconds, or when the parent dies."""
+    signal.signal(signal.SIGALRM, _out_of_time)
+    signal.alarm(seconds)
+    at_parents_death(signal.SIGALRM)
+    if os.getppid() != parent:  # it died before that was said
+        signal.raise_signal(signal.SIGALRM)
+
+
 def _child(
     target: Callable[Concatenate[Channel, Params], None],
     channel: Channel,
     deadline_s: float,
+    parent: int,
     core: int | None,
     *args: Params.args,
     **kwargs: Params.kwargs,
 ) -> None:
     if core is not None:
         os.sched_setaffinity(0, {core})
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ends the parent, and the parent ends this
+    for number in (signal.SIGINT, signal.SIGHUP):  # they end the parent, and that ends this
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, _out_of_time)
-    signal.alarm(int(deadline_s) + 1)
     try:
+        _set_alarm(int(deadline_s) + 1, parent)
         target(channel, *args, **kwargs)
     except Exception:
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(RunFailedError):
             channel.fail(traceback.format_exc())
-        raise SystemExit(1) from None
+        os._exit(1)  # at a regular exit a library's thread may wait for ever to write what is left
 
 
 class Crew:
@@ -146,7 +178,7 @@ class Crew:
         channel = Channel(theirs, self.deadline_s, lambda: None)
         process = context.Process(
             target=_child,
-            args=(target, channel, self.deadline_s, next(self.cores), *args),
+            args=(target, channel, self.deadline_s, os.getpid(), next(self.cores), *args),
             kwargs=kwargs,
         )
         process.start()
@@ -168,7 +200,8 @@ class Crew:
         """Raise RunFailedError if a child has failed."""
         for process, channel in zip(self.processes, self.channels, strict=True):
             if process.exitcode:
-                channel.hear()  # why, if it could tell
+                while channel.has_word(0):
+                    channel.hear()  # why, if it could tell; raises
                 raise RunFailedError(f"a child process ended with {process.exitcode}")
 
     def join(self) -> None:
@@ -249,13 +282,19 @@ Samples = Mapping[str, Sequence[float]]
 def interleave(
     runs: Sequence[Callable[[], Mapping[str, float]]], repeat: int
 ) -> dict[str, list[float]]:
-    """Do every run once, then every run again, `repeat` rounds in all; collect what they return."""
+    """Do every run once, then every run again, `repeat` rounds in all; collect what they return,
+    but what was not there in each round."""
     samples: dict[str, list[float]] = {}
     for _ in range(repeat):
         for run in runs:
             for name, value in run().items():
                 samples.setdefault(name, []).append(value)
-    return samples
+    return {name: values for name, values in samples.items() if len(values) == repeat}
+
+
+def tellable(percentiles: Sequence[float], count: int) -> list[float]:
+    """Those beyond which enough of so many samples lie."""
+    return [q for q in percentiles if count * (100 - q) / 100 >= BEYOND]
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +360,7 @@ class Figure:
     def as_cell(self) -> str:
         """This figure as one cell: the median, and how far the rounds are from it."""
         if self.median == 0:
-            return "0"
+            return f"0 to {_short(max(self.values))}" if any(self.values) else "0"
         away = max(abs(value / self.median - 1) for value in self.values)
         return f"{_short(self.median)} ±{away * 100:.0f}%{'' if self.met else ' MISSED'}"
 

@@ -49,14 +49,14 @@ class Contents:
         payloads: the messages of a round.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, count: int | None) -> None:
         if size < SMALLEST:
             raise ValueError(f"messages here have at least {SMALLEST} bytes, not {size}")
         self.size = size
         self.layout = Struct(f"<Q{size - SMALLEST}sQ")
         self._filler = np.random.default_rng(size).bytes(size - SMALLEST)
-        count = min(ROUND_MOST, max(SAMPLE, ROUND_BYTES // size))
-        self.payloads = [self._make(counter) for counter in range(count)]
+        usual = min(ROUND_MOST, max(SAMPLE, ROUND_BYTES // size))
+        self.payloads = [self._make(counter) for counter in range(count or usual)]
 
     def _make(self, counter: int) -> bytes:
         return self.layout.pack(counter, self._filler, last_word(counter))
@@ -67,9 +67,10 @@ class Contents:
 
 
 @cache
-def contents(size: int) -> Contents:
-    """`Contents` of this size, made once; children that are forked later have them too."""
-    return Contents(size)
+def contents(size: int, count: int | None = None) -> Contents:
+    """`Contents` of this size, with as many messages as are usual or so many, made once; children
+    that are forked later have them too."""
+    return Contents(size, count)
 
 
 class Checker:

@@ -61,6 +61,7 @@ from .method import (
     describe_machine,
     interleave,
     ratio,
+    tellable,
 )
 from .transports.rings import ring_names
 from .websocket import (
@@ -89,7 +90,8 @@ LEAD_NS: Final = 20_000_000
 MADE_UP_NS: Final = 50_000
 """Between messages that are made up."""
 CAPACITY: Final = 64 << 20
-QUANTILES: Final = (50, 99)
+QUANTILES: Final = (50.0, 99.0)
+"""Told where ten messages or more lie beyond."""
 
 _BUDGET_S: Final = 5.0
 _BUDGET_SHARE: Final = 75.0
@@ -209,9 +211,11 @@ def _follow(channel: Channel, name: str, items: Sequence[Item]) -> None:
     channel.tell({"count": count})
     due_ns = channel.hear() + np.array([item[0] for item in items[:count]])
     late, age = np.array(stamps[:count]) - due_ns, np.array(ages[:count])
-    told = {f"due p{q}": float(np.percentile(late, q)) / 1e3 for q in QUANTILES}
-    told |= {f"received p{q}": float(np.percentile(age, q)) / 1e3 for q in QUANTILES}
-    channel.tell(told | {"due max": float(late.max()) / 1e3})
+    told = {"due max": float(late.max()) / 1e3}
+    for q in tellable(QUANTILES, count):
+        told[f"due p{q:g}"] = float(np.percentile(late, q)) / 1e3
+        told[f"received p{q:g}"] = float(np.percentile(age, q)) / 1e3
+    channel.tell(told)
 
 
 def _own_timing(capture: _Capture, seconds: float) -> dict[str, float]:
@@ -324,9 +328,10 @@ def _groups(found: Sequence[tuple[str, float, Samples]]) -> dict[str, Sequence[F
             Figure(f"{name} | {part}", "us", tuple(samples[f"{since} {part}"]))
             for name, _, samples in found
             for part in parts
+            if f"{since} {part}" in samples
         ]
 
-    quantiles = [f"p{q}" for q in QUANTILES]
+    quantiles = [f"p{q:g}" for q in QUANTILES]
     return {
         "as fast as possible, messages a second": [
             ratio(f"{name} | ringcast / {peer}", samples["ringcast"], samples[peer])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from . import peers, rings, servers, stdlib
-from .base import GROUP, Memory, Outlet, Transport, Usage, Wait, find_program
+from .base import GROUP, Memory, Outlet, Transport, Usage, Wait
 
 __all__ = [
     "GROUP",
@@ -16,7 +16,6 @@ __all__ = [
     "Usage",
     "Wait",
     "available",
-    "find_program",
 ]
 
 TRANSPORTS: Final[tuple[type[Transport], ...]] = (

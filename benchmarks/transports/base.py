@@ -187,12 +187,11 @@ def find_program(name: str) -> str | None:
 
 def usage_of(pid: int) -> Usage:
     """What another process has used until now, from /proc."""
-    # After the name, which may have spaces and is in brackets, utime is the 12th field, stime the
-    # 13th, in ticks of 10 ms (proc(5)).
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    switches = 0
+    cpu_ns = switches = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
+        # In schedstat, unlike stat, time on a core is in ns (sched-stats.rst of the kernel).
+        cpu_ns += int((task / "schedstat").read_text(encoding="ascii").split()[0])
         for line in (task / "status").read_text(encoding="utf-8").splitlines():
             if "ctxt_switches" in line:
                 switches += int(line.split()[1])
-    return Usage((int(fields[11]) + int(fields[12])) / 100, switches)
+    return Usage(cpu_ns / 1e9, switches)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import signal
 import socket
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from ..method import RunFailedError, at_parents_death
 from .base import GROUP, Outlet, Transport, Usage, Wait, find_program, usage_of
 
 if TYPE_CHECKING:
@@ -32,12 +34,17 @@ _UNFLUSHED_BYTES: Final = 256 << 10
 @contextlib.contextmanager
 def _running(command: Sequence[str], answers: Callable[[int], bool]) -> Iterator[int]:
     """A server, from when it answers on; its process id."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as server:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: at_parents_death(signal.SIGKILL),  # noqa: PLW1509 - no threads here
+    ) as server:
         try:
             end = time.monotonic() + _START_S
             while not answers(server.pid):
                 if server.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"{command[0]} does not start")
+                    raise RunFailedError(f"{command[0]} does not start")
                 time.sleep(0.01)
             yield server.pid
         finally:

@@ -27,7 +27,7 @@ def bench(
     say = (lambda text: typer.echo(text, err=True)) if as_json else typer.echo
     try:
         plan = Plan(seconds, repeat=1, brief=True)
-        reports = list(benchmarks.run(("throughput", "latency", "limits"), plan, say))
+        reports = benchmarks.run(("throughput", "latency", "limits"), plan, say)
     except RunFailedError as failure:
         typer.echo(f"ringcast bench: {failure}", err=True)
         raise typer.Exit(1) from failure

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def test_each_that_can_carries_from_two_senders(transport: type[Transport]) -> N
 @pytest.mark.parametrize("transport", [Ring, BatchedRing, SleepingRing, Uplink], ids=by_name)
 def test_round_trips_are_measured(transport: type[Transport]) -> None:
     found = latency.round_trips(transport, SIZE, SECONDS, "block")
-    assert 0 < found["p50"] <= found["p99"]
+    assert 0 < found["p50"] <= found.get("p99", math.inf)  # of few there is no p99
 
 
 @pytest.mark.parametrize("transport", [Ring, BatchedRing, LossyRing, UnixSeqpacket], ids=by_name)
@@ -201,7 +202,7 @@ def test_the_command_writes_figures_and_pictures(
 ) -> None:
     pytest.importorskip("matplotlib")
     figures, pictures = tmp_path / "found.json", tmp_path / "pictures"
-    arguments = ["growth", "--quick", "--seconds", "0.02", "--json", str(figures)]
+    arguments = ["growth", "--quick", "--seconds", "0.05", "--json", str(figures)]
     assert command.main([*arguments, "--plots", str(pictures)]) == 0
     assert "16 / 1, reading" in capsys.readouterr().out
     (report,) = json.loads(figures.read_text())["reports"]
@@ -215,7 +216,13 @@ def test_the_command_writes_figures_and_pictures(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["no-such"], ["growth", "--seconds", "0"], ["growth", "--repeat", "0"]],
+    [
+        ["no-such"],
+        ["growth", "--seconds", "0"],
+        ["growth", "--repeat", "0"],
+        ["replay", "--captures", "/no/such/folder"],
+        ["growth", "--json", "/no/such/folder/figures.json"],
+    ],
     ids=" ".join,
 )
 def test_bad_usage_exits_with_2(arguments: list[str]) -> None:
