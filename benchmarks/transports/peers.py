@@ -111,10 +111,17 @@ class PushPull(_Zmq):
 
     @contextlib.contextmanager
     def sender(self) -> Iterator[Outlet]:
-        """A socket that connects, as soon as there is something to connect to."""
-        with _zmq_socket("PUSH") as sink:
+        """A socket that connects, as soon as there is something to connect to: it tries each 0.1 s,
+        and until then what it is given waits."""
+        import zmq
+
+        with (
+            _zmq_socket("PUSH") as sink,
+            sink.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED) as events,
+        ):
             sink.connect(self.address)
-            yield Outlet(self._sending(sink))
+            yield Outlet(self._sending(sink), settle=events.recv_multipart)
+            sink.disable_monitor()
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
