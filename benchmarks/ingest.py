@@ -9,12 +9,14 @@ server as long as decrypting takes a client, so all is encrypted before the firs
 blocks as a fast client takes in the run's seconds, or in half a second if that is less, which
 bounds the memory.
 
-ringcast is the whole manager, in a process of its own, which receives into a ring of 16 MiB, as
-large as 65,536 such messages need; once more into one of 64 MiB, the default, which no cache holds.
-What the ring still has at the end is checked then, and the number of all. "Checked" is the same
-with a worker that checks all of it meanwhile, on the manager's core, so the checking counts: it
-looks in when about a quarter of the ring is new to it, 20 ms apart at most, and reads batches as
-arrays. Of the others only bare sees no frames: its bytes are counted and divided.
+ringcast is the whole manager, in a process of its own, which receives into a ring, and a worker
+that checks all of it meanwhile, on the manager's core, so the checking counts: it looks in when
+about a quarter of the ring is new to it, 20 ms apart at most, and reads batches as arrays. The ring
+has 16 MiB, as large as 65,536 such messages need.
+
+"Into the ring" is the manager alone: nobody reads meanwhile, and at the end what the ring still has
+is checked, and the number of all. It is compared with nothing but bare, which sees no frames
+either: its bytes are counted and divided. The default ring is one of 64 MiB, which no cache holds.
 
 A rate is taken from the first receive to the last. On two cores or more the server has the first
 one to itself and the receivers share the last one; with fewer, all share one.
@@ -29,11 +31,20 @@ that again with workers that take batches, as numpy arrays, which picows has not
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from .method import Channel, Figure, Plan, Report, describe_machine, interleave, ratio
+from .method import (
+    Channel,
+    Figure,
+    Plan,
+    Report,
+    Samples,
+    describe_machine,
+    interleave,
+    ratio,
+)
 from .transports.rings import ring_names
 from .websocket import (
     CAPACITY,
@@ -63,7 +74,11 @@ RECORD: Final = 64
 """Frames in a large TLS record, of which 16 KiB is the most."""
 TICK: Final = 128
 DEFAULT_CAPACITY: Final = 64 << 20
+ALONE: Final = "ringcast, into the ring"
+ALONE_DEFAULT: Final = "ringcast, into the default ring"
 PEERS: Final = ("websocket-client", "picows", "websockets", "aiohttp")
+CPU_MOST: Final = 0.25
+"""What CPU time by message and worker is to be of picows', at most."""
 
 
 def _client(load: Load, receive: Receiver, clients: int = 1) -> dict[str, float]:
@@ -115,30 +130,99 @@ def _runs(seconds: float, certificate: Certificate) -> list[Callable[[], dict[st
         return lambda: {name: measured()[what]}
 
     runs = [
-        part("rate", "ringcast", lambda: _published(plain, CAPACITY)),
-        part("rate", "default-ring", lambda: _published(plain, DEFAULT_CAPACITY)),
-        part("rate", "checked", lambda: _ringcast(plain, check_all)),
+        part("rate", "ringcast", lambda: _ringcast(plain, check_all)),
+        part("rate", ALONE, lambda: _published(plain, CAPACITY)),
+        part("rate", ALONE_DEFAULT, lambda: _published(plain, DEFAULT_CAPACITY)),
         part("rate", "bare", lambda: _client(plain, bare)),
         part("rate", "websocket-client", lambda: _client(plain, websocket_client)),
-        part("rate", "large ringcast", lambda: _ringcast(large, check_all)),
-        part("rate", "small ringcast", lambda: _ringcast(small, check_all)),
-        part("cpu", "paced ringcast", lambda: _ringcast(paced, work, WORKERS)),
-        part("cpu", "flood ringcast", lambda: _ringcast(plain, work, WORKERS)),
-        part("cpu", "batches ringcast", lambda: _ringcast(plain, work_in_batches, WORKERS)),
+        part("rate", "large: ringcast", lambda: _ringcast(large, check_all)),
+        part("rate", "small: ringcast", lambda: _ringcast(small, check_all)),
+        part("cpu", "paced: ringcast", lambda: _ringcast(paced, work, WORKERS)),
+        part("cpu", "flood: ringcast", lambda: _ringcast(plain, work, WORKERS)),
+        part("cpu", "batches: ringcast", lambda: _ringcast(plain, work_in_batches, WORKERS)),
     ]
     if is_installed("picows"):
         runs += [
             part("rate", "picows", lambda: _client(plain, picows)),
-            part("rate", "large picows", lambda: _client(large, picows)),
-            part("rate", "small picows", lambda: _client(small, picows)),
-            part("cpu", "paced picows", lambda: _client(paced, picows, WORKERS)),
-            part("cpu", "flood picows", lambda: _client(plain, picows, WORKERS)),
+            part("rate", "large: picows", lambda: _client(large, picows)),
+            part("rate", "small: picows", lambda: _client(small, picows)),
+            part("cpu", "paced: picows", lambda: _client(paced, picows, WORKERS)),
+            part("cpu", "flood: picows", lambda: _client(plain, picows, WORKERS)),
         ]
     if is_installed("websockets"):
         runs.append(part("rate", "websockets", lambda: _client(plain, websockets)))
     if is_installed("aiohttp"):
         runs.append(part("rate", "aiohttp", lambda: _client(plain, aiohttp)))
     return runs
+
+
+# ---- the scenario --------------------------------------------------------------------------
+
+
+def _rates(found: Samples, *names: str) -> list[Figure]:
+    """Messages a second of those that were measured."""
+    return [
+        Figure(name.rpartition(": ")[2], "M/s", tuple(value / 1e6 for value in found[name]))
+        for name in names
+        if name in found
+    ]
+
+
+def _over(
+    found: Samples,
+    ours: str,
+    theirs: str,
+    floor: float | None = None,
+    better: Literal["larger", "smaller"] = "larger",
+) -> list[Figure]:
+    """A ratio; none if the peer is missing, as the parameters say."""
+    if theirs not in found:
+        return []
+    name = f"{ours.rpartition(': ')[2]} / {theirs.rpartition(': ')[2]}"
+    return [ratio(name, found[ours], found[theirs], floor, better)]
+
+
+def _price(found: Samples, load: str) -> list[Figure]:
+    """CPU time, ours and theirs, and the ratio."""
+    who = {"ringcast": f"manager, {WORKERS} workers", "picows": f"{WORKERS} connections"}
+    times = [
+        Figure(f"{name}: {text}", "us", tuple(found[f"{load}: {name}"]))
+        for name, text in who.items()
+        if f"{load}: {name}" in found
+    ]
+    return [*times, *_over(found, f"{load}: ringcast", f"{load}: picows", CPU_MOST, "smaller")]
+
+
+def _groups(found: Samples) -> dict[str, Sequence[Figure]]:
+    batches = Figure(
+        f"ringcast: manager, {WORKERS} workers", "us", tuple(found["batches: ringcast"])
+    )
+    return {
+        "frames received, plain": [
+            *_rates(found, "ringcast", ALONE, ALONE_DEFAULT, "bare", *PEERS),
+            *_over(found, "ringcast", "websocket-client", 50),
+            *_over(found, "ringcast", "picows", 4),
+            *_over(found, "ringcast", "websockets"),
+            *_over(found, "ringcast", "aiohttp"),
+            *_over(found, "ringcast", "bare"),
+            *_over(found, ALONE, "bare", 0.8),
+            *_over(found, ALONE_DEFAULT, "bare"),
+        ],
+        "over TLS, 64 frames a record": [
+            *_rates(found, "large: ringcast", "large: picows"),
+            *_over(found, "large: ringcast", "large: picows", 1.5),
+        ],
+        "over TLS, one frame a record": [
+            *_rates(found, "small: ringcast", "small: picows"),
+            *_over(found, "small: ringcast", "small: picows", 1.0),
+        ],
+        "CPU time by message and worker, fixed rate": _price(found, "paced"),
+        "CPU time by message and worker, flood": _price(found, "flood"),
+        "CPU time by message and worker, flood, in batches": [
+            batches,
+            *_over(found, "batches: ringcast", "flood: picows", CPU_MOST, "smaller"),
+        ],
+    }
 
 
 def measure(plan: Plan) -> Report:
@@ -152,74 +236,5 @@ def measure(plan: Plan) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         certificate = Certificate.make(Path(folder))
         found = interleave(_runs(plan.seconds, certificate), plan.repeat)
-
-    def rates(*names: str) -> list[Figure]:
-        return [
-            Figure(name.split()[-1], "M/s", tuple(value / 1e6 for value in found[name]))
-            for name in names
-            if name in found
-        ]
-
-    def price(which: str) -> list[Figure]:
-        return [
-            Figure(f"{text}, {which}", "us", tuple(found[f"{which} {name}"]))
-            for text, name in (
-                (f"ringcast: manager, {WORKERS} workers", "ringcast"),
-                (f"picows: {WORKERS} connections", "picows"),
-            )
-            if f"{which} {name}" in found
-        ]
-
-    def over(
-        what: str,
-        peer: str,
-        floor: float | None = None,
-        better: Literal["larger", "smaller"] = "larger",
-    ) -> list[Figure]:
-        """A ratio; none if the peer is missing, as the parameters say."""
-        if peer not in found:
-            return []
-        above = found[peer.rpartition(" ")[0] + " ringcast" if " " in peer else "ringcast"]
-        return [ratio(what, above, found[peer], floor, better)]
-
-    def batches() -> list[Figure]:
-        ours = found["batches ringcast"]
-        figures = [Figure("ringcast: batches, flood", "us", tuple(ours))]
-        if "flood picows" in found:
-            name = "ringcast batches / picows, flood"
-            figures.append(ratio(name, ours, found["flood picows"], 0.25, "smaller"))
-        return figures
-
-    groups = {
-        "frames received, plain": [
-            *rates("ringcast", "default-ring", "checked", "bare", *PEERS),
-            *over("ringcast / websocket-client", "websocket-client", 50),
-            *over("ringcast / picows", "picows", 4),
-            *over("ringcast / websockets", "websockets"),
-            *over("ringcast / aiohttp", "aiohttp"),
-            *over("ringcast / bare", "bare", 0.8),
-            ratio("ringcast, default ring / bare", found["default-ring"], found["bare"]),
-            ratio("ringcast, checked / bare", found["checked"], found["bare"]),
-        ],
-        "over TLS, 64 frames a record": [
-            *rates("large ringcast", "large picows"),
-            *over("ringcast / picows", "large picows", 1.5),
-        ],
-        "over TLS, one frame a record": [
-            *rates("small ringcast", "small picows"),
-            *over("ringcast / picows", "small picows", 1.0),
-        ],
-        "CPU time by message and worker": [
-            *price("paced"),
-            *over("ringcast / picows, paced", "paced picows", 0.25, "smaller"),
-            *price("flood"),
-            *over("ringcast / picows, flood", "flood picows", 0.25, "smaller"),
-            *batches(),
-        ],
-    }
-    parameters = {
-        "message_bytes": SIZE,
-        **plan.as_json(),
-        **versions(*PEERS),
-    }
-    return Report("ingest", parameters, machine, groups)
+    parameters = {"message_bytes": SIZE, **plan.as_json(), **versions(*PEERS)}
+    return Report("ingest", parameters, machine, _groups(found))
