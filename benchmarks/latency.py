@@ -287,6 +287,8 @@ def _note_times(channel: Channel, link: Transport, count: int, burst: int, perio
         began = channel.hear()
         held = _held_batches if link.arrays else _held
         times = held(messages, _round(count), count)
+        if not link.lossy and not times.all():
+            raise RunFailedError(f"message {int(np.argmin(times))} did not come")
         channel.tell(_percentiles(times - began, count, burst, period_ns))
         channel.hear()
 

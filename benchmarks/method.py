@@ -2,9 +2,8 @@
 
 Processes. Every run has fresh child processes, so that no run inherits another's caches, garbage or
 backlog. Nothing a child does is unbounded: whoever waits for it gives up at a deadline, and the
-child has an alarm of its own, which also goes off when the benchmark dies and nobody is left to
-wait. What goes wrong in a child, wrong contents first of all, fails the benchmark: a fast wrong
-answer is no result.
+child has a thread, asleep, that ends it after that, or when the benchmark has died. What goes wrong
+in a child, wrong contents first of all, fails the benchmark: a fast wrong answer is no result.
 
 Repetitions. Machines drift: other work comes and goes, clocks change. So the things compared take
 turns, A B C A B C ..., and a ratio is taken between runs of the same round, then the median of the
@@ -15,7 +14,6 @@ because a median without its spread hides how much it is worth.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import json
 import math
@@ -23,9 +21,11 @@ import multiprocessing
 import os
 import platform
 import re
+import select
 import signal
 import statistics
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,8 +44,8 @@ GRACE_S = 30.0
 SLICE_S = 0.1
 """Seconds of waiting after which one looks around."""
 
-_PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal to get when the thread that made this process ends."""
+UNHEEDED_S = 10.0
+"""Seconds a child has to end in order, when it is told to end."""
 
 _DIED = "the other process died"
 BEYOND = 10
@@ -63,12 +63,6 @@ class RunFailedError(RuntimeError):
 
 
 # ---- child processes -----------------------------------------------------------------------
-
-
-def at_parents_death(number: signal.Signals) -> None:
-    """Have the kernel send this process a signal when its parent dies."""
-    if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number)):
-        raise RunFailedError("prctl: the kernel does not tell when a parent dies")
 
 
 class Channel:
@@ -125,13 +119,27 @@ def _out_of_time(_signal: int, _frame: object) -> None:
     raise TimeoutError("this process's time is over")
 
 
-def _set_alarm(seconds: int, parent: int) -> None:
-    """Be interrupted by TimeoutError in so many seconds, or when the parent dies."""
+def _watch(parent: int, seconds: float) -> None:
+    """Have a thread interrupt the main one by TimeoutError in so many seconds, or when the parent
+    dies, and end the process if that is of no use.
+
+    Not an alarm: its signal may come to a thread of some library, which leaves the main one asleep
+    in whatever it waits for."""
     signal.signal(signal.SIGALRM, _out_of_time)
-    signal.alarm(seconds)
-    at_parents_death(signal.SIGALRM)
-    if os.getppid() != parent:  # it died before that was said
-        signal.raise_signal(signal.SIGALRM)
+    main = threading.get_ident()
+    life = os.pidfd_open(parent)
+    if os.getppid() != parent:
+        raise RunFailedError("the benchmark died")
+    ends = select.poll()
+    ends.register(life, select.POLLIN)
+
+    def watch() -> None:
+        ends.poll(seconds * 1000)
+        signal.pthread_kill(main, signal.SIGALRM)
+        time.sleep(UNHEEDED_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _child(
@@ -149,7 +157,7 @@ def _child(
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        _set_alarm(int(deadline_s) + 1, parent)
+        _watch(parent, deadline_s + 1)
         target(channel, *args, **kwargs)
     except Exception:
         with contextlib.suppress(RunFailedError):
@@ -204,6 +212,18 @@ class Crew:
                     channel.hear()  # why, if it could tell; raises
                 raise RunFailedError(f"a child process ended with {process.exitcode}")
 
+    def found_wrong(self) -> RunFailedError | None:
+        """What a child that is not heard yet found wrong, if any: that it ended then makes others
+        fail, who may be heard before."""
+        for channel in self.channels:
+            try:
+                while channel.has_word(SLICE_S):
+                    channel.hear()
+            except RunFailedError as other:
+                if RunFailedError.__name__ in str(other):
+                    return other
+        return None
+
     def join(self) -> None:
         """Wait for every child to end well."""
         for process in self.processes:
@@ -227,6 +247,10 @@ def crew(seconds: float, place: Placement = "anywhere") -> Iterator[Crew]:
     try:
         yield group
         group.join()
+    except RunFailedError as failure:
+        if (cause := group.found_wrong()) is not None:
+            raise cause from failure
+        raise
     finally:
         for process in group.processes:
             process.kill()

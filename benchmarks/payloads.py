@@ -143,7 +143,12 @@ class Checker:
                 return index  # one of a former phase, said again
             if counter - MARK == phase:
                 return -1
-        if not self._lossy or counter >= self._round or last != last_word(counter):
+        if (
+            not self._lossy
+            or counter >= self._round
+            or last != last_word(counter)
+            or (not counter % SAMPLE and bytes(item) != self._what.payloads[counter])
+        ):
             raise RunFailedError(
                 f"after {self.received} messages of phase {phase}, number {index} of the round is "
                 f"due, and {counter} came, ending with {last:#x}: {bytes(item)[:64]!r}"
@@ -171,7 +176,9 @@ class Checker:
         count = len(records)
         ended = count > 0 and int(records["counter"][-1]) == MARK + phase
         self._compare(batch, records, count - ended)
-        return ended and bytes(batch.payload(count - 1)) == self._what.mark(phase)
+        if ended and bytes(batch.payload(count - 1)) != self._what.mark(phase):
+            raise RunFailedError(f"the mark of phase {phase} is not what was sent")
+        return ended
 
     def _compare(self, batch: Batch, records: np.ndarray[Any, Any], count: int) -> None:
         start = self.received % self._round

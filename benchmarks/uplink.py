@@ -1,8 +1,10 @@
 """Many senders to one receiver: the uplink against what else lets many write to one.
 
-A message has the sender's number in its first word, beside its counter, and a last word made of the
-counter. The receiver checks both words of every message, that each sender's counter goes up by one,
-and at the end that it got as many as were sent. That is the work a figure includes.
+A message has the sender's number in its first word, beside its counter, then what `payloads.py`
+puts into all: a filler that is different at each position, and a last word made of the counter. The
+receiver checks both words of every message, that each sender's counter goes up by one, and each
+64th message of a sender whole; and at the end that it got as many as were sent. That is the work a
+figure includes.
 
 A flow is timed from the senders' common start, after a warm-up, until the receiver has read the
 last message. All processes share the cores there are. Every transport waits as it does by default.
@@ -35,7 +37,7 @@ from .method import (
     picked,
     ratio,
 )
-from .payloads import last_word
+from .payloads import SAMPLE, contents, last_word
 from .transports import Transport, available
 from .transports.rings import Uplink, in_a_child
 from .transports.stdlib import Queue
@@ -50,11 +52,13 @@ LAST: Final = 2**48 - 1
 QUEUE_FLOOR: Final = 10
 """The uplink with four senders against `multiprocessing.Queue`, at least."""
 
-_LAYOUT: Final = Struct(f"<Q{SIZE - 16}xQ")
+_LAYOUT: Final = contents(SIZE).layout
+_FILLER: Final = _LAYOUT.unpack(contents(SIZE).payloads[0])[1]
+_unpack_words: Final = Struct(f"<Q{SIZE - 16}xQ").unpack
 
 
 def _payload(sender: int, counter: int) -> bytes:
-    return _LAYOUT.pack(sender << 48 | counter, last_word(counter))
+    return _LAYOUT.pack(sender << 48 | counter, _FILLER, last_word(counter))
 
 
 def _send(channel: Channel, link: Transport, sender: int, seconds: float) -> None:
@@ -86,23 +90,33 @@ class _Check:
 
     def __init__(self, senders: int) -> None:
         self.received = [0] * senders
-        self.ended = 0
+        self.ended: set[int] = set()
 
     def __call__(self, payload: Any) -> None:
         """Check one message.
 
         Raises:
-            RunFailedError: it is not the next of its sender.
+            RunFailedError: it is neither the next of its sender nor its last.
         """
-        word, last = _LAYOUT.unpack(payload)
+        word, last = _unpack_words(payload)
         sender, counter = word >> 48, word & LAST
-        if counter == LAST:
-            self.ended += 1
-            return
         expected = self.received[sender] % ROUND
-        if counter != expected or last != last_word(counter):
-            raise RunFailedError(f"sender {sender}: message {counter} came, not {expected}")
+        if (
+            counter != expected
+            or last != last_word(counter)
+            or (not counter % SAMPLE and bytes(payload) != _payload(sender, counter))
+        ):
+            self._end(sender, expected, bytes(payload))
+            return
         self.received[sender] += 1
+
+    def _end(self, sender: int, expected: int, payload: bytes) -> None:
+        """Check that a message that is not the one that is due is the sender's last."""
+        if payload != _payload(sender, LAST) or sender in self.ended:
+            raise RunFailedError(
+                f"sender {sender}: message {expected} is due, and this came: {payload!r}"
+            )
+        self.ended.add(sender)
 
 
 def _receive(channel: Channel, link: Transport, senders: int) -> None:
@@ -116,7 +130,7 @@ def _receive(channel: Channel, link: Transport, senders: int) -> None:
         channel.tell()
         for payload in messages:
             check(payload)
-            if check.ended == senders:
+            if len(check.ended) == senders:
                 break
         channel.tell((time.monotonic_ns(), sum(check.received)))
         channel.hear()

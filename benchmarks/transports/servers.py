@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import itertools
 import json
 import signal
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from ..method import RunFailedError, at_parents_death
+from ..method import RunFailedError
 from .base import GROUP, Outlet, Transport, Usage, Wait, find_program, usage_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ _UNFLUSHED_BYTES: Final = 256 << 10
 """Bytes after which a NATS sender makes sure that the server has them."""
 
 
+_PR_SET_PDEATHSIG: Final = 1
+"""Of prctl(2): the signal to get when the parent dies."""
+
+
+def _end_with_the_benchmark() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))  # it has nothing to save
+
+
 @contextlib.contextmanager
 def _running(command: Sequence[str], answers: Callable[[int], bool]) -> Iterator[int]:
     """A server, from when it answers on; its process id."""
@@ -38,7 +47,7 @@ def _running(command: Sequence[str], answers: Callable[[int], bool]) -> Iterator
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: at_parents_death(signal.SIGKILL),  # noqa: PLW1509 - no threads here
+        preexec_fn=_end_with_the_benchmark,  # noqa: PLW1509 - there are no threads here
     ) as server:
         try:
             end = time.monotonic() + _START_S
@@ -48,7 +57,7 @@ def _running(command: Sequence[str], answers: Callable[[int], bool]) -> Iterator
                 time.sleep(0.01)
             yield server.pid
         finally:
-            server.kill()  # it has nothing to save
+            server.kill()
 
 
 class _Served(Transport):

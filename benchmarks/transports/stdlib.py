@@ -111,7 +111,7 @@ class UnixStreamGrouped(UnixStream):
     """The same, many frames a write."""
 
     name = "Unix stream, batched"
-    copies = "the sender joins 64 frames; otherwise as Unix stream"
+    copies = "the sender joins 64 frames, anew for each reader; otherwise as Unix stream"
     group = GROUP
 
     @contextlib.contextmanager

@@ -1,13 +1,10 @@
-"""The benchmarks: what they would be worth nothing without. That each transport is run, and that
-wrong contents and lost messages are found out whatever carried them."""
+"""The benchmarks: that each transport is run, what is told, and the commands."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ from typer.testing import CliRunner
 from benchmarks import __main__ as command
 from benchmarks import flows, latency, plots, uplink
 from benchmarks.method import Figure, Plan, Report, RunFailedError, grid, ratio
-from benchmarks.payloads import Checker, contents
 from benchmarks.transports import TRANSPORTS, Transport, available
 from benchmarks.transports.rings import BatchedRing, LossyRing, Ring, SleepingRing, Uplink
 from benchmarks.transports.stdlib import UnixSeqpacket
@@ -76,98 +72,6 @@ def test_idle_readers_are_measured() -> None:
     found = flows.broadcast(Ring, SIZE, 2, SECONDS, idle_s=0.05)
     assert found["idle cpu"] >= 0
     assert found["memory"] > 64 << 20  # the ring's arena, once
-
-
-# ---- wrong contents are found out ----------------------------------------------------------
-
-
-class Meddler(UnixSeqpacket):
-    """Carries something else than what it was given, now and then."""
-
-    name = "meddler"
-    meddle: Callable[[Iterator[bytes]], Iterator[bytes]]
-
-    @contextlib.contextmanager
-    def receiver(self, index: int) -> Iterator[Iterator[Any]]:
-        with super().receiver(index) as messages:
-            yield type(self).meddle(map(bytes, messages))
-
-
-def flips_a_byte(messages: Iterator[bytes]) -> Iterator[bytes]:
-    for number, message in enumerate(messages):
-        if number % 64 == 0:
-            yield message[:60] + bytes([message[60] ^ 1]) + message[61:]
-        else:
-            yield message
-
-
-def drops_one(messages: Iterator[bytes]) -> Iterator[bytes]:
-    return (message for number, message in enumerate(messages) if number != 100)
-
-
-def doubles_one(messages: Iterator[bytes]) -> Iterator[bytes]:
-    for number, message in enumerate(messages):
-        yield message
-        if number == 100:
-            yield message
-
-
-def swaps_two(messages: Iterator[bytes]) -> Iterator[bytes]:
-    for number, message in enumerate(messages):
-        if number == 100:
-            following = next(messages)
-            yield following
-        yield message
-
-
-def cuts_one(messages: Iterator[bytes]) -> Iterator[bytes]:
-    return (m[:-1] if number == 100 else m for number, m in enumerate(messages))
-
-
-@pytest.mark.parametrize("meddle", [flips_a_byte, drops_one, doubles_one, swaps_two, cuts_one])
-def test_wrong_contents_fail_the_run(
-    meddle: Callable[[Iterator[bytes]], Iterator[bytes]],
-) -> None:
-    transport = type("Meddling", (Meddler,), {"meddle": staticmethod(meddle)})
-    with pytest.raises(RunFailedError):
-        flows.broadcast(transport, SIZE, 1, SECONDS)
-
-
-def test_who_may_lose_messages_may_not_change_them() -> None:
-    transport = type("Meddling", (Meddler,), {"meddle": staticmethod(flips_a_byte), "lossy": True})
-    with pytest.raises(RunFailedError, match="is due"):
-        flows.broadcast(transport, SIZE, 1, SECONDS)
-
-
-def test_what_a_lossy_one_loses_is_counted() -> None:
-    def halve(messages: Iterator[bytes]) -> Iterator[bytes]:
-        return (message for number, message in enumerate(messages) if number % 2 == 0)
-
-    transport = type("Halving", (Meddler,), {"meddle": staticmethod(halve), "lossy": True})
-    assert flows.broadcast(transport, SIZE, 1, SECONDS)["lost"] == pytest.approx(0.5, abs=0.02)
-
-
-def test_a_checker_counts_a_phase_and_knows_its_mark() -> None:
-    what = contents(SIZE)
-    checker = Checker(what, lossy=False)
-    for phase, count in enumerate((0, 1, 63, 64, 65, len(what.payloads), 10_000)):
-        sent = [what.payloads[i % len(what.payloads)] for i in range(count)]
-        checker.read(iter([*sent, what.mark(phase)]), phase)
-        assert checker.received == count
-
-
-def test_a_checker_counts_rounds_as_short_as_its_sample() -> None:
-    what = contents(1 << 20)
-    checker = Checker(what, lossy=False)
-    sent = [what.payloads[i % len(what.payloads)] for i in range(3 * len(what.payloads) + 5)]
-    checker.read(iter([*sent, what.mark(0)]), 0)
-    assert checker.received == len(sent)
-
-
-def test_a_flow_without_its_mark_is_no_flow() -> None:
-    what = contents(SIZE)
-    with pytest.raises(RunFailedError, match="before their mark"):
-        Checker(what, lossy=False).read(iter(what.payloads[:10]), 0)
 
 
 # ---- what is told --------------------------------------------------------------------------
