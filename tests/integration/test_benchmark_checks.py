@@ -8,6 +8,8 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -420,3 +422,27 @@ def test_why_a_child_failed_is_told() -> None:
         group.start(cannot, 7).hear()
     assert "in cannot\n" in str(told.value)
     assert "there is no 7" in str(told.value)
+
+
+def test_children_end_with_a_benchmark_that_is_killed() -> None:
+    """Also one that waits where the signal to end may come to another thread."""
+    program = """
+from multiprocessing import get_context
+from benchmarks.method import crew
+
+def fill(channel, queue):
+    channel.tell()
+    while True:
+        queue.put(bytes(1000))
+
+with crew(600) as group:
+    child = group.start(fill, get_context("fork").Queue(4))
+    child.hear()
+    print("there", flush=True)
+    child.hear()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"there\n"
+        process.kill()
+        assert process.communicate(timeout=DEADLINE)[0] == b""  # nobody has it open any more
