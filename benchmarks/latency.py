@@ -58,6 +58,8 @@ WARM_UP: Final = 512
 """Round trips before those that count."""
 RATES: Final = (1_000, 10_000, 100_000)
 BRIEF_RATES: Final = (10_000,)
+PACED_S_MOST: Final = 2.0
+"""Seconds at a fixed rate: who can't keep up takes many times as long."""
 BURST: Final = 1024
 BURST_PERIOD_NS: Final = 20_000_000
 HEAD_START_NS: Final = 20_000_000
@@ -357,12 +359,13 @@ def _percentiles(
 def paced(
     transport: type[Transport], seconds: float, wait: Wait, burst: int, period_ns: int
 ) -> dict[str, float]:
-    """Percentiles of the time since a message was due, us, where bursts are due each period.
+    """Percentiles of the time since a message was due, us, where bursts are due each period; for so
+    many seconds, at most `PACED_S_MOST`.
 
     Raises:
         RunFailedError: what came is not what was sent, or a process failed.
     """
-    count = max(2, int(seconds * 1e9 / period_ns)) * burst
+    count = max(2, int(min(seconds, PACED_S_MOST) * 1e9 / period_ns)) * burst
     _round(count)
     link = transport(SIZE, wait=wait)
     with link.open(), crew(seconds, "apart") as group:

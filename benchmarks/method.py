@@ -31,7 +31,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec
@@ -47,7 +47,6 @@ SLICE_S = 0.1
 UNHEEDED_S = 10.0
 """Seconds a child has to end in order, when it is told to end."""
 
-_DIED = "the other process died"
 BEYOND = 10
 """Samples that must lie beyond a percentile for it to be told."""
 
@@ -59,7 +58,28 @@ Params = ParamSpec("Params")
 
 
 class RunFailedError(RuntimeError):
-    """A run gave a wrong result or none."""
+    """A run gave a wrong result or none.
+
+    Attributes:
+        telling: the more, the nearer to the cause.
+    """
+
+    telling = 0
+
+
+class ChildFailedError(RunFailedError):
+    """What a child said: its traceback."""
+
+    def __init__(self, why: str, *, found_wrong: bool) -> None:
+        super().__init__(why)
+        self.telling = 2 if found_wrong else 1
+
+
+class EndedError(RunFailedError):
+    """The other process ended without a word."""
+
+    def __init__(self) -> None:
+        super().__init__("the other process died")
 
 
 # ---- child processes -----------------------------------------------------------------------
@@ -79,16 +99,16 @@ class Channel:
         """Send a value; the other end `hear`s it. Raises RunFailedError if it died."""
         self._send({"value": value})
 
-    def fail(self, why: str) -> None:
+    def fail(self, error: Exception) -> None:
         """Make the other end's `hear` raise. Raises as `tell`."""
-        self._send({"failed": why})
+        found_wrong = isinstance(error, RunFailedError)
+        self._send({"failed": traceback.format_exc(), "found_wrong": found_wrong})
 
     def _send(self, message: dict[str, Any]) -> None:
         try:
             self._connection.send_bytes(json.dumps(message).encode())
         except OSError:
-            self._others_live()  # raises why, if it could tell
-            raise RunFailedError(_DIED) from None
+            raise EndedError from None
 
     def has_word(self, seconds: float) -> bool:
         """Wait so long at most for the other end to say something; has it?"""
@@ -109,10 +129,19 @@ class Channel:
         try:
             message = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
-            raise RunFailedError(_DIED) from None
+            raise EndedError from None
         if "failed" in message:
-            raise RunFailedError(message["failed"])
+            raise ChildFailedError(message["failed"], found_wrong=message["found_wrong"])
         return message["value"]
+
+    def failures(self) -> list[RunFailedError]:
+        """What the other end says went wrong, if that was not heard yet."""
+        try:
+            while self.has_word(SLICE_S):
+                self.hear()
+        except RunFailedError as failure:
+            return [failure]
+        return []
 
 
 def _out_of_time(_signal: int, _frame: object) -> None:
@@ -159,9 +188,9 @@ def _child(
     try:
         _watch(parent, deadline_s + 1)
         target(channel, *args, **kwargs)
-    except Exception:
+    except Exception as error:
         with contextlib.suppress(RunFailedError):
-            channel.fail(traceback.format_exc())
+            channel.fail(error)
         os._exit(1)  # at a regular exit a library's thread may wait for ever to write what is left
 
 
@@ -206,30 +235,32 @@ class Crew:
 
     def check(self) -> None:
         """Raise RunFailedError if a child has failed."""
-        for process, channel in zip(self.processes, self.channels, strict=True):
-            if process.exitcode:
-                while channel.has_word(0):
-                    channel.hear()  # why, if it could tell; raises
-                raise RunFailedError(f"a child process ended with {process.exitcode}")
+        if any(process.exitcode for process in self.processes):
+            raise EndedError
 
-    def found_wrong(self) -> RunFailedError | None:
-        """What a child that is not heard yet found wrong, if any: that it ended then makes others
-        fail, who may be heard before."""
+    def cause(self, failure: RunFailedError) -> RunFailedError:
+        """Of what made a run fail and what else children say: what one found wrong, or that it
+        failed, before how they ended; for one that ends makes others fail, who may be heard first.
+        """
+        told = [failure]
         for channel in self.channels:
-            try:
-                while channel.has_word(SLICE_S):
-                    channel.hear()
-            except RunFailedError as other:
-                if RunFailedError.__name__ in str(other):
-                    return other
-        return None
+            told += channel.failures()
+        cause = max(told, key=lambda one: one.telling)
+        for process in self.processes:
+            process.join(SLICE_S)
+        codes = [process.exitcode for process in self.processes if process.exitcode]
+        if isinstance(cause, EndedError) and codes:  # a signal's number is negative
+            return RunFailedError(f"a child process ended with {min(codes)}")
+        return cause
 
     def join(self) -> None:
         """Wait for every child to end well."""
-        for process in self.processes:
-            process.join(self.deadline_s)
-            if process.exitcode is None:
+        end = time.monotonic() + self.deadline_s
+        while lives := [p.sentinel for p in self.processes if p.exitcode is None]:
+            if time.monotonic() > end:
                 raise RunFailedError(f"a child process did not end in {self.deadline_s:.0f} s")
+            self.check()
+            wait(lives, SLICE_S)
         self.check()
 
 
@@ -248,7 +279,7 @@ def crew(seconds: float, place: Placement = "anywhere") -> Iterator[Crew]:
         yield group
         group.join()
     except RunFailedError as failure:
-        if (cause := group.found_wrong()) is not None:
+        if (cause := group.cause(failure)) is not failure:
             raise cause from failure
         raise
     finally:

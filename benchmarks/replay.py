@@ -332,7 +332,7 @@ def _groups(found: Sequence[tuple[str, float, Samples]]) -> dict[str, Sequence[F
         ]
 
     quantiles = [f"p{q:g}" for q in QUANTILES]
-    return {
+    groups = {
         "as fast as possible, messages a second": [
             ratio(f"{name} | ringcast / {peer}", samples["ringcast"], samples[peer])
             for name, _, samples in found
@@ -346,6 +346,7 @@ def _groups(found: Sequence[tuple[str, float, Samples]]) -> dict[str, Sequence[F
             Figure(name, "s/s", tuple(samples["cpu"])) for name, _, samples in found
         ],
     }
+    return {heading: figures for heading, figures in groups.items() if figures}
 
 
 def measure(plan: Plan) -> Report:

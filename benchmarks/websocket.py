@@ -703,7 +703,6 @@ def _check_batch(tally: Tally, batch: broadcast.Batch) -> None:
         ):
             raise RunFailedError(f"after {tally.count} messages come other ones than were sent")
         tally.count += len(batch)
-    tally.ended_ns = int(times[-1])
 
 
 def _check_some(tally: Tally, feed: broker.Feed) -> bool:
@@ -744,6 +743,7 @@ def check_last(channel: Channel, name: str) -> None:
                     if not tally.count:
                         tally.count = batch.first - EVENTS_BEFORE
                     _check_batch(tally, batch)
+                    tally.ended_ns = int(batch.descriptors["time_ns"][-1])  # when it was received
     tally.tell(channel)
 
 

@@ -102,7 +102,7 @@ class Yielding(_ring.Wait):
 
 
 class Blocking(_ring.Wait):
-    """Look for `spin_us` microseconds, then sleep on a semaphore, using no CPU. The default.
+    """Look for `spin_us` microseconds, then sleep on a semaphore. The default.
 
     A reader or receiver whose last two waits each lasted four times as long, or longer, sleeps at
     once: to look would be in vain. A wait of more than 100 ms counts as several of 100 ms, so who

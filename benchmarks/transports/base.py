@@ -18,6 +18,7 @@ import importlib.util
 import resource
 import shutil
 import sysconfig
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +58,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a process holds, bytes; what it shares with others is divided among them.
+    """What a process holds, bytes.
 
     Attributes:
-        private: its own, and copy-on-write shares of it.
-        shared: memory that is there to be shared.
+        private: anonymous memory, what it has of its parent's included.
+        shared: memory that is there to be shared, divided among those that do.
     """
 
     private: int
@@ -69,13 +70,13 @@ class Memory:
 
     @classmethod
     def own(cls) -> Memory:
-        """Of this process now: "proportional set sizes" of proc(5)."""
-        held = {"Pss_Anon": 0, "Pss_Shmem": 0}
+        """Of this process now (proc(5), smaps_rollup)."""
+        held = {"Anonymous": 0, "Pss_Shmem": 0}
         for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
             name, _, rest = line.partition(":")
             if name in held:
                 held[name] = int(rest.split()[0]) << 10
-        return cls(held["Pss_Anon"], held["Pss_Shmem"])
+        return cls(held["Anonymous"], held["Pss_Shmem"])
 
     def beyond(self, before: Memory) -> int:
         """Private memory more than before, and all that is shared."""
@@ -187,11 +188,10 @@ def find_program(name: str) -> str | None:
 
 def usage_of(pid: int) -> Usage:
     """What another process has used until now, from /proc."""
-    cpu_ns = switches = 0
+    switches = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
-        # In schedstat, unlike stat, time on a core is in ns (sched-stats.rst of the kernel).
-        cpu_ns += int((task / "schedstat").read_text(encoding="ascii").split()[0])
         for line in (task / "status").read_text(encoding="utf-8").splitlines():
             if "ctxt_switches" in line:
                 switches += int(line.split()[1])
-    return Usage(cpu_ns / 1e9, switches)
+    # The clock that clock_getcpuclockid(3) gives for a process: ns, where /proc has ticks of 10 ms.
+    return Usage(time.clock_gettime(~pid << 3 | 2), switches)
