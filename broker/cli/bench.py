@@ -18,8 +18,8 @@ def bench(
 ) -> None:
     r"""Measure throughput and latency here, beside sockets, pipes, queues and other libraries.
 
-    Takes about half a minute. Every message's content is checked. Libraries that are not installed are
-    named: pip install 'ringcast\[bench]' brings them. `python -m benchmarks` has many more
+    Takes about half a minute. Every message's content is checked. Libraries that are not installed
+    are named: pip install 'ringcast\[bench]' brings them. `python -m benchmarks` has many more
     scenarios."""
     from benchmarks import __main__ as benchmarks
     from benchmarks.method import Plan, RunFailedError
