@@ -55,7 +55,7 @@ def followers(processes: Processes, name: str, seed: int) -> Followers:
 BUILD: Final = """
 import json, sys
 from setuptools import Extension, setup
-setup(packages=[], script_args=["--quiet", "build_ext", "--inplace"],
+setup(packages=[], script_args=["--quiet", "build_ext", "--inplace", "--parallel=2"],
       ext_modules=[Extension(**given) for given in json.loads(sys.argv[1])])
 """
 
