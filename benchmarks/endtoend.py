@@ -54,8 +54,8 @@ from .method import (
     Samples,
     describe_machine,
     interleave,
+    percentiles,
     ratio,
-    tellable,
 )
 from .transports.rings import ring_names
 from .websocket import (
@@ -145,8 +145,7 @@ def _latencies(stamped: Sequence[Channel], began_ns: float, seconds: float) -> d
         told = channel.hear()
         whole.decode_and_add(told["histogram"].encode())
         last_s.append(told["last_s"])
-    count = whole.get_total_count()
-    found = {f"p{q:g}": whole.get_value_at_percentile(q) / 1e3 for q in tellable(QUANTILES, count)}
+    found = percentiles(QUANTILES, whole.get_total_count(), whole.get_value_at_percentile)
     return found | {"late": max(last_s) / seconds}
 
 
@@ -276,11 +275,10 @@ def _groups(
     for q in QUANTILES if timed else ():
         heading = f"latency from the due time, fixed rate, p{q:g}"
         groups[heading] = _group(samples, f"paced p{q:g}", "us", peers, behind)
-    groups |= {
+    return groups | {
         "CPU time by message and worker, fixed rate": _group(samples, "paced cpu", "us", peers),
         "server's CPU time by message, fixed rate": _group(samples, "paced server", "us", peers),
     }
-    return {heading: figures for heading, figures in groups.items() if figures}
 
 
 def measure(plan: Plan) -> Report:

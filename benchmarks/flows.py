@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from .method import Channel, RunFailedError, crew
@@ -47,6 +48,14 @@ def _to_all(outlets: Sequence[Outlet]) -> Callable[[Sequence[Any]], object]:
     return send_all
 
 
+def say_until_heard(channel: Channel, link: Transport, say: Callable[[], object]) -> None:
+    """Send a mark, over and over if it may be lost, until the benchmark says that it came."""
+    say()
+    while link.lossy and not channel.has_word(AGAIN_S):
+        say()
+    channel.hear()
+
+
 class _Flow:
     """What a sender does in both phases."""
 
@@ -76,10 +85,7 @@ class _Flow:
     def mark(self, phase: int) -> None:
         """Say that a phase is over, until the benchmark says that everybody has heard it."""
         items = self._link.prepare([contents(self._link.size).mark(phase)])
-        self._send_all(items)
-        while self._link.lossy and not self._channel.has_word(AGAIN_S):
-            self._send_all(items)
-        self._channel.hear()
+        say_until_heard(self._channel, self._link, partial(self._send_all, items))
 
 
 def _send(channel: Channel, links: Sequence[Transport], seconds: float, idle: bool) -> None:

@@ -26,11 +26,12 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
-from .flows import AGAIN_S
+from .flows import say_until_heard
 from .method import (
     Channel,
     Figure,
@@ -42,8 +43,8 @@ from .method import (
     describe_machine,
     grid,
     interleave,
+    percentiles,
     picked,
-    tellable,
 )
 from .payloads import MARK, Contents, contents
 from .throughput import AHEAD_TO, ahead, bytes_text, fits
@@ -176,9 +177,8 @@ def _ping(channel: Channel, there: Transport, back: Transport, seconds: float) -
             if end and after > end:
                 break
         send(groups.last_item)
-        told = tellable((50.0, 99.0), len(times))
-        found = np.percentile(times, told) / 2000
-        channel.tell({f"p{q:g}": time for q, time in zip(told, found, strict=True)})
+        one_way = np.array(times) / 2
+        channel.tell(percentiles((50.0, 99.0), len(times), partial(np.percentile, one_way)))
         channel.hear()
 
 
@@ -275,11 +275,7 @@ def _on_time(channel: Channel, link: Transport, count: int, burst: int, period_n
             else:
                 for item in chunk:
                     send(item)
-        mark = link.prepare([what.mark(0)])[0]
-        send(mark)
-        while link.lossy and not channel.has_word(AGAIN_S):
-            send(mark)
-        channel.hear()  # the receiver has them
+        say_until_heard(channel, link, partial(send, link.prepare([what.mark(0)])[0]))
 
 
 def _note_times(channel: Channel, link: Transport, count: int, burst: int, period_ns: int) -> None:
@@ -350,9 +346,7 @@ def _percentiles(
     for value in took.tolist():
         histogram.record_value(max(1, value))
     total = histogram.get_total_count()
-    found = {
-        f"p{q:g}": histogram.get_value_at_percentile(q) / 1000 for q in tellable(PERCENTILES, total)
-    }
+    found = percentiles(PERCENTILES, total, histogram.get_value_at_percentile)
     return {**found, "lost": 1 - total / (count - skipped)}
 
 
@@ -482,6 +476,5 @@ def measure(plan: Plan) -> Report:
         "one way, half a round trip, asleep, p99": grid(picked(found, "trip block p99"), "us"),
         **_paced_groups(found),
     }
-    groups = {heading: figures for heading, figures in groups.items() if figures}
     parameters = {**plan.as_json(), "message_bytes": SIZE, **missing}
     return Report("latency", parameters, machine, groups)

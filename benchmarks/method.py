@@ -347,9 +347,14 @@ def interleave(
     return {name: values for name, values in samples.items() if len(values) == repeat}
 
 
-def tellable(percentiles: Sequence[float], count: int) -> list[float]:
-    """Those beyond which enough of so many samples lie."""
-    return [q for q in percentiles if count * (100 - q) / 100 >= BEYOND]
+def percentiles(
+    wanted: Sequence[float], count: int, value_at: Callable[[float], float]
+) -> dict[str, float]:
+    """Percentiles of so many times, us, by name, as "p99"; none beyond which fewer than `BEYOND`
+    lie. `value_at` tells the time at each, ns."""
+    return {
+        f"p{q:g}": float(value_at(q)) / 1000 for q in wanted if count * (100 - q) / 100 >= BEYOND
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,7 +478,7 @@ class Report:
         scenario: its name.
         parameters: what it was run with.
         machine: as `describe_machine` has it.
-        groups: figures under their headings.
+        groups: figures under their headings; a heading without figures is not told.
     """
 
     scenario: str
@@ -491,9 +496,12 @@ class Report:
             if not figure.met
         ]
 
+    def _told(self) -> list[tuple[str, Sequence[Figure]]]:
+        return [(heading, group) for heading, group in self.groups.items() if group]
+
     def as_json(self) -> dict[str, Any]:
         """All of it, for json.dumps."""
-        groups = {name: [f.as_json() for f in group] for name, group in self.groups.items()}
+        groups = {name: [f.as_json() for f in group] for name, group in self._told()}
         return {
             "scenario": self.scenario,
             "parameters": self.parameters,
@@ -512,7 +520,7 @@ class Report:
         for heading, values in self.parameters.items():
             if _is_list(values):
                 lines += ["", heading, *(f"  {key}: {value}" for key, value in values.items())]
-        for name, figures in self.groups.items():
+        for name, figures in self._told():
             lines += ["", name, *(_grid_lines(figures) if figures[0].cell else _list(figures))]
         return "\n".join(lines)
 

@@ -46,6 +46,8 @@ class Contents:
 
     Attributes:
         size: bytes a message.
+        layout: a counter, the filler, a last word.
+        filler: different at each position.
         payloads: the messages of a round.
     """
 
@@ -54,12 +56,12 @@ class Contents:
             raise ValueError(f"messages here have at least {SMALLEST} bytes, not {size}")
         self.size = size
         self.layout = Struct(f"<Q{size - SMALLEST}sQ")
-        self._filler = np.random.default_rng(size).bytes(size - SMALLEST)
+        self.filler = np.random.default_rng(size).bytes(size - SMALLEST)
         usual = min(ROUND_MOST, max(SAMPLE, ROUND_BYTES // size))
         self.payloads = [self._make(counter) for counter in range(count or usual)]
 
     def _make(self, counter: int) -> bytes:
-        return self.layout.pack(counter, self._filler, last_word(counter))
+        return self.layout.pack(counter, self.filler, last_word(counter))
 
     def mark(self, phase: int) -> bytes:
         """The message that ends a phase."""

@@ -60,8 +60,9 @@ from .method import (
     crew,
     describe_machine,
     interleave,
+    percentiles,
+    prefixed,
     ratio,
-    tellable,
 )
 from .transports.rings import ring_names
 from .websocket import (
@@ -211,11 +212,13 @@ def _follow(channel: Channel, name: str, items: Sequence[Item]) -> None:
     channel.tell({"count": count})
     due_ns = channel.hear() + np.array([item[0] for item in items[:count]])
     late, age = np.array(stamps[:count]) - due_ns, np.array(ages[:count])
-    told = {"due max": float(late.max()) / 1e3}
-    for q in tellable(QUANTILES, count):
-        told[f"due p{q:g}"] = float(np.percentile(late, q)) / 1e3
-        told[f"received p{q:g}"] = float(np.percentile(age, q)) / 1e3
-    channel.tell(told)
+    channel.tell(
+        {
+            **prefixed("due ", percentiles(QUANTILES, count, partial(np.percentile, late))),
+            **prefixed("received ", percentiles(QUANTILES, count, partial(np.percentile, age))),
+            "due max": float(late.max()) / 1e3,
+        }
+    )
 
 
 def _own_timing(capture: _Capture, seconds: float) -> dict[str, float]:
@@ -332,7 +335,7 @@ def _groups(found: Sequence[tuple[str, float, Samples]]) -> dict[str, Sequence[F
         ]
 
     quantiles = [f"p{q:g}" for q in QUANTILES]
-    groups = {
+    return {
         "as fast as possible, messages a second": [
             ratio(f"{name} | ringcast / {peer}", samples["ringcast"], samples[peer])
             for name, _, samples in found
@@ -346,7 +349,6 @@ def _groups(found: Sequence[tuple[str, float, Samples]]) -> dict[str, Sequence[F
             Figure(name, "s/s", tuple(samples["cpu"])) for name, _, samples in found
         ],
     }
-    return {heading: figures for heading, figures in groups.items() if figures}
 
 
 def measure(plan: Plan) -> Report:

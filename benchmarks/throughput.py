@@ -114,7 +114,7 @@ def _groups(
     found: Samples, used: Sequence[type[Transport]], floors: Callable[[str], float | None]
 ) -> dict[str, Sequence[Figure]]:
     rates, spinning = picked(found, "rate"), picked(found, "spinning rate")
-    groups: dict[str, Sequence[Figure]] = {
+    return {
         "ringcast / transport, messages a second": ahead(rates, used, "larger", floors),
         "the same, both spinning": ahead(spinning, used, "larger", floors),
         "messages a second, by receiver": grid(rates, "M/s", 1e-6),
@@ -129,7 +129,6 @@ def _groups(
             picked(found, "memory"), "MiB", 2**-20
         ),
     }
-    return {name: figures for name, figures in groups.items() if figures}
 
 
 def _some(samples: Samples) -> Samples:

@@ -52,13 +52,12 @@ LAST: Final = 2**48 - 1
 QUEUE_FLOOR: Final = 10
 """The uplink with four senders against `multiprocessing.Queue`, at least."""
 
-_LAYOUT: Final = contents(SIZE).layout
-_FILLER: Final = _LAYOUT.unpack(contents(SIZE).payloads[0])[1]
 _unpack_words: Final = Struct(f"<Q{SIZE - 16}xQ").unpack
 
 
 def _payload(sender: int, counter: int) -> bytes:
-    return _LAYOUT.pack(sender << 48 | counter, _FILLER, last_word(counter))
+    what = contents(SIZE)
+    return what.layout.pack(sender << 48 | counter, what.filler, last_word(counter))
 
 
 def _send(channel: Channel, link: Transport, sender: int, seconds: float) -> None:
@@ -142,6 +141,7 @@ def gather(transport: type[Transport], senders: int, seconds: float) -> dict[str
     Raises:
         RunFailedError: the receiver did not get exactly what was sent, or a process failed.
     """
+    contents(SIZE)
     link = transport(SIZE, senders=senders)
     with link.open(), crew(seconds) as group:
         receiver = group.start(_receive, link, senders)

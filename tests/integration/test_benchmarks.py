@@ -13,7 +13,16 @@ from typer.testing import CliRunner
 
 from benchmarks import __main__ as command
 from benchmarks import flows, latency, plots, uplink
-from benchmarks.method import Figure, Plan, Report, RunFailedError, grid, ratio
+from benchmarks.method import (
+    Figure,
+    Plan,
+    Report,
+    RunFailedError,
+    grid,
+    interleave,
+    percentiles,
+    ratio,
+)
 from benchmarks.transports import TRANSPORTS, Transport, available
 from benchmarks.transports.rings import BatchedRing, LossyRing, Ring, SleepingRing, Uplink
 from benchmarks.transports.stdlib import UnixSeqpacket
@@ -99,6 +108,32 @@ def test_a_grid_has_rows_and_columns() -> None:
     first, second = grid({"a | 1": [1.0], "b | 1": [2.0]}, "M/s", 10)
     assert (first.cell, second.cell) == (("a", "1"), ("b", "1"))
     assert second == Figure("b | 1", "M/s", (20.0,))
+
+
+def test_no_percentile_is_told_beyond_which_there_are_fewer_than_ten() -> None:
+    def told(count: int) -> dict[str, float]:
+        return percentiles((50.0, 99.0, 99.9), count, lambda q: q * 1000)
+
+    assert told(19) == {}
+    assert told(20) == told(999) == {"p50": 50.0}
+    assert told(1000) == {"p50": 50.0, "p99": 99.0}
+    assert told(20_000) == {"p50": 50.0, "p99": 99.0, "p99.9": 99.9}
+
+
+def test_what_some_round_lacks_is_left_out() -> None:
+    rounds = iter([{"a": 1.0, "b": 2.0}, {"a": 3.0}])
+    assert interleave([lambda: next(rounds)], 2) == {"a": [1.0, 3.0]}
+
+
+def test_a_rare_loss_is_told() -> None:
+    assert Figure("a | 1", "%", (0.0, 0.0, 0.0)).as_cell() == "0"
+    assert Figure("a | 1", "%", (0.0, 0.0, 35.0)).as_cell() == "0 to 35.0"
+
+
+def test_a_heading_without_figures_is_not_told() -> None:
+    report = Report("x", {}, {}, {"some": grid({"a | 1": [1.0]}, "us"), "none": []})
+    assert "none" not in report.as_text()
+    assert list(report.as_json()["groups"]) == ["some"]
 
 
 def test_the_command_writes_figures_and_pictures(

@@ -276,10 +276,21 @@ def test_records_that_are_not_evenly_spaced_are_refused(writer: Writer, reader: 
         assert batch.records("u8").shape == (6,)  # what is reserved and not committed is not used
 
 
+def test_records_from_a_hostile_table_are_refused(writer: Writer, reader: Reader) -> None:
+    writer.publish_many([bytes(8)] * 4)
+    with data_path(writer.name).open("r+b") as segment:
+        segment.seek(DATA_HEADER + 8)  # the position of message 0
+        segment.write((64).to_bytes(8, "little"))
+    with warnings.catch_warnings(), reader.batch() as batch:
+        warnings.simplefilter("error")
+        with pytest.raises((shm.RingCorrupt, ValueError)):
+            batch.records("u8")
+
+
 @pytest.mark.parametrize(
     "positions", [[64], [i * CAPACITY for i in range(4)], [i << 62 for i in range(4)]]
 )
-def test_records_from_a_hostile_table_are_refused(
+def test_records_from_a_table_that_turns_hostile_are_refused(
     writer: Writer, reader: Reader, positions: list[int]
 ) -> None:
     writer.publish_many([bytes(8)] * 4)
