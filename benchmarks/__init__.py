@@ -1,1 +1,1 @@
-"""What the rings cost, against what Python offers without them: ``python -m benchmarks ring``."""
+"""What the rings cost, against what else there is."""

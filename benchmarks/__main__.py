@@ -1,4 +1,4 @@
-"""``python -m benchmarks [SCENARIO ...]``: run some or all, print tables, write JSON and pictures.
+"""``python -m ringcast.benchmarks [SCENARIO ...]``: run some or all; tables, JSON, pictures.
 
 Exits with 0 when every run's contents were right, with 1 when they were not, or when a floor was
 missed and ``--check`` was given, with 2 for bad usage.
@@ -55,7 +55,7 @@ def _count(text: str) -> int:
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m ringcast.benchmarks", description=__doc__)
     names = ", ".join(SCENARIOS)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"{names}; all if none")
     parser.add_argument(

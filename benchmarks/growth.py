@@ -28,8 +28,8 @@ from multiprocessing.synchronize import Semaphore
 from struct import Struct
 from typing import Any, Final
 
-import shm
-from shm import broadcast
+from ringcast import shm
+from ringcast.shm import broadcast
 
 from . import flows
 from .method import (

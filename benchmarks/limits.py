@@ -32,7 +32,7 @@ from typing import Final
 import numpy as np
 import posix_ipc
 
-from shm import broadcast
+from ringcast.shm import broadcast
 
 from .method import (
     Channel,

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from shm.broadcast import Batch
+from ringcast.shm.broadcast import Batch
 
 from .method import RunFailedError
 

@@ -1,14 +1,14 @@
 """What exchanges really sent, from capture files through a server to a manager and one worker.
 
 Of each capture the first 20,000 messages that the client received. Without a folder of captures:
-one made up by `broker.market`, 20,000 messages a second. The server is on the first core,
+one made up by `ringcast.broker.market`, 20,000 messages a second. The server is on the first core,
 everything else where the scheduler likes. Every message that comes is compared with the file's,
 whole and in order, and the count at the end with what the server said; for that the worker copies
 the payload, as whoever gets memoryviews does here.
 
-At its own timing: the server of `ringcast replay`, `broker.server`, says the first seconds of each
-capture, as many as a run has; one that has fewer than 100 messages in that time is sped up until it
-has them, or all of itself. Latency is
+At its own timing: the server of `ringcast replay`, `ringcast.broker.server`, says the first seconds
+of each capture, as many as a run has; one that has fewer than 100 messages in that time is sped up
+until it has them, or all of itself. Latency is
 
 * from the due time: when the capture's timing asks for a message until the worker holds its
   payload. It includes how late the server's event loop is, whose timers have steps of a
@@ -45,10 +45,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-import broker
-import shm
-from broker import captures, market
-from broker.server import Item, Server, timed
+import ringcast
+from ringcast import shm
+from ringcast.broker import captures, market
+from ringcast.broker.server import Item, Server, timed
 
 from .method import (
     Channel,
@@ -200,7 +200,7 @@ def _follow(channel: Channel, name: str, items: Sequence[Item]) -> None:
     began, the latencies, us."""
     stamps, ages = (array("q", bytes(8 * len(items))) for _ in range(2))
     count = 0
-    with broker.attach(name) as feed:
+    with ringcast.attach(name) as feed:
         channel.tell()
         for message, (_, is_text, expected) in zip(feed, items, strict=False):
             payload = message.payload

@@ -20,7 +20,7 @@ from functools import partial
 from struct import Struct
 from typing import Any, Final
 
-from shm import mpsc
+from ringcast.shm import mpsc
 
 from .method import (
     Channel,

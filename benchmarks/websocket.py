@@ -52,11 +52,11 @@ from typing import Any, Concatenate, Final, Literal, ParamSpec
 import numpy as np
 import websocket
 
-import broker
-import shm
-from broker.config import Config
-from broker.manager import Manager
-from shm import broadcast
+import ringcast
+from ringcast import shm
+from ringcast.broker.config import Config
+from ringcast.broker.manager import Manager
+from ringcast.shm import broadcast
 
 from .method import Channel, Crew, RunFailedError, crew
 
@@ -705,7 +705,7 @@ def _check_batch(tally: Tally, batch: broadcast.Batch) -> None:
         tally.count += len(batch)
 
 
-def _check_some(tally: Tally, feed: broker.Feed) -> bool:
+def _check_some(tally: Tally, feed: ringcast.Feed) -> bool:
     """Check a batch, if there is any; might there be more?"""
     with feed.batch(BATCH, timeout=0) as batch:
         if batch:
@@ -717,7 +717,7 @@ def check_all(channel: Channel, name: str) -> None:
     """Be the worker that looks in now and then and checks everything."""
     tally = Tally()
     pause = 0.001
-    with broker.attach(name) as feed:
+    with ringcast.attach(name) as feed:
         channel.tell()
         with contextlib.suppress(shm.RingClosed):
             while True:
@@ -734,7 +734,7 @@ def check_last(channel: Channel, name: str) -> None:
     """Be the worker that checks, when all is over, what is left in the ring; tell when the last
     message came and which number it had."""
     tally = Tally()
-    with broker.attach(name, policy="lossy", start="oldest") as feed:
+    with ringcast.attach(name, policy="lossy", start="oldest") as feed:
         channel.tell()
         channel.hear()  # the manager has ended
         with contextlib.suppress(shm.RingClosed):
@@ -751,7 +751,7 @@ def work(channel: Channel, name: str) -> None:
     """Be a worker that takes each message's memoryview."""
     tally = Tally()
     count = 0
-    with broker.attach(name) as feed:
+    with ringcast.attach(name) as feed:
         channel.tell()
         for message in feed:
             payload = message.payload
@@ -768,7 +768,7 @@ def work(channel: Channel, name: str) -> None:
 def work_in_batches(channel: Channel, name: str) -> None:
     """Be a worker that takes what is there, in place, as often as something is."""
     tally = Tally()
-    with broker.attach(name) as feed:
+    with ringcast.attach(name) as feed:
         channel.tell()
         with contextlib.suppress(shm.RingClosed):
             while True:
@@ -779,7 +779,7 @@ def work_in_batches(channel: Channel, name: str) -> None:
 
 def feed_each(channel: Channel, name: str, take: Take) -> None:
     """Be a worker that takes each message's memoryview."""
-    with broker.attach(name) as feed:
+    with ringcast.attach(name) as feed:
         channel.tell()
         for message in feed:
             if not take(message.payload):

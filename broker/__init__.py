@@ -1,6 +1,6 @@
 """One WebSocket connection, any number of worker processes.
 
-from broker import Config, Manager, attach
+from ringcast import Config, Manager, attach
 
 Manager(Config(name="md", url="wss://example.org/stream")).run()   # one process: the connection
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from .config import Config, ConfigError
 from .feed import Feed, attach
-from .manager import Manager
+from .manager import Manager, ManagerError
 from .state import ConnectionState, Phase
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ConnectionState",
     "Feed",
     "Manager",
+    "ManagerError",
     "Phase",
     "attach",
 ]

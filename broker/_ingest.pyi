@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from shm import _ring
+from ringcast.shm import _ring
 
 from .tls import Stream
 

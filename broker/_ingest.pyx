@@ -14,7 +14,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from shm._ring cimport (
+from ringcast.shm._ring cimport (
     CLOCK_REALTIME, RC_KIND_BINARY, RC_KIND_TEXT, Writer, rc_clock_ns, rc_descriptor, rc_now_ns,
     rc_stream_commit, rc_stream_end, rc_stream_prefetch, rc_stream_room, rc_stream_skip, rc_writer,
     rc_writer_release,
@@ -257,7 +257,7 @@ cdef class Ingest:
         return self.done(outcome)
 
     def receive_tls(self, stream, *, bint receiving=True) -> int:
-        """The same from a non-blocking `broker.tls.Stream`; with `receiving` off, only what was
+        """The same from a non-blocking `ringcast.broker.tls.Stream`; with `receiving` off, only what was
         received before and is not yet decrypted.
 
         Raises: as `receive` does, and ssl.SSLError.

@@ -1,4 +1,4 @@
-"""A manager as somebody's child: ``python -m broker.child LEVEL PARENT``, see `Manager.start`.
+"""A manager as somebody's child: ``python -m ringcast.child LEVEL PARENT``, see `Manager.start`.
 
 Its configuration is the first line of standard input, a pipe, so no secret stands on a command
 line. It says "ready" or what went wrong on standard output, logs to standard error from LEVEL on,
@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 
-import shm
+from ringcast import shm
 
 from .config import Config, ConfigError
 from .manager import Manager, ManagerError

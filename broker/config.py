@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 from urllib.parse import unquote, unquote_plus, urlsplit
 
-from shm import segment
+from ringcast.shm import segment
 
 __all__ = ["Config", "ConfigError"]
 

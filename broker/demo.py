@@ -1,9 +1,9 @@
 """The whole of it on one machine: a server, a manager and workers, each a process of its own, and a
 check of every message at its end. `ringcast demo` shows it.
 
-The server stands in for an exchange (`broker.server`). What it says and what each worker gets go
-through the same chain of checksums (`broker.captures.chain`): the chains agree only if every
-message came, whole, once and in order.
+The server stands in for an exchange (`ringcast.broker.server`). What it says and what each worker
+gets go through the same chain of checksums (`ringcast.broker.captures.chain`): they agree only if
+every message came, whole, once and in order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any, Final
 import numpy
 from numpy.typing import NDArray
 
-import shm
+from ringcast import shm
 
 from . import captures, market
 from .config import Config
@@ -57,7 +57,7 @@ class Script:
 
     Attributes:
         seconds: for how long, at most.
-        capture: a file of `broker.captures`; None for made-up market data.
+        capture: a file of `ringcast.broker.captures`; None for made-up market data.
         rate: messages a second of the latter.
         speed: pace of the former; 1 is its own.
         flood: as fast as it can instead.

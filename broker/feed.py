@@ -7,8 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-import shm
-from shm import _ring, broadcast, mpsc
+from ringcast import shm
+from ringcast.shm import _ring, broadcast, mpsc
 
 from . import parts
 from .state import ConnectionState, Phase
@@ -189,7 +189,7 @@ def attach(
         label: what to call this worker in `ringcast inspect`.
         owner: user id of the manager, if it is another's.
         events: hand out the records of kind EVENT, too, each where it happened: JSON, see
-            `broker.state`. Without it they are passed over.
+            `ringcast.broker.state`. Without it they are passed over.
 
     Raises: as `shm.broadcast.Reader.attach` does; RingNotFound while there is no manager.
     """

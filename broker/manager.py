@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import IO, Any, Final, Self
 
-import shm
-from shm import broadcast, mpsc
+from ringcast import shm
+from ringcast.shm import broadcast, mpsc
 
 from . import _ingest
 from .config import Config, ConfigError
@@ -212,7 +212,14 @@ class Manager:
         if self._child is not None:
             raise ManagerError(f"the manager of {self.config.name!r} runs already")
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "broker.child", str(log.getEffectiveLevel()), str(os.getpid())],
+            [
+                sys.executable,
+                "-P",  # not the working directory: a user's select.py is not ours
+                "-m",
+                "ringcast.broker.child",
+                str(log.getEffectiveLevel()),
+                str(os.getpid()),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

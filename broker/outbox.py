@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import shm
-from shm import mpsc
+from ringcast import shm
+from ringcast.shm import mpsc
 
 from . import parts
 from .config import Config

@@ -30,7 +30,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-import shm
+from ringcast import shm
 
 __all__ = ["ConnectionState", "Phase", "connection"]
 

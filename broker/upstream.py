@@ -2,8 +2,8 @@
 
 websocket-client knows proxies, TLS, cookies and the handshake, and reads the handshake byte by
 byte, so nothing of the first frame is swallowed; the socket is taken over as soon as it is open.
-From then on `broker._ingest` receives into the ring, and this module does what is rare: answering
-pings, pinging, sending, and the closing handshake (RFC 6455 section 7).
+From then on `ringcast.broker._ingest` receives into the ring, and this module does what is rare:
+answering pings, pinging, sending, and the closing handshake (RFC 6455 section 7).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rings in shared memory: a broadcast ring from one process to many.
 
-from shm import broadcast
+from ringcast.shm import broadcast
 
 writer = broadcast.Writer.create("md")
 writer.publish(b"...")

@@ -1,4 +1,4 @@
-"""``python -m shm``: the self-check."""
+"""``python -m ringcast.shm``: the self-check."""
 
 import sys
 

@@ -13,7 +13,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from shm._ring cimport (
+from ringcast.shm._ring cimport (
     CLOCK_REALTIME, RC_CLOSED_MEANWHILE, RC_FREE, RC_KIND_BINARY, RC_LABEL_MAX, RC_MY_TURN, RC_OK,
     RC_OPEN, RC_FORKED, RC_RING_CLOSED, RC_SLICE_NS, Endpoint, Mapping, Semaphores, Wait,
     deadline_of, is_finalizing, rc_clock_ns, rc_copy_out,

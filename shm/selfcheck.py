@@ -1,4 +1,4 @@
-"""Does the ring work on this machine? A writer, three readers, and a kill -9: ``python -m shm``."""
+"""``python -m ringcast.shm``: does the ring work here? A writer, three readers, and a kill -9."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import shm
+from ringcast import shm
 
 SHM = Path("/dev/shm")
 DEADLINE = 60.0

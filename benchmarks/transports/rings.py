@@ -8,8 +8,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Concatenate
 
-import shm
-from shm import broadcast, mpsc
+from ringcast import shm
+from ringcast.shm import broadcast, mpsc
 
 from ..method import Channel, Params, crew
 from ..payloads import BATCH_MOST

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-import shm
+from ringcast import shm
 
 from ..config import ConfigError
 from ..manager import ManagerError

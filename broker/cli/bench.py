@@ -19,10 +19,10 @@ def bench(
     r"""Measure throughput and latency here, beside sockets, pipes, queues and other libraries.
 
     Takes about half a minute. Every message's content is checked. Libraries that are not installed
-    are named: pip install 'ringcast\[bench]' brings them. `python -m benchmarks` has many more
-    scenarios."""
-    from benchmarks import __main__ as benchmarks
-    from benchmarks.method import Plan, RunFailedError
+    are named: pip install 'ringcast\[bench]' brings them. `python -m ringcast.benchmarks` has many
+    more scenarios."""
+    from ringcast.benchmarks import __main__ as benchmarks
+    from ringcast.benchmarks.method import Plan, RunFailedError
 
     say = (lambda text: typer.echo(text, err=True)) if as_json else typer.echo
     try:

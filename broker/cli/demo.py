@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-import shm
+from ringcast import shm
 
 from ..captures import CaptureError
 from ..demo import DemoError, Report, Script, default_name, run

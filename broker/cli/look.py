@@ -24,9 +24,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-import shm
-from shm import mpsc
-from shm.broadcast import Message, Reader
+from ringcast import shm
+from ringcast.shm import mpsc
+from ringcast.shm.broadcast import Message, Reader
 
 from .. import state
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-import shm
-from shm import mpsc
+from ringcast import shm
+from ringcast.shm import mpsc
 
 from . import look
 

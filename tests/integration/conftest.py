@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import pytest
 
-import shm
+from ringcast import shm
 from tests.conftest import DEADLINE, Processes
 
 from .traffic import Followers
@@ -55,8 +55,9 @@ def followers(processes: Processes, name: str, seed: int) -> Followers:
 BUILD: Final = """
 import json, sys
 from setuptools import Extension, setup
-setup(packages=[], script_args=["--quiet", "build_ext", "--inplace", "--parallel=2"],
-      ext_modules=[Extension(**given) for given in json.loads(sys.argv[1])])
+setup(packages=[], package_dir={"": "src"},
+      ext_modules=[Extension(**given) for given in json.loads(sys.argv[1])],
+      script_args=["--quiet", "build_ext", "--inplace", "--parallel=2"])
 """
 
 
@@ -65,12 +66,13 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a copy of the package is that has fault points, built as the original is."""
     root = tmp_path_factory.mktemp("faulty")
     unwanted = shutil.ignore_patterns("*.so", "_ring.c", "_uplink.c", "__pycache__")
-    shutil.copytree(REPOSITORY / "shm", root / "shm", ignore=unwanted)
+    for folder in ("shm", "broker", "src"):
+        shutil.copytree(REPOSITORY / folder, root / folder, symlinks=True, ignore=unwanted)
     shutil.copy(Path(__file__).with_name("faults.c"), root)
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     extensions: list[dict[str, Any]] = []
     for given in project["tool"]["setuptools"]["ext-modules"]:
-        if given["name"].startswith("shm."):
+        if given["name"].startswith("ringcast.shm."):
             extension = {key.replace("-", "_"): value for key, value in given.items()}
             extension["sources"].append("faults.c")
             extension["extra_compile_args"].append("-DRC_FAULTS")
@@ -86,7 +88,7 @@ class Victim:
     def __init__(self, root: Path, step: int, nth: int, *arguments: str) -> None:
         environment = {
             **os.environ,
-            "PYTHONPATH": f"{root}{os.pathsep}{REPOSITORY}",
+            "PYTHONPATH": f"{root / 'src'}{os.pathsep}{REPOSITORY}",
             "RINGCAST_FAULT": f"{step}:{nth}",
         }
         self.process = subprocess.Popen(

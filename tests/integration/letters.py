@@ -9,8 +9,8 @@ import time
 from collections import defaultdict
 from typing import Final, Literal
 
-import shm
-from shm.mpsc import Receiver, Sender, Sent
+from ringcast import shm
+from ringcast.shm.mpsc import Receiver, Sender, Sent
 from tests.conftest import DEADLINE, eventually
 
 LANES: Final = 4

@@ -26,10 +26,9 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-import shm
-from broker import Config, Feed, Manager, attach
-from broker.manager import ManagerError
-from shm.broadcast import Message
+from ringcast import Config, Feed, Manager, attach, shm
+from ringcast.broker.manager import ManagerError
+from ringcast.shm.broadcast import Message
 from tests.conftest import DEADLINE
 
 HOST: Final = "127.0.0.1"

@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 
 import pytest
 
-from benchmarks import flows, ingest, latency, method, uplink, websocket
-from benchmarks.method import Channel, Crew, RunFailedError, crew
-from benchmarks.payloads import Checker, contents
-from benchmarks.transports import GROUP, Outlet, Transport
-from benchmarks.transports.rings import BatchedRing, SmallRing, Uplink
-from benchmarks.transports.stdlib import UnixSeqpacket, UnixStreamGrouped
+from ringcast.benchmarks import flows, ingest, latency, method, uplink, websocket
+from ringcast.benchmarks.method import Channel, Crew, RunFailedError, crew
+from ringcast.benchmarks.payloads import Checker, contents
+from ringcast.benchmarks.transports import GROUP, Outlet, Transport
+from ringcast.benchmarks.transports.rings import BatchedRing, SmallRing, Uplink
+from ringcast.benchmarks.transports.stdlib import UnixSeqpacket, UnixStreamGrouped
 from tests.conftest import DEADLINE, SHM
 
 SIZE = 128
@@ -446,7 +446,7 @@ def test_children_end_with_a_benchmark_that_is_killed() -> None:
     """Also one that waits where the signal to end may come to another thread."""
     program = """
 from multiprocessing import get_context
-from benchmarks.method import crew
+from ringcast.benchmarks.method import crew
 
 def fill(channel, queue):
     channel.tell()

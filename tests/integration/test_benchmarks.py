@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import __main__ as command
-from benchmarks import flows, latency, plots, uplink
-from benchmarks.method import (
+from ringcast.benchmarks import __main__ as command
+from ringcast.benchmarks import flows, latency, plots, uplink
+from ringcast.benchmarks.method import (
     Figure,
     Plan,
     Report,
@@ -23,10 +23,10 @@ from benchmarks.method import (
     percentiles,
     ratio,
 )
-from benchmarks.transports import TRANSPORTS, Transport, available
-from benchmarks.transports.rings import BatchedRing, LossyRing, Ring, SleepingRing, Uplink
-from benchmarks.transports.stdlib import UnixSeqpacket
-from broker.cli import app
+from ringcast.benchmarks.transports import TRANSPORTS, Transport, available
+from ringcast.benchmarks.transports.rings import BatchedRing, LossyRing, Ring, SleepingRing, Uplink
+from ringcast.benchmarks.transports.stdlib import UnixSeqpacket
+from ringcast.broker.cli import app
 
 SIZE = 128
 SECONDS = 0.02

@@ -1,7 +1,7 @@
 """Real traffic, from servers of several makers, through a manager to four workers: every byte of
 every message, in order.
 
-The servers: the `websockets` package, Debian's `websocketd`, and `broker.server`.
+The servers: the `websockets` package, Debian's `websocketd`, and `ringcast.broker.server`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from typing import Final
 import pytest
 from websockets.sync.server import ServerConnection, serve
 
-import shm
-from broker import Config, Manager, attach
-from broker.captures import Record, chain, read
-from broker.server import Server
+from ringcast import Config, Manager, attach, shm
+from ringcast.broker.captures import Record, chain, read
+from ringcast.broker.server import Server
 from tests.conftest import DEADLINE, Processes, eventually
 
 from .manager import HOST, Authority, listen, quick, url_of
@@ -230,7 +229,7 @@ def test_captures_said_by_websocketd(
 
 
 def say_with_our_server(capture: str, certificate: Path | None, pipe: Connection) -> None:
-    """A process: `broker.server.Server`, on a word from the pipe, until the next word."""
+    """A process: `ringcast.broker.server.Server`, on a word from the pipe, until the next word."""
     context = None
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -22,8 +22,8 @@ from typing import Final
 
 import pytest
 
-import shm
-from shm.broadcast import Reader, Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Reader, Writer
 from tests.conftest import DEADLINE, Processes, eventually, reader_status
 
 from .conftest import Victims

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-import shm
-from shm.broadcast import Message, Reader, Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Message, Reader, Writer
 from tests.conftest import DEADLINE, Processes, eventually, reader_status
 
 from .traffic import (

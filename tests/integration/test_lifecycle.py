@@ -24,9 +24,8 @@ from typing import Any, Final
 
 import pytest
 
-import shm
-from broker import Config, Manager, Phase, attach
-from broker.upstream import Backoff
+from ringcast import Config, Manager, Phase, attach, shm
+from ringcast.broker.upstream import Backoff
 from tests.conftest import DEADLINE, Processes, eventually, leftovers, reader_status
 
 from .manager import (
@@ -917,7 +916,7 @@ def test_a_second_sigterm_stops_at_once_though_a_worker_does_not_read(name: str)
 
 CLIENT: Final = """
 import os, sys
-from broker import Config, Manager
+from ringcast import Config, Manager
 manager = Manager(Config(name=sys.argv[1], url=sys.argv[2]))
 manager.start()
 if sys.argv[3] == "with a worker":

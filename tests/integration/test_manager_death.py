@@ -15,8 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Final
 
-import shm
-from broker import Config, Manager, Phase, attach
+from ringcast import Config, Manager, Phase, attach, shm
 from tests.conftest import DEADLINE, Processes, eventually
 
 from .manager import Peer, listen, quick, serving, speaking, tell, url_of

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-import shm
-from shm import mpsc
-from shm.mpsc import Receiver, Sender
+from ringcast import shm
+from ringcast.shm import mpsc
+from ringcast.shm.mpsc import Receiver, Sender
 from tests.conftest import Processes, eventually
 
 from . import letters

@@ -22,9 +22,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import shm
-from broker import Config, Feed, Manager, attach
-from broker.manager import ManagerError
+from ringcast import Config, Feed, Manager, attach, shm
+from ringcast.broker.manager import ManagerError
 from tests.conftest import DEADLINE
 
 from .rawserver import (

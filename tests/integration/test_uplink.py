@@ -16,10 +16,9 @@ import pytest
 from websockets.frames import Frame, Opcode
 from websockets.sync.server import ServerConnection, serve
 
-import shm
-from broker import ConfigError, Feed, Manager, attach
-from broker.outbox import Bucket
-from shm import mpsc
+from ringcast import ConfigError, Feed, Manager, attach, shm
+from ringcast.broker.outbox import Bucket
+from ringcast.shm import mpsc
 from tests.conftest import DEADLINE, Processes, eventually
 
 from .manager import Peer, Script, listen, quick, serving, speaking, url_of, watching

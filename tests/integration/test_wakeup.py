@@ -25,8 +25,8 @@ from typing import Final
 
 import pytest
 
-import shm
-from shm.broadcast import Message, Reader, Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Message, Reader, Writer
 from tests.conftest import DEADLINE, Processes, eventually
 
 from .traffic import count_readers, cpu_seconds, stress_seconds

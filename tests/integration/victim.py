@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import shm
-from shm.broadcast import Reader, Writer
-from shm.mpsc import Receiver, Sender
+from ringcast import shm
+from ringcast.shm.broadcast import Reader, Writer
+from ringcast.shm.mpsc import Receiver, Sender
 from tests.integration import letters, traffic
 
 MESSAGES = 5000  # far more than it takes to reach any step

@@ -13,8 +13,7 @@ from typing import Final
 
 import pytest
 
-import broker
-import shm
+from ringcast import broker, shm
 
 HERE: Final = Path(__file__).parent
 INCLUDES: Final = [Path(broker.__file__).parent, Path(shm.__file__).parent]

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-import shm
-from shm.broadcast import Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Writer
 from tests.conftest import DEADLINE, SHM, eventually, reader_status
 
 SLOTS = 8

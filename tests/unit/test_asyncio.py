@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-import shm
-from shm.broadcast import Message, Reader, Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Message, Reader, Writer
 from tests.conftest import DEADLINE, eventually, reader_status
 from tests.unit.conftest import SLOTS, Background, wait_until_waiting
 

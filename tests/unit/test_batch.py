@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import shm
-from shm.broadcast import Batch, Reader, Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Batch, Reader, Writer
 from tests.unit.conftest import (
     CAPACITY,
     DATA_HEADER,

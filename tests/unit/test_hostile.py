@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import shm
-from shm.broadcast import Batch, Message, Reader, Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Batch, Message, Reader, Writer
 from tests.conftest import SHM, Processes, leftovers
 from tests.unit.conftest import DATA_HEADER, control_path, data_path
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-import shm
-from shm import segment
-from shm.broadcast import Reader, Writer
+from ringcast import shm
+from ringcast.shm import segment
+from ringcast.shm.broadcast import Reader, Writer
 from tests.conftest import DEADLINE, SHM, Processes, eventually, leftovers
 from tests.unit.conftest import control_path, data_path
 
@@ -407,7 +407,7 @@ def test_a_ring_outlives_its_killed_creator(name: str, processes: Processes) -> 
 NO_TRACKER = """
 import sys
 from multiprocessing import resource_tracker
-from shm.broadcast import Reader, Writer
+from ringcast.shm.broadcast import Reader, Writer
 
 with Writer.create(sys.argv[1], slots=8, capacity=1024, max_readers=1) as writer:
     with Reader.attach(sys.argv[1]) as reader:

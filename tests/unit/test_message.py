@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from typing_extensions import Buffer
 
-import shm
-from shm.broadcast import Message, Reader, Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Message, Reader, Writer
 from tests.unit.conftest import CAPACITY, DATA_HEADER, MAX_MESSAGE, SLOTS, data_path
 
 

@@ -20,8 +20,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import shm
-from shm.broadcast import Batch, Message, Reader, Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Batch, Message, Reader, Writer
 from tests.conftest import reader_status
 from tests.unit.model import Published, ReaderModel, RingModel
 

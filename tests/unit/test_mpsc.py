@@ -22,9 +22,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import shm
-from shm import mpsc, segment
-from shm.mpsc import Receiver, Sender
+from ringcast import shm
+from ringcast.shm import mpsc, segment
+from ringcast.shm.mpsc import Receiver, Sender
 from tests.conftest import SHM, Processes, eventually, leftovers
 from tests.unit.conftest import Background
 
@@ -834,14 +834,14 @@ class UplinkMachine(RuleBasedStateMachine):
     def send(self, which: int, length: int, wait: bool) -> None:
         model = self.senders[which % len(self.senders)]
         data = random.Random(self.tickets).randbytes(length)
-        if model.refused:
+        if model.cut_off:
+            with pytest.raises(shm.Evicted):
+                model.sender.send(data)
+        elif model.refused:
             with pytest.raises(shm.SendRefused) as told:
                 model.sender.send(data)
             assert told.value.count == model.refused
             model.refused = 0
-        elif model.cut_off:
-            with pytest.raises(shm.Evicted):
-                model.sender.send(data)
         elif not model.room(length, self.window):
             assert model.sender.try_send(data) is None
             if wait:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-import shm
-from shm import mpsc
-from shm.mpsc import Receiver, Sender
+from ringcast import shm
+from ringcast.shm import mpsc
+from ringcast.shm.mpsc import Receiver, Sender
 from tests.conftest import DEADLINE, SHM, Processes
 
 LANE = 512

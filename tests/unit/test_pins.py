@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import shm
-from shm.broadcast import Message, Reader, Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Message, Reader, Writer
 from tests.conftest import eventually, reader_status
 from tests.unit.conftest import SLOTS, Background, fill, wait_until_waiting
 

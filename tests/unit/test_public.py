@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import shm
-from shm import broadcast
+from ringcast import shm
+from ringcast.shm import broadcast
 
 NAMES = [
     "DESCRIPTOR",

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-import shm
-from shm.broadcast import Message, Reader, Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Message, Reader, Writer
 from tests.conftest import reader_status
 from tests.unit.conftest import SLOTS, Background, fill, on_signal, wait_until_waiting
 

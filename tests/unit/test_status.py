@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-import shm
-from shm.broadcast import Reader, Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Reader, Writer
 from tests.conftest import reader_status
 from tests.unit.conftest import (
     CAPACITY,

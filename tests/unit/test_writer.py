@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import shm
-from shm.broadcast import Reader, Reservation, Writer
+from ringcast import shm
+from ringcast.shm.broadcast import Reader, Reservation, Writer
 from tests.conftest import DEADLINE, eventually
 from tests.unit.conftest import (
     CAPACITY,

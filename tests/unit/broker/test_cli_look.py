@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import shm
-from broker.cli import app
-from broker.state import ConnectionState, Phase
-from shm.broadcast import Reader, Writer
+from ringcast import shm
+from ringcast.broker.cli import app
+from ringcast.broker.state import ConnectionState, Phase
+from ringcast.shm.broadcast import Reader, Writer
 from tests.conftest import DEADLINE, eventually, reader_status
 
 ROOT = Path(__file__).parents[3]
-COMMAND = (sys.executable, "-m", "broker")
+COMMAND = (sys.executable, "-m", "ringcast")
 INSPECTED = (
     "name epoch state slots capacity_bytes used_bytes occupancy sequence readers uplink connection"
 )
@@ -228,7 +228,7 @@ def test_inspect_for_people(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> 
         reconnects=6,
         last_error="bad" + HOSTILE,
     )
-    monkeypatch.setattr("broker.state.connection", lambda _status: connection)
+    monkeypatch.setattr("ringcast.broker.state.connection", lambda _status: connection)
     with Reader.attach(writer.name, label="a" + HOSTILE[:8]):
         text = "\n".join(lines("inspect", writer.name, "--interval", "0.01"))
         as_json = parsed("inspect", writer.name, "--json")["connection"]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from broker.config import Config, ConfigError
+from ringcast.broker.config import Config, ConfigError
 
 URL = "wss://example.com/ws"
 

@@ -11,12 +11,11 @@ from typing import Any, Final, Literal
 
 import pytest
 
-import broker
-import shm
-from broker import ConnectionState, Feed, Phase
-from shm import mpsc
-from shm.broadcast import Message, Writer
-from shm.mpsc import Receiver
+import ringcast
+from ringcast import ConnectionState, Feed, Phase, shm
+from ringcast.shm import mpsc
+from ringcast.shm.broadcast import Message, Writer
+from ringcast.shm.mpsc import Receiver
 from tests.conftest import DEADLINE, Processes, eventually, reader_status
 from tests.unit.conftest import SLOTS, Background
 
@@ -123,7 +122,7 @@ def test_events(
     events: bool,
     records: list[bytes | shm.Kind],
 ) -> None:
-    with broker.attach(writer.name, policy=policy, events=events) as feed:
+    with ringcast.attach(writer.name, policy=policy, events=events) as feed:
         publish(writer, *records)
         writer.close()
         assert take(feed) == expected(events, records)
@@ -138,7 +137,7 @@ def test_events_that_come_while_it_waits(
 ) -> None:
     with (
         Writer.create(name, slots=1024, capacity=1 << 16) as writer,
-        broker.attach(name, policy=policy) as feed,
+        ringcast.attach(name, policy=policy) as feed,
     ):
         taking = Background(lambda: take(feed))
         for i in range(300):
@@ -148,14 +147,14 @@ def test_events_that_come_while_it_waits(
 
 
 def test_events_say_what_they_are(writer: Writer) -> None:
-    with broker.attach(writer.name, events=True) as feed:
+    with ringcast.attach(writer.name, events=True) as feed:
         publish(writer, EVENT, b"m")
         assert [message.kind for message in feed.poll()] == [EVENT, shm.Kind.BINARY]
 
 
 @both_policies
 def test_hidden_events_are_no_messages_in_the_figures(writer: Writer, policy: Policy) -> None:
-    with broker.attach(writer.name, policy=policy) as feed:
+    with ringcast.attach(writer.name, policy=policy) as feed:
         publish(writer, *RECORDS)
         assert feed.lag == len(RECORDS)
         assert len(feed.poll()) == 3
@@ -168,7 +167,7 @@ def test_hidden_events_are_no_messages_in_the_figures(writer: Writer, policy: Po
 
 def test_hidden_events_hold_nothing_up(writer: Writer) -> None:
     """A worker whose ring has only events keeps no writer waiting."""
-    with broker.attach(writer.name) as feed:
+    with ringcast.attach(writer.name) as feed:
         for _ in range(5):
             publish(writer, *[EVENT] * SLOTS)
             assert feed.poll() == []
@@ -177,7 +176,7 @@ def test_hidden_events_hold_nothing_up(writer: Writer) -> None:
 
 @both_policies
 def test_a_batch_ends_before_an_event(writer: Writer, policy: Policy) -> None:
-    with broker.attach(writer.name, policy=policy) as feed:
+    with ringcast.attach(writer.name, policy=policy) as feed:
         publish(writer, b"aa", b"bbb", EVENT, EVENT, b"c", EVENT)
         with feed.batch() as batch:
             assert (batch.first, len(batch)) == (0, 2)
@@ -199,7 +198,7 @@ def test_payloads_of_a_batch_among_events(
 ) -> None:
     """Whatever lies behind the messages that are handed out, their payloads are theirs."""
     messages = [bytes([65 + i]) * size for i in range(4)]
-    with broker.attach(writer.name, policy=policy) as feed:
+    with ringcast.attach(writer.name, policy=policy) as feed:
         publish(writer, *messages[:2], EVENT, *messages[2:], *[EVENT] * ends)
         for part in (messages[:2], messages[2:]):
             with feed.batch() as batch:
@@ -235,7 +234,7 @@ firsts: Final = pytest.mark.parametrize(
 def test_gap_of_an_overrun_passes_events(
     writer: Writer, first: Callable[[Feed], tuple[int, int]]
 ) -> None:
-    with broker.attach(writer.name, policy="lossy") as feed:
+    with ringcast.attach(writer.name, policy="lossy") as feed:
         publish(writer, *[b"lost"] * 20, *[EVENT] * (SLOTS - 1), b"m")
         sequence, gap = first(feed)
         assert sequence == 20 + SLOTS - 1
@@ -251,7 +250,7 @@ def test_gap_of_a_late_start_passes_events(
     writer: Writer, policy: Policy, first: Callable[[Feed], tuple[int, int]]
 ) -> None:
     publish(writer, *[b"lost"] * 20, *[EVENT] * (SLOTS - 1), b"m")
-    with broker.attach(writer.name, policy=policy, start=0) as feed:
+    with ringcast.attach(writer.name, policy=policy, start=0) as feed:
         sequence, gap = first(feed)
         assert sequence == 20 + SLOTS - 1
         assert gap == feed.lost
@@ -269,7 +268,7 @@ def test_who_read_to_the_end_lags_nothing_while_it_is_open(
     """In a ring so large that no reader need tell where it is after so few messages."""
     with (
         Writer.create(name, slots=4096, capacity=1 << 20) as writer,
-        broker.attach(name, policy=policy) as feed,
+        ringcast.attach(name, policy=policy) as feed,
     ):
         publish(writer, *RECORDS)
         writer.close()
@@ -285,7 +284,7 @@ def test_who_read_to_the_end_lags_nothing_while_it_is_open(
 
 def test_state_is_what_the_note_says(writer: Writer) -> None:
     writer.note(STATE.encode())
-    with broker.attach(writer.name) as feed:
+    with ringcast.attach(writer.name) as feed:
         assert feed.state == STATE
         for phase in Phase:
             changed = ConnectionState.decode(STATE.encode().replace(b"open", phase.encode()))
@@ -299,7 +298,7 @@ def test_state_is_what_the_note_says(writer: Writer) -> None:
 @pytest.mark.parametrize("phase", Phase)
 def test_state_when_the_writer_is_gone(writer: Writer, phase: Phase) -> None:
     writer.note(STATE.encode().replace(b"open", phase.encode()))
-    with broker.attach(writer.name) as feed:
+    with ringcast.attach(writer.name) as feed:
         writer.close()
         assert feed.state.phase is (Phase.STOPPED if phase is Phase.STOPPED else Phase.ABSENT)
         assert feed.state.url == STATE.url
@@ -313,7 +312,7 @@ def die_with_a_ring(name: str) -> None:
 
 def test_state_of_a_manager_that_died_and_was_resumed(name: str, processes: Processes) -> None:
     processes.start(die_with_a_ring, name).join(DEADLINE)
-    with broker.attach(name) as feed:
+    with ringcast.attach(name) as feed:
         assert feed.state.phase is Phase.ABSENT
         with Writer.resume(name):
             assert feed.state == STATE
@@ -327,7 +326,7 @@ def test_state_of_a_manager_that_died_and_was_resumed(name: str, processes: Proc
 def test_state_of_a_ring_that_no_manager_writes(writer: Writer, note: bytes) -> None:
     writer.note(note)
     with (
-        broker.attach(writer.name) as feed,
+        ringcast.attach(writer.name) as feed,
         pytest.raises(shm.RingError, match="is not a manager's"),
     ):
         _ = feed.state
@@ -348,7 +347,7 @@ def receiver(writer: Writer) -> Iterator[Receiver]:
 @pytest.fixture
 def feed(receiver: Receiver) -> Iterator[Feed]:
     """A worker of a ring with an uplink."""
-    with broker.attach(receiver.name, label="worker") as feed:
+    with ringcast.attach(receiver.name, label="worker") as feed:
         yield feed
 
 
@@ -441,7 +440,7 @@ def test_threads_share_one_lane(feed: Feed, receiver: Receiver) -> None:
 
 
 def test_two_feeds_have_a_lane_each(feed: Feed, receiver: Receiver) -> None:
-    with broker.attach(feed.name, label="other") as other:
+    with ringcast.attach(feed.name, label="other") as other:
         tickets = [sender.send("x") for sender in (feed, other, feed)]
         got = receiver.poll()
     assert [sent.ticket for sent in got] == tickets == sorted(tickets)
@@ -514,7 +513,7 @@ def test_a_manager_that_takes_nothing(
 
 
 def test_without_an_uplink_it_reads_all_the_same(writer: Writer) -> None:
-    with broker.attach(writer.name) as feed:
+    with ringcast.attach(writer.name) as feed:
         for call in (lambda: feed.send("x"), lambda: feed.flush(timeout=0)):
             with pytest.raises(shm.RingNotFound):
                 call()
@@ -603,7 +602,7 @@ def fails_and_attaches_anew(feed: Feed) -> None:
         with pytest.raises(shm.RingClosed):
             call()
     feed.close()
-    with broker.attach(feed.name, label="child") as own:
+    with ringcast.attach(feed.name, label="child") as own:
         own.send("from the child", timeout=DEADLINE)
 
 

@@ -1,0 +1,99 @@
+"""ringcast: one process holds the WebSocket connection, any number of worker processes read it.
+
+Most programs need only what is here:
+
+    from ringcast import attach
+
+    with attach("md") as feed:              # any process: a worker
+        for message in feed: ...
+
+    from ringcast import Config, Manager
+
+    Manager(Config(name="md", url="wss://example.org/stream")).run()      # one process: the manager
+
+`ringcast.shm` has the rings themselves, which need no connection. Names are loaded when they are
+first used (PEP 562), so a program that needs only `ringcast.shm` loads no WebSocket client.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .broker import (
+        Config,
+        ConfigError,
+        ConnectionState,
+        Feed,
+        Manager,
+        ManagerError,
+        Phase,
+        attach,
+    )
+    from .shm.errors import (
+        Evicted,
+        LayoutMismatch,
+        MessageTooLarge,
+        RingClosed,
+        RingCorrupt,
+        RingError,
+        RingExists,
+        RingFull,
+        RingNotFound,
+        SendRefused,
+        SendUnconfirmed,
+        TooManyReaders,
+        TooManySenders,
+    )
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "ConnectionState",
+    "Evicted",
+    "Feed",
+    "LayoutMismatch",
+    "Manager",
+    "ManagerError",
+    "MessageTooLarge",
+    "Phase",
+    "RingClosed",
+    "RingCorrupt",
+    "RingError",
+    "RingExists",
+    "RingFull",
+    "RingNotFound",
+    "SendRefused",
+    "SendUnconfirmed",
+    "TooManyReaders",
+    "TooManySenders",
+    "attach",
+]
+
+_FROM_BROKER = frozenset(
+    {
+        "Config",
+        "ConfigError",
+        "ConnectionState",
+        "Feed",
+        "Manager",
+        "ManagerError",
+        "Phase",
+        "attach",
+    }
+)
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name at its first use."""
+    if name not in __all__:
+        raise AttributeError(f"module 'ringcast' has no attribute {name!r}")
+    module = importlib.import_module(".broker" if name in _FROM_BROKER else ".shm.errors", __name__)
+    value: object = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
