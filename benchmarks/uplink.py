@@ -175,7 +175,7 @@ def _alone(channel: Channel, name: str, seconds: float) -> None:
                 sender.send(payload)
 
         def receive() -> None:
-            if [sent.payload for sent in receiver.poll(group)] != payloads:
+            if [sent.payload for sent in receiver.read_available(group)] != payloads:
                 raise RunFailedError("other messages came than were sent")
 
         spent = in_turns({"send": send, "poll": receive}, seconds)

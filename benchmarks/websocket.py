@@ -667,8 +667,8 @@ def manage(channel: Channel, place: Place, name: str, capacity: int = CAPACITY) 
         url=place.url,
         ca=ca,
         reconnect=False,
-        ping_every=None,
-        drain=channel.deadline_s,
+        ping_interval=None,
+        drain_timeout=channel.deadline_s,
         capacity=capacity,
     )
     Manager(config).run(on_ready=ready)

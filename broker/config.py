@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 from urllib.parse import unquote, unquote_plus, urlsplit
 
-from ringcast.shm import segment
+from ringcast import shm
 
 __all__ = ["Config", "ConfigError"]
 
@@ -33,25 +33,27 @@ apart any more."""
 _SECONDS_MAX: Final = 1_000_000
 """Any wait must fit poll(), which counts milliseconds in 31 bits."""
 
-_SECRET_KEYS: Final = ("say", "headers", "cookie", "private_key_password")
+_SECRET_KEYS: Final = ("initial_messages", "headers", "cookie", "private_key_password")
 _FILES: Final = ("ca", "certificate", "private_key")
 _FLAGS: Final = ("verify", "reconnect")
 _COUNTS: Final = (
     *("slots", "capacity", "max_readers", "mode"),
-    *("max_senders", "lane_bytes", "send_burst"),
+    *("max_senders", "send_buffer_bytes", "send_burst"),
 )
-_BYTES: Final = ("capacity", "lane_bytes")
-_MAY_BE_ZERO: Final = ("stable_after", "drain")
-_MAY_BE_NEVER: Final = ("ping_every", "silent_after", "demote_after", "evict_after")
+_BYTES: Final = ("capacity", "send_buffer_bytes")
+_MAY_BE_ZERO: Final = ("reconnect_reset_after", "drain_timeout")
+_MAY_BE_NEVER: Final = ("ping_interval", "idle_timeout", "demote_after", "evict_after")
 _SECONDS: Final = (
-    *("connect_timeout", "backoff_first", "backoff_most", "pong_within"),
+    *("open_timeout", "reconnect_delay", "reconnect_delay_max", "ping_timeout"),
     *_MAY_BE_ZERO,
     *_MAY_BE_NEVER,
 )
 _OPTIONAL_TEXTS: Final = ("cookie", "origin", "proxy", "private_key_password", "server_name")
 _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     **dict.fromkeys(("name", "url"), ((str,), "text")),
-    **dict.fromkeys(("say", "subprotocols"), ((tuple,), "a list of texts (in code: a tuple)")),
+    **dict.fromkeys(
+        ("initial_messages", "subprotocols"), ((tuple,), "a list of texts (in code: a tuple)")
+    ),
     "headers": ((Mapping,), "a table of texts"),
     **dict.fromkeys(_OPTIONAL_TEXTS, ((str, type(None)), "text")),
     **dict.fromkeys(_FILES, ((Path, type(None)), "a path (in code: a pathlib.Path)")),
@@ -59,7 +61,7 @@ _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     **dict.fromkeys(_COUNTS, ((int,), "a whole number")),
     **dict.fromkeys(_SECONDS, ((int, float), "a number of seconds")),
     "send_rate": ((int, float, type(None)), "a number of messages a second"),
-    "uplink": ((str,), "text"),
+    "offline_sends": ((str,), "text"),
     **dict.fromkeys(
         _MAY_BE_NEVER, ((int, float, type(None)), 'a number of seconds, or "never" (in code: None)')
     ),
@@ -92,8 +94,8 @@ class Config:
     Attributes:
         name: the ring's, 1 to 20 of a-z, 0-9, _ and -; workers attach by it.
         url: where to connect, ws:// or wss://, in ASCII and without a fragment.
-        say: messages sent after each connect, in order: subscriptions, a login. A str is sent as
-            text, bytes as binary.
+        initial_messages: messages sent after each connect, in order: subscriptions, a login. A str
+            is sent as text, bytes as binary.
         headers: further headers of the handshake. Those it makes itself are refused.
         cookie: value of the Cookie header.
         origin: value of the Origin header; None leaves it to the WebSocket library.
@@ -107,19 +109,19 @@ class Config:
         server_name: name that is asked for (SNI) and that the certificate must have; None for the
             URL's host. For a server reached by an address or through a tunnel.
         verify: check the server's certificate. False lets anybody in between read and write.
-        connect_timeout: for all of connecting: TCP, proxy, TLS and handshake. 10, since a server
+        open_timeout: for all of connecting: TCP, proxy, TLS and handshake. 10, since a server
             that needs longer is better tried again.
         reconnect: connect again when the connection is lost; False ends the manager instead.
-        backoff_first: longest pause before the first new attempt; doubled for each further one.
+        reconnect_delay: longest pause before the first new attempt; doubled for each further one.
             0.5, for a lost connection is mostly one server's restart.
-        backoff_most: longest pause of all. 30, well below the limits of servers that count
+        reconnect_delay_max: longest pause of all. 30, well below the limits of servers that count
             attempts.
-        stable_after: a connection that has lasted so long starts the pauses anew. 60, so that one
-            that is accepted and dropped at once is not hammered.
-        ping_every: pause between pings, which measure the round trip and find dead connections.
+        reconnect_reset_after: a connection that has lasted so long starts the pauses anew. 60, so
+            that one that is accepted and dropped at once is not hammered.
+        ping_interval: pause between pings, which measure the round trip and find dead connections.
             20, below the idle limits of common proxies.
-        pong_within: a ping not answered for so long means that the connection is lost.
-        silent_after: so does receiving nothing at all for so long. None, for only the user knows
+        ping_timeout: a ping not answered for so long means that the connection is lost.
+        idle_timeout: so does receiving nothing at all for so long. None, for only the user knows
             how quiet the stream may be.
         slots: messages that the ring holds, a power of two.
         capacity: bytes of payload that the ring holds, a power of two. 64 MiB.
@@ -128,12 +130,13 @@ class Config:
         demote_after: readers that keep the ring full for so long are asked to become lossy. None:
             they hold up everybody.
         evict_after: a reader that does not answer that for so long loses its hold on the ring.
-        drain: how long to wait at the end for readers to take what is left.
+        drain_timeout: how long to wait at the end for readers to take what is left.
         max_senders: workers that can send at once.
-        lane_bytes: what each can have sent and not yet handed to the socket, a power of two. A
-            longer message goes through in parts.
-        uplink: what becomes of workers' messages while there is no connection: "hold" keeps them,
-            as many as fit into each one's lane, for the next one; "refuse" tells the sender.
+        send_buffer_bytes: what each can have sent and not yet handed to the socket, a power of
+            two. A longer message goes through in parts.
+        offline_sends: what becomes of workers' messages while there is no connection: "buffer"
+            keeps them, as many as fit into each one's buffer, for the next one; "reject" raises
+            SendRejected in the sender.
         send_rate: messages a second to the server, pings and pongs included; None for no limit.
             Below what the server allows: those who send too fast are cut off.
         send_burst: messages at once after a pause.
@@ -145,7 +148,7 @@ class Config:
 
     name: str
     url: str
-    say: tuple[str | bytes, ...] = ()
+    initial_messages: tuple[str | bytes, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     cookie: str | None = None
     origin: str | None = None
@@ -157,24 +160,24 @@ class Config:
     private_key_password: str | None = None
     server_name: str | None = None
     verify: bool = True
-    connect_timeout: float = 10.0
+    open_timeout: float = 10.0
     reconnect: bool = True
-    backoff_first: float = 0.5
-    backoff_most: float = 30.0
-    stable_after: float = 60.0
-    ping_every: float | None = 20.0
-    pong_within: float = 10.0
-    silent_after: float | None = None
+    reconnect_delay: float = 0.5
+    reconnect_delay_max: float = 30.0
+    reconnect_reset_after: float = 60.0
+    ping_interval: float | None = 20.0
+    ping_timeout: float = 10.0
+    idle_timeout: float | None = None
     slots: int = 65536
     capacity: int = 64 << 20
     max_readers: int = 64
     mode: int = 0o600
     demote_after: float | None = 5.0
     evict_after: float | None = 5.0
-    drain: float = 5.0
+    drain_timeout: float = 5.0
     max_senders: int = 64
-    lane_bytes: int = 65536
-    uplink: str = "hold"
+    send_buffer_bytes: int = 65536
+    offline_sends: str = "buffer"
     send_rate: float | None = None
     send_burst: int = 1
     # By key, what its ${VAR}s were replaced by. A field, so that `dataclasses.replace` and the
@@ -225,7 +228,7 @@ class Config:
         """All of it, **secrets included**, for `from_json` in a child process. For a pipe: not for
         a file, a command line or an environment variable, where others can read it."""
         values = {key: getattr(self, key) for key in _KEYS}
-        values["say"] = [_say_as_json(said) for said in self.say]
+        values["initial_messages"] = [_say_as_json(said) for said in self.initial_messages]
         values["headers"] = dict(self.headers)
         values |= {key: values[key] and str(values[key]) for key in _FILES}
         values["_expanded"] = {key: list(texts) for key, texts in self._expanded.items()}
@@ -241,7 +244,7 @@ class Config:
         values = _read_json(text)
         expanded = values.pop("_expanded")
         _refuse_unknown(values)
-        values["say"] = tuple(map(_say_from_json, values["say"]))
+        values["initial_messages"] = tuple(map(_say_from_json, values["initial_messages"]))
         values["subprotocols"] = tuple(values["subprotocols"])
         values |= {key: values[key] and Path(values[key]) for key in _FILES}
         return cls(**values, _expanded=expanded)
@@ -327,7 +330,7 @@ class Config:
             if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
                 raise ConfigError(f"{key} is to be {right}, not {type(value).__name__}")
         for key, parts, element in (
-            ("say", self.say, (str, bytes)),
+            ("initial_messages", self.initial_messages, (str, bytes)),
             ("subprotocols", self.subprotocols, (str,)),
             ("headers", (*self.headers, *self.headers.values()), (str,)),
         ):
@@ -337,7 +340,7 @@ class Config:
 
     def _check_addresses(self) -> None:
         try:
-            segment.check_name(self.name)
+            shm.check_name(self.name)
         except ValueError:
             right = "use 1 to 20 of a-z, 0-9, _ and -, starting with a letter or digit"
             raise self._wrong("name", right) from None
@@ -398,9 +401,11 @@ class Config:
             raise self._wrong("subprotocols", "use letters, digits and !#$%&'*+-.^_`|~ only")
         if len(set(self.subprotocols)) < len(self.subprotocols):
             raise self._wrong("subprotocols", "name each one once")
-        for number, said in enumerate(self.say, 1):
+        for number, said in enumerate(self.initial_messages, 1):
             if isinstance(said, str) and re.search("[\ud800-\udfff]", said):
-                raise ConfigError(f"say: message {number} (not shown) is not valid Unicode")
+                raise ConfigError(
+                    f"initial_messages: message {number} (not shown) is not valid Unicode"
+                )
 
     def _check_tls(self) -> None:
         used = [key for key in ("ca", "certificate", "server_name") if getattr(self, key)]
@@ -435,8 +440,10 @@ class Config:
                 right = f"give seconds {'from' if zero else 'above'} 0, up to {_SECONDS_MAX}"
                 raise self._wrong(key, right)
             object.__setattr__(self, key, float(value))
-        if self.backoff_most < self.backoff_first:
-            raise self._wrong("backoff_most", "it is below backoff_first; raise it or lower that")
+        if self.reconnect_delay_max < self.reconnect_delay:
+            raise self._wrong(
+                "reconnect_delay_max", "it is below reconnect_delay; raise it or lower that"
+            )
         if self.evict_after is not None and self.demote_after is None:
             raise self._wrong(
                 "evict_after",
@@ -445,8 +452,8 @@ class Config:
             )
 
     def _check_uplink(self) -> None:
-        if self.uplink not in ("hold", "refuse"):
-            raise self._wrong("uplink", 'it is "hold" or "refuse"')
+        if self.offline_sends not in ("buffer", "reject"):
+            raise self._wrong("offline_sends", 'it is "buffer" or "reject"')
         if self.send_rate is not None and not 0 < self.send_rate <= 1e6:
             raise self._wrong("send_rate", "give messages a second, above 0 and up to 1000000")
         if self.send_burst < 1:

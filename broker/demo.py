@@ -274,11 +274,11 @@ def run(name: str, script: Script, workers: int, watch: Callable[[shm.RingStatus
             name=name,
             url=url,
             reconnect=False,
-            ping_every=1.0,
+            ping_interval=1.0,
             slots=SLOTS,
             capacity=CAPACITY,
             max_readers=workers + 2,
-            drain=_PATIENCE,
+            drain_timeout=_PATIENCE,
             demote_after=None,
             evict_after=None,
         )

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from ringcast import shm
-from ringcast.shm import _ring, broadcast, mpsc
+from ringcast.shm import broadcast, mpsc
 
 from . import parts
 from .state import ConnectionState, Phase
@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Feed", "attach"]
 
-_KINDS: Final = {"text": shm.Kind.TEXT, "binary": shm.Kind.BINARY}
+_KINDS: Final[dict[str | shm.Kind, shm.Kind]] = {
+    "text": shm.Kind.TEXT,
+    "binary": shm.Kind.BINARY,
+    shm.Kind.TEXT: shm.Kind.TEXT,
+    shm.Kind.BINARY: shm.Kind.BINARY,
+}
 
 
 class Feed(broadcast.Reader):
     """What the server says, message by message; made with `attach`.
 
     It has everything that `shm.broadcast.Reader` has (iteration plain and ``async``, `read`,
-    `poll`, `batch`, `cursor`, `lag`, `lost`, `close`, ``with``), knows the connection's state, and
-    sends to the server through the manager.
+    `read_available`, `batch`, `cursor`, `lag`, `lost`, `close`, ``with``), knows the connection's
+    state, and sends to the server through the manager.
     """
 
     __slots__ = ("_attaching", "_label", "_owner", "_sender")
@@ -43,7 +48,7 @@ class Feed(broadcast.Reader):
         name: str,
         policy: Literal["block", "lossy"],
         start: Literal["latest", "oldest"] | int,
-        wait: _ring.Wait | None,
+        wait: shm.WaitStrategy | None,
         label: str | None,
         owner: int | None,
         skip: int,
@@ -57,7 +62,7 @@ class Feed(broadcast.Reader):
 
     @property
     def state(self) -> ConnectionState:
-        """The connection, as its manager last said; phase ABSENT if there is no manager now.
+        """The connection, as its manager last said; phase ORPHANED if there is no manager now.
 
         Raises:
             shm.RingClosed: this end is closed.
@@ -69,14 +74,14 @@ class Feed(broadcast.Reader):
                 f"ring {self.name!r} is not a manager's: read it with shm.broadcast.Reader"
             )
         if state.phase is not Phase.STOPPED and not self.writer_alive:
-            return dataclasses.replace(state, phase=Phase.ABSENT)
+            return dataclasses.replace(state, phase=Phase.ORPHANED)
         return state
 
     def send(
         self,
         payload: str | Buffer,
-        kind: Literal["text", "binary"] = "text",
         *,
+        kind: Literal["text", "binary"] | shm.Kind | None = None,
         timeout: float | None = None,
     ) -> int:
         """Send a message to the server, through the manager.
@@ -84,7 +89,8 @@ class Feed(broadcast.Reader):
         Args:
             payload: a str (UTF-8), or bytes or any C-contiguous buffer; copied. At most a quarter
                 of the ring's capacity; what is longer than half of a lane goes through it in parts.
-            kind: "text", which is to be UTF-8, or "binary".
+            kind: "text" or "binary", or the `shm.Kind` of either; None sends a str as text and
+                bytes as binary. Bytes sent as text have to be UTF-8.
             timeout: seconds to wait while too many messages of this worker are under way; None
                 waits as long as it takes.
 
@@ -94,24 +100,25 @@ class Feed(broadcast.Reader):
         Raises:
             shm.RingFull: no room in time.
             shm.MessageTooLarge: longer than may be.
-            shm.SendRefused: there is no connection, and the manager is configured to refuse; or
-                messages sent before were refused. Nothing was sent.
+            shm.SendRejected: there is no connection, and the manager is configured to refuse; or
+                messages sent before were rejected. Nothing was sent.
             shm.SendUnconfirmed: a manager died with messages sent before; nobody knows of them.
                 Nothing was sent.
             shm.Evicted: the manager cut this worker off, for text that was not UTF-8.
             shm.RingClosed: the manager has ended, or this end is closed.
             ValueError: `kind` is another, or text as "text" is not UTF-8.
         """
-        if kind not in _KINDS:
+        number = _KINDS.get(kind) if kind is not None else _kind_of(payload)
+        if number is None:
             raise ValueError(f'kind is "text" or "binary", not {kind!r}')
         data = payload.encode() if isinstance(payload, str) else payload
-        if kind == "text" and not isinstance(payload, str):
+        if number == shm.Kind.TEXT and not isinstance(payload, str):
             str(memoryview(data), "utf-8")  # raises what the server would close the connection for
         sender = self._attached_sender()
         view = memoryview(data)
         if view.nbytes <= sender.max_message or not view.c_contiguous:  # which send() refuses
-            return sender.send(data, kind=_KINDS[kind], timeout=timeout)
-        return self._send_parts(sender, view.cast("B"), _KINDS[kind], timeout)
+            return sender.send(data, kind=number, timeout=timeout)
+        return self._send_parts(sender, view.cast("B"), number, timeout)
 
     def _send_parts(
         self, sender: mpsc.Sender, data: memoryview, kind: shm.Kind, timeout: float | None
@@ -138,7 +145,7 @@ class Feed(broadcast.Reader):
 
         Raises:
             TimeoutError: not in time; it may still be sent.
-            shm.SendRefused, shm.SendUnconfirmed, shm.Evicted, shm.RingClosed: as `send` does.
+            shm.SendRejected, shm.SendUnconfirmed, shm.Evicted, shm.RingClosed: as `send` does.
         """
         self._attached_sender().flush(ticket, timeout)
 
@@ -169,12 +176,16 @@ class Feed(broadcast.Reader):
             self._sender.close()
 
 
+def _kind_of(payload: str | Buffer) -> shm.Kind:
+    return shm.Kind.TEXT if isinstance(payload, str) else shm.Kind.BINARY
+
+
 def attach(
     name: str,
     *,
     policy: Literal["block", "lossy"] = "block",
     start: Literal["latest", "oldest"] | int = "latest",
-    wait: _ring.Wait | None = None,
+    wait: shm.WaitStrategy | None = None,
     label: str | None = None,
     owner: int | None = None,
     events: bool = False,

@@ -1,6 +1,6 @@
 """The manager: one process, one WebSocket connection, one ring.
 
-    CONNECTING ──▶ OPEN ──▶ CLOSING ──▶ WAITING ──▶ CONNECTING ...        any ──▶ STOPPED
+    CONNECTING ──▶ OPEN ──▶ CLOSING ──▶ RECONNECTING ──▶ CONNECTING ...        any ──▶ STOPPED
       (Dialer)    (Connection)          (Backoff)
 
 One thread does everything but dialling. It sleeps in poll(2) on the socket and on an eventfd that
@@ -260,7 +260,7 @@ class Manager:
         _traceback: TracebackType | None,
     ) -> None:
         """Stop the child, orderly, and wait for it; at once if it takes longer than it may."""
-        self._end_child(self.config.drain + 10.0)
+        self._end_child(self.config.drain_timeout + 10.0)
 
     def _end_child(self, patience: float) -> None:
         child, self._child = self._child, None
@@ -318,16 +318,16 @@ def _open_uplink(config: Config) -> tuple[mpsc.Receiver, bool]:
             mpsc.Receiver.create(
                 config.name,
                 max_senders=config.max_senders,
-                lane_bytes=config.lane_bytes,
+                lane_bytes=config.send_buffer_bytes,
                 mode=config.mode,
-                acknowledge="by hand",
+                auto_ack=False,
             ),
             False,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except shm.RingExists:
-        return mpsc.Receiver.resume(config.name, acknowledge="by hand"), True
+        return mpsc.Receiver.resume(config.name, auto_ack=False), True
 
 
 def _open_both(config: Config) -> tuple[mpsc.Receiver, broadcast.Writer, bool]:
@@ -339,7 +339,7 @@ def _open_both(config: Config) -> tuple[mpsc.Receiver, broadcast.Writer, bool]:
         writer, resumed = _open_ring(config)
     except BaseException:
         if uplink_resumed:
-            receiver._release()
+            receiver.abandon()
         else:
             _end(receiver)
         raise
@@ -427,7 +427,7 @@ class _Work:
             last_error=self._last_error,
         ).encode()
         if state != self._shown:
-            self._writer.note(state)
+            self._writer.note = state
             self._shown = state
         self._show_at = time.monotonic() + _REFRESH
 
@@ -498,7 +498,7 @@ class _Work:
         if result is None and time.monotonic() >= dialer.deadline:
             dialer.give_up()
             self._given_up.append(dialer)
-            result = Lost(f"no connection within {self._config.connect_timeout:g} s")
+            result = Lost(f"no connection within {self._config.open_timeout:g} s")
         if result is None:
             return
         self._dialer = None
@@ -533,8 +533,8 @@ class _Work:
         pause = self._backoff.pause(lost.retry_in)
         self._retry_at = time.monotonic() + pause
         self._enter(
-            Phase.WAITING,
-            "waiting",
+            Phase.RECONNECTING,
+            "reconnecting",
             logging.WARNING,
             retry_in=round(pause, 3),
             error=lost.error,
@@ -647,7 +647,7 @@ class _Work:
 
     def _wind_up(self) -> None:
         """Publish what was received and the end, let workers read it, say goodbye to the server."""
-        until = time.monotonic() + self._config.drain
+        until = time.monotonic() + self._config.drain_timeout
         if self._dialer is not None:
             self._dialer.give_up()
             self._dialer = None

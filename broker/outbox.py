@@ -4,8 +4,8 @@
 
 A message is taken from the uplink when the socket has room and the rate allows, and acknowledged
 when the last of its bytes was handed to the socket. One that was not, because the connection ended,
-is sent again on the next one (`Config.uplink` is "hold"), or its sender is told ("refuse"): the
-server can't have acted on a frame that it did not get whole.
+is sent again on the next one (`Config.offline_sends` is "buffer"), or rejected ("reject"):
+the server can't have acted on a frame that it did not get whole.
 """
 
 from __future__ import annotations
@@ -85,16 +85,16 @@ class _UnderWay:
     """A message on its way, or in its place among those that are.
 
     Attributes:
-        sent: a worker's; None for one of `Config.say`.
-        payload: what is sent for it; None for nothing: it is a part of a later one, or refused.
+        sent: a worker's; None for one of `Config.initial_messages`.
+        payload: what is sent for it; None for nothing: it is a part of a later one, or rejected.
         text: and not binary.
-        refused: its sender is told, in its turn.
+        rejected: its sender is told, in its turn.
     """
 
-    sent: mpsc.Sent | None
+    sent: mpsc.Envelope | None
     payload: bytes | None = None
     text: bool = False
-    refused: bool = False
+    rejected: bool = False
 
 
 class _Waker:
@@ -126,7 +126,7 @@ class _Waker:
     def _run(self) -> None:
         while True:
             self._armed.acquire()
-            if self._ended or not self._receiver._wait_natively(self._bell.fd):
+            if self._ended or not self._receiver.wait_into(self._bell.fd):
                 return
 
     def end(self) -> None:
@@ -157,12 +157,12 @@ class Outbox:
         self._connected = False
         self.bell = Bell()
         self._waker = _Waker(receiver, self.bell)
-        receiver.limit_senders(_SHARE if config.send_rate is not None else 0)
-        self._refuse(config.uplink == "refuse")
+        receiver.limit_in_flight(_SHARE if config.send_rate is not None else 0)
+        self._refuse(config.offline_sends == "reject")
         self._waker.arm()
 
-    def _refuse(self, refusing: bool) -> None:
-        self._receiver.refuse(refusing)
+    def _refuse(self, rejecting: bool) -> None:
+        self._receiver.reject_sends(rejecting)
 
     def spend(self) -> None:
         """A control frame was sent."""
@@ -172,7 +172,7 @@ class Outbox:
         """A connection is open: say what is configured first, then what was held."""
         self._connected = True
         self._handed_over = 0
-        self._say.extend(self._config.say)
+        self._say.extend(self._config.initial_messages)
         self._refuse(False)
         self._more = True
 
@@ -183,7 +183,7 @@ class Outbox:
         self._under_way.clear()
         self._say.clear()
         self._connected = False
-        if self._config.uplink == "refuse":
+        if self._config.offline_sends == "reject":
             self._refuse(True)
             self._refuse_all(left)
             self._more = True
@@ -199,7 +199,7 @@ class Outbox:
             self._settle(connection)
             self._hand_over(connection)
             self._settle(connection)
-        elif self._config.uplink == "refuse" and self._more:
+        elif self._config.offline_sends == "reject" and self._more:
             self._drop()
 
     def deadline(self, connection: Connection | None) -> float | None:
@@ -238,24 +238,24 @@ class Outbox:
             batch.append(self._again.popleft())
         if self._more and len(batch) < limit:
             wanted = limit - len(batch)
-            taken = self._receiver.poll(wanted)
+            taken = self._receiver.read_available(wanted)
             batch.extend(map(self._judge, taken))
             if len(taken) < wanted:
                 self._more = False
                 self._waker.arm()
         return batch
 
-    def _judge(self, sent: mpsc.Sent) -> _UnderWay:
+    def _judge(self, sent: mpsc.Envelope) -> _UnderWay:
         """What is to become of a worker's message."""
-        payload, kind = sent.payload, sent.kind
+        payload, kind = bytes(sent), sent.kind
         if kind == parts.KIND:
             assembly = self._assemblies.setdefault(sent.sender, parts.Assembly(self._longest))
             try:
                 whole = assembly.add(payload)
             except parts.BadPartError as error:
-                return self._cut_off(sent, str(error))
+                return self._evict(sent, str(error))
             except LookupError:  # a manager died with the beginning
-                return _UnderWay(sent, refused=True)
+                return _UnderWay(sent, rejected=True)
             if whole is None:
                 return _UnderWay(sent)
             payload, kind = whole
@@ -263,13 +263,13 @@ class Outbox:
             return _UnderWay(sent, payload)
         if kind == shm.Kind.TEXT and _is_text(payload):
             return _UnderWay(sent, payload, text=True)
-        return self._cut_off(sent, "it sent a text that is not UTF-8, or a kind that is not known")
+        return self._evict(sent, "it sent a text that is not UTF-8, or a kind that is not known")
 
-    def _cut_off(self, sent: mpsc.Sent, why: str) -> _UnderWay:
+    def _evict(self, sent: mpsc.Envelope, why: str) -> _UnderWay:
         """A worker is not to make the server close everybody's connection."""
-        self._receiver.cut_off(sent.sender)
-        tell(logging.WARNING, "cut off", ring=self._config.name, lane=sent.sender, why=why)
-        return _UnderWay(sent, refused=True)
+        self._receiver.evict(sent.sender)
+        tell(logging.WARNING, "evicted", ring=self._config.name, lane=sent.sender, why=why)
+        return _UnderWay(sent, rejected=True)
 
     def _put(self, connection: Connection, entry: _UnderWay) -> None:
         self._under_way.append(entry)
@@ -281,28 +281,28 @@ class Outbox:
         """Acknowledge what the socket has taken whole, in the order of the tickets."""
         taken = connection.sent - self._handed_over
         self._handed_over = connection.sent
-        delivered: list[mpsc.Sent] = []
+        delivered: list[mpsc.Envelope] = []
         while self._under_way and (taken or self._under_way[0].payload is None):
             entry = self._under_way.popleft()
             taken -= entry.payload is not None
-            if entry.refused:
-                self._receiver.acknowledge(delivered)
+            if entry.rejected:
+                self._receiver.ack(delivered)
                 delivered = []
                 self._refuse_all([entry])
             elif entry.sent is not None:
                 delivered.append(entry.sent)
         if delivered:
-            self._receiver.acknowledge(delivered)
+            self._receiver.ack(delivered)
 
     def _refuse_all(self, entries: Iterable[_UnderWay]) -> None:
         sent = [entry.sent for entry in entries if entry.sent is not None]
-        self._receiver.acknowledge(sent, refused=True)
+        self._receiver.ack(sent, rejected=True)
 
     def _drop(self) -> None:
         """Not connected, and nothing is held: those who sent are told."""
         for _ in range(_BATCHES):
-            taken = self._receiver.poll(_BATCH)
-            self._receiver.acknowledge(taken, refused=True)
+            taken = self._receiver.read_available(_BATCH)
+            self._receiver.ack(taken, rejected=True)
             if len(taken) < _BATCH:
                 self._more = False
                 self._waker.arm()

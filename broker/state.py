@@ -13,7 +13,7 @@ connected      subprotocol; gap: true unless it is the manager's first connectio
                server said meanwhile was missed; silent_ns: how long no connection was open
 closing        code, reason: of the server's close frame, or 1006 if we close first; error: why
 disconnected   code, reason: of the close frame, or 1006 if there was none; error: what went wrong
-waiting        retry_in: seconds until the next attempt; error
+reconnecting   retry_in: seconds until the next attempt; error
 restarted      the manager died and another goes on: epoch, sequence, last_phase
 stopped        error: why, or null; the last record
 =============  ==================================================================================
@@ -45,11 +45,11 @@ class Phase(enum.StrEnum):
     STARTING = "starting"
     CONNECTING = "connecting"
     OPEN = "open"
-    WAITING = "waiting"
+    RECONNECTING = "reconnecting"
     """For the next attempt."""
     CLOSING = "closing"
     STOPPED = "stopped"
-    ABSENT = "absent"
+    ORPHANED = "orphaned"
     """There is no manager: it died, and another can go on with the ring."""
 
 
@@ -109,5 +109,5 @@ def connection(status: shm.RingStatus) -> ConnectionState | None:
     """The connection of a ring that `shm.status` has looked at; None if no manager writes it."""
     state = ConnectionState.decode(status.note)
     if state is not None and status.state == "orphaned" and state.phase is not Phase.STOPPED:
-        return dataclasses.replace(state, phase=Phase.ABSENT)
+        return dataclasses.replace(state, phase=Phase.ORPHANED)
     return state

@@ -112,7 +112,7 @@ def _proxy_options(config: Config) -> dict[str, Any]:
         "http_proxy_host": proxy.hostname,
         "http_proxy_port": proxy.port or (80 if proxy.scheme == "http" else 1080),
         "http_proxy_auth": auth,
-        "http_proxy_timeout": config.connect_timeout,
+        "http_proxy_timeout": config.open_timeout,
         "http_no_proxy": ["-"],  # no host's name: an empty list would mean the environment's
     }
 
@@ -139,7 +139,7 @@ def _new_websocket(config: Config) -> websocket.WebSocket:
 def _open(config: Config, ws: websocket.WebSocket) -> Opened:
     ws.connect(  # type: ignore[no-untyped-call]
         config.url,
-        timeout=config.connect_timeout,
+        timeout=config.open_timeout,
         header=_header_lines(config),
         cookie=config.cookie,
         origin=config.origin,
@@ -219,7 +219,7 @@ class Dialer:
         self._ws: websocket.WebSocket | None = None
         self._result: Opened | Lost | None = None
         self._given_up = False
-        self.deadline = time.monotonic() + config.connect_timeout
+        self.deadline = time.monotonic() + config.open_timeout
         self._thread = threading.Thread(target=self._dial, name=f"dial-{config.name}", daemon=True)
         self._thread.start()
 
@@ -278,14 +278,14 @@ class Backoff:
 
     def pause(self, asked_for: float | None) -> float:
         """Seconds until the next attempt; at least what the server asked for."""
-        doubled = self._config.backoff_first * 2.0 ** min(self.attempts, 64)
+        doubled = self._config.reconnect_delay * 2.0 ** min(self.attempts, 64)
         self.attempts += 1
-        pause = random.uniform(0, min(doubled, self._config.backoff_most))
+        pause = random.uniform(0, min(doubled, self._config.reconnect_delay_max))
         return max(pause, asked_for or 0.0)
 
     def connected_for(self, seconds: float) -> None:
         """A connection has ended; after a stable one the pauses start anew."""
-        if seconds >= self._config.stable_after:
+        if seconds >= self._config.reconnect_reset_after:
             self.attempts = 0
 
 
@@ -330,7 +330,7 @@ class Connection:
         self._taken = 0  # bytes that the socket took
         self._ends: collections.deque[int] = collections.deque()  # where, in those, messages end
         self._heard = now
-        self._next_ping = now + config.ping_every if config.ping_every else None
+        self._next_ping = now + config.ping_interval if config.ping_interval else None
         self._ping: tuple[bytes, int] | None = None
         self._pong_until: float | None = None
         self._close_until: float | None = None
@@ -363,8 +363,8 @@ class Connection:
     def deadline(self) -> float:
         """When `turn` is to be called at the latest, time.monotonic() seconds."""
         times = [self._next_ping, self._pong_until, self._close_until]
-        if self._config.silent_after is not None and not self.closing:
-            times.append(self._heard + self._config.silent_after)
+        if self._config.idle_timeout is not None and not self.closing:
+            times.append(self._heard + self._config.idle_timeout)
         return min((t for t in times if t is not None), default=float("inf"))
 
     # -- sending
@@ -478,7 +478,7 @@ class Connection:
             self._heard = time.monotonic()
             if self._ingest.partial and self._pong_until is not None:
                 # A pong can't come inside a message that is on its way.
-                self._pong_until = self._heard + self._config.pong_within
+                self._pong_until = self._heard + self._config.ping_timeout
         return self._handle(outcome)
 
     def _handle(self, outcome: int) -> int:
@@ -545,10 +545,10 @@ class Connection:
         if not self._drained:
             self._heard = now
             if self._pong_until is not None:
-                self._pong_until = now + self._config.pong_within
-        silent = self._config.silent_after
+                self._pong_until = now + self._config.ping_timeout
+        silent = self._config.idle_timeout
         if self._pong_until is not None and now >= self._pong_until:
-            self._overdue(f"no pong within {self._config.pong_within:g} s")
+            self._overdue(f"no pong within {self._config.ping_timeout:g} s")
         elif silent is not None and now >= self._heard + silent:
             self._overdue(f"the server said nothing for {silent:g} s")
         elif self._next_ping is not None and now >= self._next_ping:
@@ -561,10 +561,10 @@ class Connection:
         self._fail(error)
 
     def _send_ping(self, now: float) -> None:
-        self._next_ping = now + (self._config.ping_every or 0.0)
+        self._next_ping = now + (self._config.ping_interval or 0.0)
         if self._ping is None:
             self._ping = (os.urandom(8), time.monotonic_ns())
-            self._pong_until = now + self._config.pong_within
+            self._pong_until = now + self._config.ping_timeout
             self._put(self._ping[0], ABNF.OPCODE_PING)
             self._outbox.spend()
             self.flush()

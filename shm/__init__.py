@@ -24,12 +24,12 @@ from .errors import (
     RingExists,
     RingFull,
     RingNotFound,
-    SendRefused,
+    SendRejected,
     SendUnconfirmed,
     TooManyReaders,
     TooManySenders,
 )
-from .segment import unlink
+from .segment import check_name, unlink
 from .signals import Blocking, BusySpin, Yielding
 from .status import ReaderStatus, RingEntry, RingStatus, list_rings, status
 
@@ -50,15 +50,20 @@ __all__ = [
     "RingFull",
     "RingNotFound",
     "RingStatus",
-    "SendRefused",
+    "SendRejected",
     "SendUnconfirmed",
     "TooManyReaders",
     "TooManySenders",
+    "WaitStrategy",
     "Yielding",
+    "check_name",
     "list_rings",
     "status",
     "unlink",
 ]
+
+#: Base of BusySpin, Yielding and Blocking.
+WaitStrategy = _ring.Wait
 
 #: numpy dtype of a descriptor, as `Batch.descriptors` has it.
 DESCRIPTOR = _ring.DESCRIPTOR

@@ -1066,7 +1066,7 @@ cdef class Reader:
             taken = self.take(message)
         return message
 
-    def poll(self, Py_ssize_t limit=256) -> list:
+    def read_available(self, Py_ssize_t limit=256) -> list:
         """What is there now, at most `limit` messages; never waits. Raises as `read` does."""
         cdef list messages = []
         cdef Message message
@@ -1860,17 +1860,21 @@ cdef class Writer:
 
     # -- the note
 
-    def note(self, data) -> None:
-        """Say something about this writer that anybody can look up at any time (`shm.status`,
-        `Reader.note`), such as the state of its connection; it replaces what was said before.
-
-        Args:
-            data: bytes or any C-contiguous buffer, at most 1016 bytes; copied.
+    @property
+    def note(self) -> bytes:
+        """What this writer publishes about itself, such as the state of its connection: at most
+        1016 bytes that anybody can look up at any time (`shm.status`, `Reader.note`). Assigning
+        bytes, or any C-contiguous buffer, replaces it.
 
         Raises:
-            MessageTooLarge: it is longer.
+            MessageTooLarge: the new one is longer.
             RingClosed: this writer is closed.
         """
+        self.endpoint.check()
+        return self.segments.note()
+
+    @note.setter
+    def note(self, data):
         cdef bytes copy = bytes(data)
         self.endpoint.check()
         if len(copy) > <Py_ssize_t>RC_NOTE_MAX:
@@ -1888,7 +1892,7 @@ cdef class Writer:
         if self.reservation != NULL and (<Reservation>self.reservation).exports:
             raise BufferError("a view of a reservation is still alive: release it first")
         if self._end():
-            self._release()
+            self.abandon()
 
     def _end(self) -> bool:
         """End the ring, keeping the writer lock; False if it has ended, or is a parent's."""
@@ -1903,8 +1907,8 @@ cdef class Writer:
         rc_writer_end(&self.ring)
         return True
 
-    def _release(self) -> None:
-        """Give up the writer lock."""
+    def abandon(self) -> None:
+        """Let go of the ring without ending it, as a crash would: `resume` goes on with it."""
         self.endpoint.finish()
 
     @property

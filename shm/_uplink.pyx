@@ -6,9 +6,12 @@ endpoint.h. Payloads are copied out of the lanes, so nothing here outlives its c
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -27,7 +30,7 @@ import os
 
 from . import _ring
 from .errors import (
-    Evicted, MessageTooLarge, RingClosed, RingCorrupt, RingFull, SendRefused, SendUnconfirmed,
+    Evicted, MessageTooLarge, RingClosed, RingCorrupt, RingFull, SendRejected, SendUnconfirmed,
 )
 
 cdef extern from "mpsc.h" nogil:
@@ -38,7 +41,7 @@ cdef extern from "mpsc.h" nogil:
         uint64_t created_ns
 
     ctypedef struct rc_lane:
-        uint64_t written, sent, taken, taken_count, done_count, refused, unsure
+        uint64_t written, sent, taken, taken_count, done_count, rejected, unconfirmed
         uint64_t state, started, joined_ns
         uint32_t pid
         char label[64]
@@ -46,7 +49,7 @@ cdef extern from "mpsc.h" nogil:
     ctypedef struct rc_uplink:
         rc_uplink_identity identity
         uint64_t head, flushed, window, tail, receiver_pid, receiver_since_ns
-        uint32_t state, epoch, refusing
+        uint32_t state, epoch, rejecting
         rc_lane *lanes
 
     ctypedef struct rc_uplink_geometry:
@@ -67,13 +70,13 @@ cdef extern from "mpsc.h" nogil:
     void rc_uplink_place(rc_uplink_map *, void *, const rc_uplink_geometry *)
 
     ctypedef enum rc_sending:
-        RC_SENT, RC_NO_ROOM, RC_CUT_OFF, RC_NO_RECEIVER, RC_REFUSED, RC_WRONG
+        RC_SENT, RC_NO_ROOM, RC_SENDER_EVICTED, RC_NO_RECEIVER, RC_REJECTED, RC_WRONG
 
     ctypedef struct rc_sender:
         rc_uplink_map map
         rc_lane *lane
         sem_t *wake
-        uint64_t sent, last, refused, unsure
+        uint64_t sent, last, rejected, unconfirmed
         uint32_t index
 
     void rc_sender_map(rc_sender *, void *, const rc_uplink_geometry *, uint32_t, sem_t *, sem_t *)
@@ -97,8 +100,8 @@ cdef extern from "mpsc.h" nogil:
     ctypedef struct rc_receiver:
         rc_uplink_map map
         sem_t *wake
-        uint64_t head, voided, cut_off, window
-        uint32_t refusing, epoch
+        uint64_t head, voided, evicted, window
+        uint32_t rejecting, epoch
 
     void rc_receiver_map(rc_receiver *, void *, const rc_uplink_geometry *, sem_t **, sem_t *,
                          uint64_t *, uint64_t *)
@@ -108,7 +111,7 @@ cdef extern from "mpsc.h" nogil:
     void rc_receiver_done(rc_receiver *, uint64_t, uint32_t, int)
     void rc_receiver_wake_senders(rc_receiver *)
     int rc_receiver_reap(rc_receiver *, uint32_t)
-    void rc_receiver_cut_off(rc_receiver *, uint32_t)
+    void rc_receiver_evict(rc_receiver *, uint32_t)
     uint64_t rc_receiver_hole(rc_receiver *)
     void rc_receiver_touch_all(rc_receiver *)
     void rc_receiver_void_hole(rc_receiver *)
@@ -120,6 +123,7 @@ cdef extern from "mpsc.h" nogil:
     int rc_receiver_wait(const rc_receiver *, rc_wait_strategy, int64_t)
     void rc_receiver_close(rc_receiver *)
 
+KINDS = _ring.KINDS
 LOCK_RECEIVER = RC_LOCK_RECEIVER
 LOCK_LANE = RC_LOCK_LANE
 SENDERS_MAX = RC_SENDERS_MAX
@@ -245,7 +249,7 @@ cdef class Uplink:
         return rc_load_u64(&self.map.shared.lanes[index].state) & 0xff
 
     def lane_counters(self, uint32_t index) -> tuple:
-        """(state, pid, joined_ns, label, sent, taken, done, refused, unsure, pending bytes)."""
+        """(state, pid, joined_ns, label, sent, taken, done, rejected, unconfirmed, pending bytes)."""
         cdef int state = self.lane_state(index)
         cdef rc_lane *lane = &self.map.shared.lanes[index]
         cdef bytes label = PyBytes_FromStringAndSize(lane.label, RC_LABEL_MAX).partition(b"\0")[0]
@@ -253,7 +257,7 @@ cdef class Uplink:
         return (state, rc_load_u32(&lane.pid), rc_load_u64(&lane.joined_ns),
                 label.decode("utf-8", "replace"), rc_load_u64(&lane.sent),
                 rc_load_u64(&lane.taken_count), rc_load_u64(&lane.done_count),
-                rc_load_u64(&lane.refused), rc_load_u64(&lane.unsure),
+                rc_load_u64(&lane.rejected), rc_load_u64(&lane.unconfirmed),
                 min(pending, self.map.g.lane_bytes))
 
 
@@ -320,32 +324,32 @@ cdef class Sender:
     @cython.final
     cdef int tell(self) except -1:
         """What has become of messages that were sent before is told once."""
-        cdef uint64_t refused = rc_load_u64(&self.c.lane.refused)
-        cdef uint64_t unsure = rc_load_u64(&self.c.lane.unsure)
+        cdef uint64_t rejected = rc_load_u64(&self.c.lane.rejected)
+        cdef uint64_t unconfirmed = rc_load_u64(&self.c.lane.unconfirmed)
         cdef uint64_t count
-        if rc_sender_state(&self.c) == RC_CUT_OFF:
-            raise self.why_not(RC_CUT_OFF)
-        if refused != self.c.refused:
-            count = refused - self.c.refused
-            self.c.refused = refused
-            raise SendRefused(f"{count} of the messages sent before were refused: they were not"
+        if rc_sender_state(&self.c) == RC_SENDER_EVICTED:
+            raise self.why_not(RC_SENDER_EVICTED)
+        if rejected != self.c.rejected:
+            count = rejected - self.c.rejected
+            self.c.rejected = rejected
+            raise SendRejected(f"{count} of the messages sent before were rejected: they were not"
                               " delivered, for there was no connection", count)
-        if unsure != self.c.unsure:
-            count = unsure - self.c.unsure
-            self.c.unsure = unsure
+        if unconfirmed != self.c.unconfirmed:
+            count = unconfirmed - self.c.unconfirmed
+            self.c.unconfirmed = unconfirmed
             raise SendUnconfirmed(f"{count} of the messages sent before may or may not have been"
                                   " delivered: the receiver died while it had them", count)
         return 0
 
     @cython.final
     cdef object why_not(self, rc_sending state):
-        if state == RC_CUT_OFF:
-            return Evicted(f"the receiver of uplink {self.uplink.name!r} cut lane {self.c.index}"
-                           " off: it held what no sender writes; attach again")
+        if state == RC_SENDER_EVICTED:
+            return Evicted(f"the receiver of uplink {self.uplink.name!r} evicted lane {self.c.index}"
+                           ": it held what no sender writes; attach again")
         if state == RC_NO_RECEIVER:
             return RingClosed(f"uplink {self.uplink.name!r} has ended: its receiver closed it")
-        if state == RC_REFUSED:
-            return SendRefused(f"uplink {self.uplink.name!r} takes nothing now: there is no"
+        if state == RC_REJECTED:
+            return SendRejected(f"uplink {self.uplink.name!r} takes nothing now: there is no"
                                " connection; nothing was sent", 0)
         return RingCorrupt(f"uplink {self.uplink.name!r} holds what no receiver writes")
 
@@ -415,7 +419,7 @@ cdef class Sender:
 
     def flush(self, ticket=None, timeout=None) -> None:
         """Wait until a message was delivered: taken by the receiver, and with a manager, handed to
-        the socket. What was refused, or is not known, is told once, to the call of this sender that
+        the socket. What was rejected, or is not known, is told once, to the call of this sender that
         comes first after it, whichever messages it was.
 
         Args:
@@ -424,8 +428,8 @@ cdef class Sender:
 
         Raises:
             TimeoutError: not in time; it may still be.
-            SendRefused, SendUnconfirmed: messages sent here were not delivered, or nobody knows.
-            Evicted, RingClosed: this end was cut off; the receiver has closed the uplink.
+            SendRejected, SendUnconfirmed: messages sent here were not delivered, or nobody knows.
+            Evicted, RingClosed: this end was evicted; the receiver has closed the uplink.
         """
         cdef uint64_t upto
         cdef rc_sending state
@@ -436,13 +440,13 @@ cdef class Sender:
         upto = self.c.last if ticket is None else <uint64_t>ticket + 1
         while not rc_sender_flushed(&self.c, upto):
             state = rc_sender_state(&self.c)
-            if state == RC_CUT_OFF or state == RC_NO_RECEIVER:
+            if state == RC_SENDER_EVICTED or state == RC_NO_RECEIVER:
                 raise self.why_not(state)
-            if state == RC_REFUSED:  # those that wait will be refused, too
+            if state == RC_REJECTED:  # those that wait will be rejected, too
                 self.tell()
             if not self.wait_until(deadline, rc_sender_flushed, upto):
                 raise TimeoutError(f"message {upto - 1} was not delivered in time; it may still be")
-        self.tell()  # what was dropped when this sender was cut off is passed, too
+        self.tell()  # what was dropped when this sender was evicted is passed, too
 
     @property
     def pending(self) -> int:
@@ -473,7 +477,7 @@ cdef class Sender:
 
     @property
     def lane(self) -> int:
-        """The lane, as `Sent.sender` numbers it."""
+        """The lane, as `Envelope.sender` numbers it."""
         return self.c.index
 
     @property
@@ -486,27 +490,54 @@ cdef class Sender:
 
 
 @cython.final
+@cython.no_gc
 @cython.freelist(256)
-cdef class Sent:
-    """One message that was sent.
+cdef class Envelope:
+    """One message that was sent, with its place in the order and its sender. It is its bytes, a
+    private copy, as a `Message` is: ``memoryview``, ``bytes``, ``len`` and the buffer protocol,
+    read-only.
 
     Attributes:
         ticket: its place in the order of all messages.
         sender: lane of its sender.
-        kind: a `shm.Kind`, or whatever number the sender gave.
-        payload: its bytes, a copy.
     """
 
     cdef readonly uint64_t ticket
     cdef readonly uint32_t sender
-    cdef readonly int kind
-    cdef readonly bytes payload
+    cdef int kind_number
+    cdef bytes data
 
     def __init__(self):
-        raise TypeError("messages come from a Receiver")
+        raise TypeError("envelopes come from a Receiver")
+
+    @property
+    def kind(self):
+        """A `shm.Kind`, or whatever number the sender gave."""
+        return KINDS.get(self.kind_number, self.kind_number)
+
+    @property
+    def payload(self) -> memoryview:
+        """The bytes; valid for as long as the view lives."""
+        return PyMemoryView_FromObject(self)
+
+    def text(self) -> str:
+        """The payload decoded as UTF-8. Raises UnicodeDecodeError."""
+        return self.data.decode()
+
+    def __bytes__(self):
+        return self.data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __bool__(self):
+        return True  # an empty message is a message: `while envelope := receiver.read(0)`
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, <void *>PyBytes_AS_STRING(self.data), len(self.data), 1, flags)
 
     def __repr__(self):
-        return f"<Sent {self.ticket} by {self.sender}, {len(self.payload)} bytes>"
+        return f"<Envelope {self.ticket} by {self.sender}, {len(self)} bytes>"
 
 
 cdef class Receiver:
@@ -519,13 +550,13 @@ cdef class Receiver:
     cdef Wait wait
     cdef rc_waits waits  # used by the one thread whose turn it is
     cdef uint64_t *arrays
-    cdef bint opened, by_hand
+    cdef bint opened, auto_ack
     cdef int64_t reaped_ns
-    cdef object taken  # by hand only: what is to be acknowledged, in order
+    cdef object taken  # without auto_ack: what is to be acknowledged, in order
     cdef object __weakref__
 
     def __cinit__(self, Uplink uplink not None, Endpoint endpoint not None,
-                  Semaphores semaphores not None, Wait wait not None, bint by_hand):
+                  Semaphores semaphores not None, Wait wait not None, bint auto_ack):
         cdef uint32_t n = uplink.map.g.max_senders
         if semaphores.count != <int>n + 1:
             raise ValueError("a receiver needs every lane's semaphore, and its own last")
@@ -536,7 +567,7 @@ cdef class Receiver:
         self.endpoint = endpoint
         self.semaphores = semaphores
         self.wait = wait
-        self.by_hand = by_hand
+        self.auto_ack = auto_ack
         self.taken = collections.deque()
         rc_receiver_map(&self.c, uplink.mapping.address, &uplink.map.g, semaphores.handles,
                         semaphores.handles[n], self.arrays, self.arrays + n)
@@ -561,7 +592,7 @@ cdef class Receiver:
 
     def look_around(self) -> None:
         """Free the lanes of dead senders, and void a hole that a hostile one has made; does nothing
-        for 100 ms after it did. `poll` and `recv` do it, too: for a receiver that does not call
+        for 100 ms after it did. `read_available` and `read` do it, too: for a receiver that does not call
         them for a while."""
         cdef int64_t now = rc_now_ns()
         cdef uint32_t i
@@ -587,11 +618,11 @@ cdef class Receiver:
                 hole -= 1
 
     @cython.final
-    cdef Sent take(self):
+    cdef Envelope take(self):
         """The next message, or None."""
         cdef rc_item item
         cdef rc_taking what = RC_VOIDED
-        cdef Sent sent
+        cdef Envelope envelope
         cdef uint64_t i
         for i in range(self.c.map.g.tickets):
             what = rc_receiver_take(&self.c, &item)
@@ -599,44 +630,44 @@ cdef class Receiver:
                 break
         if what != RC_TAKEN:
             return None
-        sent = Sent.__new__(Sent)
+        envelope = Envelope.__new__(Envelope)
         # Allocating may run other code, which may receive from here: look again after it.
-        sent.payload = PyBytes_FromStringAndSize(NULL, item.length)
+        envelope.data = PyBytes_FromStringAndSize(NULL, item.length)
         if self.c.head != item.ticket:
             return self.take()
-        rc_copy_out(<uint8_t *>PyBytes_AS_STRING(sent.payload), item.payload, item.length)
-        sent.ticket = item.ticket
-        sent.sender = item.lane
-        sent.kind = item.kind
+        rc_copy_out(<uint8_t *>PyBytes_AS_STRING(envelope.data), item.payload, item.length)
+        envelope.ticket = item.ticket
+        envelope.sender = item.lane
+        envelope.kind_number = item.kind
         rc_receiver_free(&self.c, &item)
-        if self.by_hand:
-            self.taken.append(sent)
-        else:
+        if self.auto_ack:
             rc_receiver_done(&self.c, item.ticket, item.lane, False)
-        return sent
+        else:
+            self.taken.append(envelope)
+        return envelope
 
-    def poll(self, Py_ssize_t limit=256) -> list:
+    def read_available(self, Py_ssize_t limit=256) -> list:
         """What is there now, at most `limit` messages in the order of their tickets; never waits.
 
         Raises:
             RingClosed: this end is closed.
         """
         cdef list messages = []
-        cdef Sent sent
+        cdef Envelope envelope
         if limit < 1:
             raise ValueError(f"limit is a number of messages, 1 or more, not {limit}")
         self.check()
         self.look_around()
         while len(messages) < limit:
-            sent = self.take()
-            if sent is None:
+            envelope = self.take()
+            if envelope is None:
                 break
-            messages.append(sent)
+            messages.append(envelope)
         if messages:
             rc_receiver_wake_senders(&self.c)
         return messages
 
-    def recv(self, timeout=None):
+    def read(self, timeout=None):
         """The next message, waiting for it; None when the time is over.
 
         Args:
@@ -650,14 +681,14 @@ cdef class Receiver:
         cdef rc_turn turn
         cdef rc_wait_strategy strategy
         cdef rc_receiver snapshot
-        cdef Sent sent
+        cdef Envelope envelope
         while True:
             self.check()
             self.look_around()
-            sent = self.take()
-            if sent is not None:
+            envelope = self.take()
+            if envelope is not None:
                 rc_receiver_wake_senders(&self.c)
-                return sent
+                return envelope
             if deadline < 0:
                 deadline = deadline_of(timeout)
             now = rc_now_ns()
@@ -674,34 +705,35 @@ cdef class Receiver:
                     rc_endpoint_wake_up(&self.endpoint.c)
             PyErr_CheckSignals()
 
-    def acknowledge(self, messages, *, bint refused=False) -> None:
-        """Say what became of messages that were taken, for a receiver made with
-        ``acknowledge="by hand"``: each once, in the order in which they were taken.
+    def ack(self, envelopes, *, bint rejected=False) -> None:
+        """Say what became of messages that were read, for a receiver made with ``auto_ack=False``:
+        each once, in the order in which they were read.
 
         Args:
-            messages: a sequence of `Sent`.
-            refused: they were not delivered; their senders are told.
+            envelopes: a sequence of `Envelope`.
+            rejected: they were not delivered; their senders get SendRejected.
 
         Raises:
             ValueError: one is not the next; those before it are acknowledged.
         """
-        cdef Sent sent
+        cdef Envelope envelope
         self.check()
         try:
-            for sent in messages:
-                if not self.taken or self.taken[0] is not sent:
-                    raise ValueError(f"{sent!r} is not the next to be acknowledged: each is, once,"
-                                     " in the order of taking, by a receiver that does so by hand")
+            for envelope in envelopes:
+                if not self.taken or self.taken[0] is not envelope:
+                    raise ValueError(f"{envelope!r} is not the next to be acknowledged: each is,"
+                                     " once, in the order of reading, by a receiver made with"
+                                     " auto_ack=False")
                 self.taken.popleft()
-                rc_receiver_done(&self.c, sent.ticket, sent.sender, refused)
+                rc_receiver_done(&self.c, envelope.ticket, envelope.sender, rejected)
         finally:
             rc_receiver_wake_senders(&self.c)
 
-    def refuse(self, bint refusing) -> None:
-        """Have `Sender.send` raise SendRefused from now on, or no more."""
+    def reject_sends(self, bint rejecting) -> None:
+        """Have `Sender.send` raise SendRejected from now on, or no more."""
         self.check()
-        self.c.refusing = refusing
-        rc_store_u32(&self.c.map.shared.refusing, refusing)
+        self.c.rejecting = rejecting
+        rc_store_u32(&self.c.map.shared.rejecting, rejecting)
         self.wake_all_senders()
 
     @cython.final
@@ -709,26 +741,27 @@ cdef class Receiver:
         rc_receiver_touch_all(&self.c)
         rc_receiver_wake_senders(&self.c)
 
-    def limit_senders(self, uint64_t window) -> None:
+    def limit_in_flight(self, uint64_t window) -> None:
         """Let each sender have at most so many messages that are not acknowledged; 0: any."""
         self.check()
         self.c.window = window
         rc_store_u64(&self.c.map.shared.window, window)
         self.wake_all_senders()
 
-    def cut_off(self, uint32_t sender) -> None:
+    def evict(self, uint32_t sender) -> None:
         """Take the lane away from a sender: what it has sent and was not taken is dropped, and its
         next call raises Evicted. `sender` is that of a message which is not acknowledged yet: until
         then the lane has no other owner."""
         self.check()
         if sender >= self.c.map.g.max_senders:
             raise IndexError(f"the uplink has {self.c.map.g.max_senders} lanes")
-        rc_receiver_cut_off(&self.c, sender)
+        rc_receiver_evict(&self.c, sender)
         rc_receiver_wake_senders(&self.c)
 
-    def _wait_natively(self, int eventfd) -> bool:
-        """Wait, without the GIL, until there is something to take, or somebody wants a lane, then
-        write `eventfd`. False: this end is closed."""
+    def wait_into(self, int eventfd) -> bool:
+        """Wait, without the GIL, until there is something to read or a sender wants a lane, then
+        add 1 to the counter of `eventfd` (eventfd(2)): for event loops, which cannot poll a
+        semaphore. False: this end is closed."""
         cdef rc_receiver snapshot = self.c
         cdef rc_turn turn
         cdef int64_t limit
@@ -764,8 +797,8 @@ cdef class Receiver:
         rc_receiver_close(&self.c)
         return True
 
-    def _release(self) -> None:
-        """Give up the receiver's lock."""
+    def abandon(self) -> None:
+        """Let go of the uplink without ending it, as a crash would: `resume` goes on with it."""
         self.endpoint.finish()
 
     @property
@@ -799,6 +832,6 @@ cdef class Receiver:
         return self.c.voided
 
     @property
-    def senders_cut_off(self) -> int:
-        """Senders that were cut off for that, or by `cut_off`."""
-        return self.c.cut_off
+    def senders_evicted(self) -> int:
+        """Senders that were evicted for that, or by `evict`."""
+        return self.c.evicted

@@ -12,7 +12,7 @@ __all__ = [
     "RingExists",
     "RingFull",
     "RingNotFound",
-    "SendRefused",
+    "SendRejected",
     "SendUnconfirmed",
     "TooManyReaders",
     "TooManySenders",
@@ -63,7 +63,7 @@ class TooManySenders(RingError):
     """Every lane of the uplink is taken by a living process, or not yet emptied."""
 
 
-class SendRefused(RingError):
+class SendRejected(RingError):
     """The receiver delivers nothing now, and holds nothing.
 
     Attributes:

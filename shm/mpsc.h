@@ -58,12 +58,12 @@
  * lane's bytes. It is taken when its word is free: a receiver that dies before has not taken it, and
  * what one that dies after has left undone, its successor does from the note. So a message is
  * delivered at most once, the lane's bytes are never lost, and the count of taken, not acknowledged
- * messages tells the sender of how many nobody knows (`unsure`).
+ * messages tells the sender of how many nobody knows (`unconfirmed`).
  *
  * Trust. What senders write is not believed: every word may be anything. Lane positions are the
  * receiver's private copies; a length is loaded once and bounded by what the lane holds. A ticket
  * word that is neither free(head) nor a whole message is voided (stored as taken) and counted, and the
- * lane it names, if any, is cut off: its state becomes RC_EVICTED, what it has sent is dropped. A
+ * lane it names, if any, is evicted: its state becomes RC_EVICTED, what it has sent is dropped. A
  * hole, which no honest sender makes, is voided when the receiver finds filled words behind it. What
  * the receiver tells senders it says again now and then, so nothing written over it lasts.
  *
@@ -122,10 +122,10 @@ typedef struct rc_lane {
     _Atomic uint64_t sent;                  /* messages, by all the lane's senders */
     _Alignas(128) _Atomic uint64_t taken;   /* position after the last record taken */
     _Atomic uint64_t taken_count;           /* messages */
-    _Atomic uint64_t answered;              /* of those, acknowledged or refused */
-    _Atomic uint64_t unsure;                /* of those, taken by a receiver that then died */
-    _Atomic uint64_t done_count;            /* answered and unsure */
-    _Atomic uint64_t refused;               /* of the answered, told to be not delivered */
+    _Atomic uint64_t answered;              /* of those, acknowledged or rejected */
+    _Atomic uint64_t unconfirmed;                /* of those, taken by a receiver that then died */
+    _Atomic uint64_t done_count;            /* answered and unconfirmed */
+    _Atomic uint64_t rejected;               /* of the answered, told to be not delivered */
     _Alignas(128) _Atomic uint64_t state;   /* generation << 8 | state, as a reader slot's */
     _Atomic uint32_t pid;
     _Atomic uint32_t padding;
@@ -148,7 +148,7 @@ typedef struct rc_uplink {
     _Atomic uint64_t receiver_pid;
     _Atomic uint64_t receiver_since_ns;
     _Atomic uint32_t sleeping; /* the receiver does, or is about to */
-    _Atomic uint32_t refusing; /* senders are to be told that nothing can be delivered */
+    _Atomic uint32_t rejecting; /* senders are to be told that nothing can be delivered */
     _Alignas(128) _Atomic uint64_t waiters[RC_SENDERS_MAX / 64];
     _Alignas(128) rc_lane lanes[]; /* max_senders */
 } rc_uplink;
@@ -332,9 +332,9 @@ static inline void rc_uplink_seal(void *segment)
 typedef enum rc_sending {
     RC_SENT = 1,
     RC_NO_ROOM,     /* wait, and try again */
-    RC_CUT_OFF,     /* the receiver took the lane away */
+    RC_SENDER_EVICTED,     /* the receiver took the lane away */
     RC_NO_RECEIVER, /* it has closed the uplink */
-    RC_REFUSED,     /* nothing can be delivered now */
+    RC_REJECTED,     /* nothing can be delivered now */
     RC_WRONG,       /* the segment holds what no receiver writes */
 } rc_sending;
 
@@ -347,7 +347,7 @@ typedef struct rc_sender {
     uint64_t taken;   /* as last seen */
     uint64_t sent;    /* messages, by all senders of this lane */
     uint64_t last;    /* own newest ticket + 1; 0: none yet */
-    uint64_t refused, unsure; /* as last told */
+    uint64_t rejected, unconfirmed; /* as last told */
     uint32_t index;
 } rc_sender;
 
@@ -371,8 +371,8 @@ static inline int rc_sender_claim(rc_sender *s)
     if ((word & 0xff) != RC_FREE || s->written != s->taken || s->written % RC_RECORD_ALIGNMENT)
         return 0;
     s->sent = rc_load(&s->lane->taken_count);
-    s->refused = rc_load(&s->lane->refused);
-    s->unsure = rc_load(&s->lane->unsure);
+    s->rejected = rc_load(&s->lane->rejected);
+    s->unconfirmed = rc_load(&s->lane->unconfirmed);
     rc_store(&s->lane->sent, s->sent);
     s->state = rc_state_word(word >> 8, RC_ACTIVE);
     for (uint32_t i = 0; i < RC_SENDERS_MAX && sem_trywait(s->wake) == 0; i++)
@@ -410,10 +410,10 @@ static inline void rc_sender_leave(rc_sender *s)
 static inline rc_sending rc_sender_state(const rc_sender *s)
 {
     if (rc_unlikely(rc_load(&s->lane->state) != s->state))
-        return RC_CUT_OFF;
+        return RC_SENDER_EVICTED;
     if (rc_unlikely(rc_load_acquire(&s->map.shared->state) == RC_RING_CLOSED))
         return RC_NO_RECEIVER;
-    return rc_unlikely(rc_load(&s->map.shared->refusing)) ? RC_REFUSED : RC_SENT;
+    return rc_unlikely(rc_load(&s->map.shared->rejecting)) ? RC_REJECTED : RC_SENT;
 }
 
 /* Bytes before the record, to begin it at the lane's start if it would be cut; the room needed is
@@ -528,7 +528,7 @@ static inline int rc_sender_sleep(rc_sender *s, int (*ready)(const rc_sender *, 
     atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
     rc_fence(); /* pairs with the fence in rc_receiver_wake_senders() */
     rc_sending state = rc_sender_state(s);
-    int found = ready(s, what) || state == RC_CUT_OFF || state == RC_NO_RECEIVER;
+    int found = ready(s, what) || state == RC_SENDER_EVICTED || state == RC_NO_RECEIVER;
     if (!found)
         token = rc_take_token_until(s->wake, slice < deadline_ns ? slice : deadline_ns);
     /* acq_rel: pairs with the exchange in rc_receiver_wake_senders() */
@@ -565,9 +565,9 @@ typedef struct rc_receiver {
     uint64_t touched[RC_SENDERS_MAX / 64]; /* lanes with news since senders were last woken */
     uint64_t looked;                       /* tickets looked at for holes */
     uint64_t voided;                       /* ticket words that held no message */
-    uint64_t cut_off;                      /* senders */
+    uint64_t evicted;                      /* senders */
     uint64_t window;                       /* what the shared words should hold */
-    uint32_t refusing;
+    uint32_t rejecting;
     uint32_t epoch;
 } rc_receiver;
 
@@ -630,7 +630,7 @@ static inline int rc_receiver_open(rc_receiver *r, uint64_t pid, uint64_t now_ns
         rc_lane *lane = &u->lanes[i];
         uint64_t count = rc_load(&lane->taken_count), answered = rc_load(&lane->answered);
         r->taken[i] = rc_load(&lane->taken) & ~(uint64_t)(RC_RECORD_ALIGNMENT - 1);
-        rc_store(&lane->unsure, count - answered); /* of all deaths: the same if this one dies, too */
+        rc_store(&lane->unconfirmed, count - answered); /* of all deaths: the same if this one dies, too */
         rc_store_release(&lane->done_count, count);
         rc_receiver_touch(r, i); /* the dead one may not have come to wake its sender */
     }
@@ -641,14 +641,14 @@ static inline int rc_receiver_open(rc_receiver *r, uint64_t pid, uint64_t now_ns
     rc_store(&u->receiver_pid, pid);
     rc_store(&u->receiver_since_ns, now_ns);
     rc_store(&u->sleeping, 0);
-    rc_store(&u->refusing, 0);
+    rc_store(&u->rejecting, 0);
     rc_store(&u->window, 0);
     rc_store_release(&u->state, RC_RING_OPEN);
     return 1;
 }
 
 /* Take the lane away from a sender that writes what no sender writes; what it has sent is dropped. */
-static inline void rc_receiver_cut_off(rc_receiver *r, uint32_t lane)
+static inline void rc_receiver_evict(rc_receiver *r, uint32_t lane)
 {
     rc_lane *l = &r->map.shared->lanes[lane];
     uint64_t word = rc_load_acquire(&l->state), generation = word >> 8;
@@ -656,7 +656,7 @@ static inline void rc_receiver_cut_off(rc_receiver *r, uint32_t lane)
         if (atomic_compare_exchange_strong_explicit(&l->state, &word,
                                                     rc_state_word(word >> 8, RC_EVICTED),
                                                     memory_order_acq_rel, memory_order_acquire)) {
-            r->cut_off++;
+            r->evicted++;
             rc_receiver_touch(r, lane);
             return;
         }
@@ -754,7 +754,7 @@ static inline rc_taking rc_receiver_take(rc_receiver *r, rc_item *item)
         if (rc_likely((state == RC_ACTIVE || state == RC_DEAD) &&
                       rc_receiver_find(r, r->head, lane, item)))
             return RC_TAKEN;
-        rc_receiver_cut_off(r, lane);
+        rc_receiver_evict(r, lane);
     }
     r->voided++;
     r->flushed += r->flushed == r->head; /* nobody acknowledges it */
@@ -784,14 +784,14 @@ static inline void rc_receiver_free(rc_receiver *r, const rc_item *item)
     rc_receiver_touch(r, item->lane);
 }
 
-/* What became of a message that was taken: delivered, or refused. Tickets in their order. */
-static inline void rc_receiver_done(rc_receiver *r, uint64_t ticket, uint32_t lane, int refused)
+/* What became of a message that was taken: delivered, or rejected. Tickets in their order. */
+static inline void rc_receiver_done(rc_receiver *r, uint64_t ticket, uint32_t lane, int rejected)
 {
     rc_lane *l = &r->map.shared->lanes[lane];
-    if (refused)
-        rc_store(&l->refused, rc_load(&l->refused) + 1);
+    if (rejected)
+        rc_store(&l->rejected, rc_load(&l->rejected) + 1);
     rc_store(&l->answered, rc_load(&l->answered) + 1);
-    /* release: `refused` comes before; acquire: rc_sender_room() and rc_sender_flushed() */
+    /* release: `rejected` comes before; acquire: rc_sender_room() and rc_sender_flushed() */
     rc_store_release(&l->done_count, rc_load(&l->done_count) + 1);
     r->flushed = ticket + 1;
     rc_store_release(&r->map.shared->flushed, r->flushed);
@@ -871,7 +871,7 @@ static inline void rc_receiver_say_again(rc_receiver *r)
     rc_store_release(&u->head, r->head);
     rc_store_release(&u->flushed, r->flushed);
     rc_store(&u->window, r->window);
-    rc_store(&u->refusing, r->refusing);
+    rc_store(&u->rejecting, r->rejecting);
     rc_store_release(&u->state, RC_RING_OPEN);
     for (uint32_t i = 0; i < r->map.g.max_senders; i++)
         if ((rc_load(&u->lanes[i].state) & 0xff) != RC_FREE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from . import _ring, _uplink, liveness, segment, signals
 from .errors import RingClosed, RingNotFound, TooManySenders
@@ -18,9 +18,9 @@ from .signals import Blocking
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Receiver", "Sender", "SenderStatus", "Sent", "UplinkStatus", "status"]
+__all__ = ["Envelope", "Receiver", "Sender", "SenderStatus", "UplinkStatus", "status"]
 
-Sent = _uplink.Sent
+Envelope = _uplink.Envelope
 
 _EMPTYING: Final = 1.0
 """Seconds to wait for the lanes of dead senders to be emptied."""
@@ -48,7 +48,7 @@ class Receiver(segment.Owner, _uplink.Receiver):
         lane_bytes: int = 1 << 16,
         mode: int = 0o600,
         wait: _ring.Wait | None = None,
-        acknowledge: Literal["at once", "by hand"] = "at once",
+        auto_ack: bool = True,
     ) -> Self:
         """Make a new uplink; what a closed one or a dead creator left of that name is replaced.
 
@@ -58,8 +58,8 @@ class Receiver(segment.Owner, _uplink.Receiver):
             lane_bytes: what each can have under way, a power of two; the longest message is half.
             mode: 0o600, or 0o640 to let the group attach.
             wait: how to wait for messages; `Blocking()` by default.
-            acknowledge: whether a message counts as delivered when it is taken, or when
-                `acknowledge` says so; `Sender.flush` waits for that.
+            auto_ack: a message counts as delivered, for `Sender.flush`, when it is read; with
+                False, when `ack` says so.
 
         Raises:
             RingExists: one of that name lives, or can be resumed.
@@ -68,7 +68,7 @@ class Receiver(segment.Owner, _uplink.Receiver):
         """
         opened = segment.create_uplink(name, max_senders, lane_bytes, mode)
         try:
-            return cls._open_uplink(opened, wait, acknowledge)
+            return cls._open_uplink(opened, wait, auto_ack=auto_ack)
         except BaseException:
             segment.remove_uplink(name)
             opened.endpoint.close()
@@ -80,7 +80,7 @@ class Receiver(segment.Owner, _uplink.Receiver):
         name: str,
         *,
         wait: _ring.Wait | None = None,
-        acknowledge: Literal["at once", "by hand"] = "at once",
+        auto_ack: bool = True,
     ) -> Self:
         """Take over an uplink whose receiver died: what was sent and not taken is still there, and
         senders stay attached. Those of messages that were taken and not acknowledged are told.
@@ -94,7 +94,7 @@ class Receiver(segment.Owner, _uplink.Receiver):
         opened = segment.open_uplink(name)
         try:
             segment.UPLINK.take_over(name, opened.endpoint, opened.uplink.counters)
-            return cls._open_uplink(opened, wait, acknowledge)
+            return cls._open_uplink(opened, wait, auto_ack=auto_ack)
         except BaseException:
             opened.endpoint.close()
             raise
@@ -104,15 +104,13 @@ class Receiver(segment.Owner, _uplink.Receiver):
         cls,
         opened: segment.OpenedUplink,
         wait: _ring.Wait | None,
-        acknowledge: Literal["at once", "by hand"],
+        *,
+        auto_ack: bool,
     ) -> Self:
-        if acknowledge not in ("at once", "by hand"):
-            raise ValueError(f'acknowledge is "at once" or "by hand", not {acknowledge!r}')
         uplink = opened.uplink
         names = signals.uplink_semaphores(uplink.name, uplink.instance, uplink.max_senders)
         semaphores = _ring.Semaphores(names)
-        by_hand = acknowledge == "by hand"
-        receiver = cls(uplink, opened.endpoint, semaphores, wait or Blocking(), by_hand)
+        receiver = cls(uplink, opened.endpoint, semaphores, wait or Blocking(), auto_ack)
         receiver._endpoint = opened.endpoint
         receiver._open()
         return receiver
@@ -226,7 +224,7 @@ class Sender(_uplink.Sender):
         Raises:
             RingFull: no room in time.
             MessageTooLarge: longer than `max_message`.
-            SendRefused: the receiver takes nothing now, or refused messages sent before; nothing
+            SendRejected: the receiver takes nothing now, or rejected messages sent before; nothing
                 was sent.
             SendUnconfirmed: nobody knows of messages sent before; nothing was sent.
             Evicted: the receiver cut this sender off.
@@ -259,25 +257,25 @@ class SenderStatus:
     """One lane in use.
 
     Attributes:
-        slot: number of the lane.
+        lane: number of the lane.
         pid: process id.
         label: what the sender calls itself.
-        state: "active", "dead" (its process ended, or it left, and its messages wait), "cut off".
+        state: "active", "dead" (its process ended, or it left, and its messages wait), "evicted".
         sent, pending: messages of this lane, and those of them that are not acknowledged.
         pending_bytes: what is not yet taken, with headers.
-        refused, unsure: messages that were not delivered; of which nobody knows.
+        rejected, unconfirmed: messages that were not delivered; of which nobody knows.
         joined_ns: when it attached, Unix time.
     """
 
-    slot: int
+    lane: int
     pid: int
     label: str
     state: str
     sent: int
     pending: int
     pending_bytes: int
-    refused: int
-    unsure: int
+    rejected: int
+    unconfirmed: int
     joined_ns: int
 
 
@@ -289,7 +287,7 @@ class UplinkStatus:
         name: its name.
         state: "open"; "orphaned": the receiver died and can be resumed; "closed".
         epoch: 1 for the first receiver, one more for each that resumed.
-        slots: tickets that can be outstanding.
+        tickets: how many can be outstanding.
         lane_bytes, max_message: sizes, bytes.
         max_senders: lanes.
         ticket: next ticket to be taken.
@@ -301,7 +299,7 @@ class UplinkStatus:
     name: str
     state: str
     epoch: int
-    slots: int
+    tickets: int
     lane_bytes: int
     max_message: int
     max_senders: int
@@ -330,25 +328,25 @@ def _look(opened: segment.OpenedUplink) -> UplinkStatus:
     senders = []
     pending = 0
     for lane in range(uplink.max_senders):
-        state, sender_pid, joined_ns, label, sent, taken, done, refused, unsure, held = (
+        state, sender_pid, joined_ns, label, sent, taken, done, rejected, unconfirmed, held = (
             uplink.lane_counters(lane)
         )
         if state == 0:
             continue
         living = opened.endpoint.is_held(_uplink.LOCK_LANE + lane)
-        shown = "cut off" if state == 5 else "active" if living and state == 2 else "dead"
+        shown = "evicted" if state == 5 else "active" if living and state == 2 else "dead"
         pending += max(0, sent - taken)
         senders.append(
             SenderStatus(
-                slot=lane,
+                lane=lane,
                 pid=sender_pid,
                 label=label,
                 state=shown,
                 sent=sent,
                 pending=max(0, sent - done),
                 pending_bytes=held,
-                refused=refused,
-                unsure=unsure,
+                rejected=rejected,
+                unconfirmed=unconfirmed,
                 joined_ns=joined_ns,
             )
         )
@@ -356,7 +354,7 @@ def _look(opened: segment.OpenedUplink) -> UplinkStatus:
         name=uplink.name,
         state="closed" if closed else "open" if alive else "orphaned",
         epoch=epoch,
-        slots=uplink.tickets,
+        tickets=uplink.tickets,
         lane_bytes=uplink.lane_bytes,
         max_message=uplink.max_message,
         max_senders=uplink.max_senders,

@@ -671,7 +671,7 @@ UPLINK: Final = Part(
 
 class Owner:
     """What a writer and a receiver have in common in Python: the name they are found by. Stands
-    before the native class, which has `name`, `closed`, `_end` and `_release`."""
+    before the native class, which has `name`, `closed`, `_end` and `abandon`."""
 
     __slots__ = ()
 
@@ -685,7 +685,7 @@ class Owner:
         @property
         def closed(self) -> bool: ...
         def _end(self) -> bool: ...
-        def _release(self) -> None: ...
+        def abandon(self) -> None: ...
 
     def unlink(self) -> None:
         """Remove the names, so that nobody can attach any more; who is attached goes on. Does
@@ -706,6 +706,6 @@ class Owner:
     def __exit__(self, *exc: object) -> None:
         if self._end():
             self._remove()
-            self._release()
+            self.abandon()
         else:
             self.unlink()

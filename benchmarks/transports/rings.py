@@ -176,8 +176,8 @@ class Uplink(Transport):
 
 def _received(receiver: mpsc.Receiver) -> Iterator[bytes]:
     while True:
-        first = receiver.recv()
+        first = receiver.read()
         assert first is not None  # there is no time-out
-        yield first.payload
-        for sent in receiver.poll():
-            yield sent.payload
+        yield bytes(first)
+        for sent in receiver.read_available():
+            yield bytes(sent)

@@ -241,19 +241,19 @@ def _uplink_as_json(uplink: mpsc.UplinkStatus | None) -> dict[str, Any] | None:
     if uplink is None:
         return None
     return {
-        "slots": uplink.slots,
+        "tickets": uplink.tickets,
         "pending": uplink.pending,
         "senders": [
             {
-                "slot": sender.slot,
+                "lane": sender.lane,
                 "pid": sender.pid,
                 "label": sender.label,
                 "state": sender.state,
                 "sent": sender.sent,
                 "pending": sender.pending,
                 "pending_bytes": sender.pending_bytes,
-                "refused": sender.refused,
-                "unsure": sender.unsure,
+                "rejected": sender.rejected,
+                "unconfirmed": sender.unconfirmed,
             }
             for sender in uplink.senders
         ],
@@ -353,19 +353,27 @@ def _readers(look: Look, before: Look | None, *, wide: bool) -> Table:
 
 def _senders(uplink: mpsc.UplinkStatus) -> Table:
     table = _table(
-        ">slot", ">pid", "~label", "state", ">sent", ">pending", ">bytes", ">refused", ">unsure"
+        ">lane",
+        ">pid",
+        "~label",
+        "state",
+        ">sent",
+        ">pending",
+        ">bytes",
+        ">rejected",
+        ">unconfirmed",
     )
     for sender in uplink.senders:
         table.add_row(
-            str(sender.slot),
+            str(sender.lane),
             str(sender.pid),
             visible(sender.label),
             _state_text(sender.state),
             f"{sender.sent:,}",
             f"{sender.pending:,}",
             _size(sender.pending_bytes),
-            Text(f"{sender.refused:,}", "red" if sender.refused else ""),
-            Text(f"{sender.unsure:,}", "red" if sender.unsure else ""),
+            Text(f"{sender.rejected:,}", "red" if sender.rejected else ""),
+            Text(f"{sender.unconfirmed:,}", "red" if sender.unconfirmed else ""),
         )
     return table
 

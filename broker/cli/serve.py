@@ -24,11 +24,11 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-class Uplink(StrEnum):
-    """`Config.uplink`."""
+class OfflineSends(StrEnum):
+    """`Config.offline_sends`."""
 
-    HOLD = "hold"
-    REFUSE = "refuse"
+    BUFFER = "buffer"
+    REJECT = "reject"
 
 
 class _JsonLines(logging.Formatter):
@@ -58,7 +58,7 @@ def serve(
         Path | None,
         typer.Option(help="TOML file; its keys are the names of these options, and some more."),
     ] = None,
-    say: Annotated[
+    initial_message: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="Sent after each connect; repeatable."),
     ] = None,
@@ -75,8 +75,8 @@ def serve(
     reconnect: Annotated[
         bool, typer.Option(help="Connect again when the connection is lost, or stop.")
     ] = True,
-    ping_every: Annotated[str | None, _seconds("Pause between pings.")] = None,
-    silent_after: Annotated[
+    ping_interval: Annotated[str | None, _seconds("Pause between pings.")] = None,
+    idle_timeout: Annotated[
         str | None, _seconds("A connection that says nothing for so long is lost.")
     ] = None,
     slots: Annotated[int | None, typer.Option(help="Messages that the ring holds.")] = None,
@@ -88,14 +88,14 @@ def serve(
     evict_after: Annotated[
         str | None, _seconds("Those that do not, for so long, are put out.")
     ] = None,
-    uplink: Annotated[
-        Uplink | None,
+    offline_sends: Annotated[
+        OfflineSends | None,
         typer.Option(help="What becomes of workers' messages while there is no connection."),
     ] = None,
     send_rate: Annotated[
         float | None, typer.Option(metavar="N", help="Messages a second to the server, at most.")
     ] = None,
-    drain: Annotated[
+    drain_timeout: Annotated[
         float | None, typer.Option(metavar="S", help="Seconds to wait for readers at the end.")
     ] = None,
     log: Annotated[LogFormat, typer.Option(help="Form of the log, on stderr.")] = LogFormat.TEXT,
@@ -109,7 +109,7 @@ def serve(
     given = {
         "name": name,
         "url": url,
-        "say": tuple(say) if say else None,
+        "initial_messages": tuple(initial_message) if initial_message else None,
         "headers": dict(map(_header, header)) if header else None,
         "proxy": proxy,
         "ca": ca,
@@ -118,16 +118,16 @@ def serve(
         "slots": slots,
         "capacity": capacity,
         "max_readers": max_readers,
-        "uplink": uplink and str(uplink),
+        "offline_sends": offline_sends and str(offline_sends),
         "send_rate": send_rate,
-        "drain": drain,
+        "drain_timeout": drain_timeout,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if not reconnect:
         options["reconnect"] = False
     for key, text in (
-        ("ping_every", ping_every),
-        ("silent_after", silent_after),
+        ("ping_interval", ping_interval),
+        ("idle_timeout", idle_timeout),
         ("demote_after", demote_after),
         ("evict_after", evict_after),
     ):

@@ -7,17 +7,16 @@ import random
 import struct
 import time
 from collections import defaultdict
-from typing import Final, Literal
+from typing import Final
 
 from ringcast import shm
-from ringcast.shm.mpsc import Receiver, Sender, Sent
+from ringcast.shm.mpsc import Envelope, Receiver, Sender
 from tests.conftest import DEADLINE, eventually
 
 LANES: Final = 4
 LANE_BYTES: Final = 4096
 LONGEST: Final = 112  # so that 32 go into a lane, whatever their sizes
 
-Acknowledging = Literal["at once", "by hand"]
 
 _ABOUT: Final = struct.Struct("<II")
 _NOISE: Final = random.Random(1).randbytes(4096)
@@ -45,11 +44,11 @@ class Box:
         self.lost = 0
         self.received = 0
 
-    def take(self, message: Sent, lossy: bool = False) -> int:
+    def take(self, message: Envelope, lossy: bool = False) -> int:
         """Look at one message; who sent it."""
         assert self.ticket is None or message.ticket == self.ticket
         self.ticket = message.ticket + 1
-        return self.take_payload(message.payload, lossy)
+        return self.take_payload(bytes(message), lossy)
 
     def take_payload(self, payload: bytes, lossy: bool = False) -> int:
         """Look at one message's content."""
@@ -65,15 +64,15 @@ class Box:
 
     def take_all(self, receiver: Receiver) -> int:
         """Whatever is there; how many."""
-        messages = receiver.poll(1 << 20)
+        messages = receiver.read_available(1 << 20)
         for message in messages:
             self.take(message)
         return len(messages)
 
 
-def create(name: str, acknowledge: Acknowledging = "at once") -> Receiver:
+def create(name: str, *, auto_ack: bool = True) -> Receiver:
     """A small uplink."""
-    return Receiver.create(name, max_senders=LANES, lane_bytes=LANE_BYTES, acknowledge=acknowledge)
+    return Receiver.create(name, max_senders=LANES, lane_bytes=LANE_BYTES, auto_ack=auto_ack)
 
 
 def attach(name: str) -> Sender:

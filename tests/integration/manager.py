@@ -331,9 +331,9 @@ class Watch:
 def quick(name: str, url: str, **options: Any) -> Config:
     """A configuration for tests: it comes back at once, and waits as long as it takes."""
     defaults: dict[str, Any] = {
-        "connect_timeout": DEADLINE,
-        "backoff_first": 0.01,
-        "backoff_most": 0.01,
+        "open_timeout": DEADLINE,
+        "reconnect_delay": 0.01,
+        "reconnect_delay_max": 0.01,
         "demote_after": None,
         "evict_after": None,
     }

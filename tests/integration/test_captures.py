@@ -126,7 +126,7 @@ class Workers:
 
 def once(name: str, url: str, **options: object) -> Config:
     """For one connection only."""
-    return quick(name, url, reconnect=False, drain=DEADLINE, **RING, **options)
+    return quick(name, url, reconnect=False, drain_timeout=DEADLINE, **RING, **options)
 
 
 # ---- websockets ----------------------------------------------------------------------------

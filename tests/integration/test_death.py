@@ -271,7 +271,7 @@ def hold_a_batch(name: str, ready: Connection) -> None:
 def hold_views(name: str, ready: Connection) -> None:
     """A process: a reader that holds views."""
     with Reader.attach(name, start="oldest") as reader:
-        views = [message.payload for message in reader.poll(3)]
+        views = [message.payload for message in reader.read_available(3)]
         ready.send_bytes(b"" if views else b"nothing was there")
         signal.pause()
 
@@ -401,7 +401,7 @@ def come_and_go(name: str) -> None:
     """A process: join, look, leave, and again."""
     while True:
         with Reader.attach(name, start="oldest") as reader:
-            reader.poll(3)
+            reader.read_available(3)
 
 
 class Crowd:

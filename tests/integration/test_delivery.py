@@ -39,7 +39,7 @@ from .traffic import (
     create,
     iterate,
     orphan,
-    poll,
+    read_available,
     send,
     take_all,
 )
@@ -183,7 +183,7 @@ def test_what_is_held_is_never_overwritten(
         full_at = shm.status(name).sequence
         for _ in range(1000):
             assert [bytes(view) for view in held] == [payloads[first + i] for i in range(len(held))]
-            assert reader.poll() == []
+            assert reader.read_available() == []
         assert shm.status(name).sequence == full_at <= first + SLOTS
         assert writer.is_alive()
         del held
@@ -194,7 +194,7 @@ def test_what_is_held_is_never_overwritten(
 def hold(reader: Reader, check: Check, kind: str) -> Iterator[memoryview]:
     """Take some messages and keep views of them."""
     if kind == "message":
-        for message in reader.poll(3) or [next(reader)]:
+        for message in reader.read_available(3) or [next(reader)]:
             check(message.sequence, message.gap, message.payload, message.epoch)
             yield message.payload
         return
@@ -257,7 +257,7 @@ def misuse(reader: Reader, writer: Writer, held: list[Message]) -> None:
     """Try to use what belongs to the parent, then end it."""
     refuses(
         lambda: reader.read(0),
-        reader.poll,
+        reader.read_available,
         lambda: reader.batch(timeout=0),
         lambda: next(reader),
         lambda: reader.lag,
@@ -298,7 +298,7 @@ def test_a_forked_child_cannot_use_or_disturb_what_it_inherits(
         payloads = Payloads(seed, writer.max_message)
         check = Check(payloads, 0)
         send(writer, payloads, 5, random.Random(seed))
-        held = reader.poll(2)
+        held = reader.read_available(2)
         view = held[0].payload
         child = processes.start(fork_child, name, [reader], [writer], held)
         processes.join(child)
@@ -312,7 +312,7 @@ def test_a_forked_child_cannot_use_or_disturb_what_it_inherits(
         assert view == payloads[0]
         view.release()
         del held, message
-        poll(reader, SLOTS, check)
+        read_available(reader, SLOTS, check)
         assert check.expected == writer.sequence
 
 
@@ -321,7 +321,7 @@ def parent_to_be_killed(name: str, wakes: tuple[int, int], pipe: Connection) -> 
     wake, other = wakes
     os.close(other)
     reader = Reader.attach(name, start=0)
-    held = reader.poll(3)
+    held = reader.read_available(3)
     views = [message.payload for message in held]
     if os.fork():
         signal.pause()
@@ -330,7 +330,7 @@ def parent_to_be_killed(name: str, wakes: tuple[int, int], pipe: Connection) -> 
         refuses(lambda: reader.read(0), lambda: bytes(held[0]))
         pipe.send_bytes(len(views).to_bytes(1, "little"))
         select.select([wake], [], [], DEADLINE)
-        refuses(reader.poll)
+        refuses(reader.read_available)
         pipe.send_bytes(b"done")
     finally:
         os._exit(0)

@@ -66,9 +66,9 @@ def test_a_server_that_is_not_there_at_first_is_awaited(name: str) -> None:
     listener = socket.socket()
     listener.bind((HOST, 0))  # and does not listen: refuses
     with watching(quick(name, url_of(listener))) as watch:
-        assert watch.until("waiting") == ["connecting 1", "waiting"]
-        assert watch.until("waiting") == ["connecting 2", "waiting"]
-        assert watch.event("waiting")["error"] == "cannot connect: Connection refused"
+        assert watch.until("reconnecting") == ["connecting 1", "reconnecting"]
+        assert watch.until("reconnecting") == ["connecting 2", "reconnecting"]
+        assert watch.event("reconnecting")["error"] == "cannot connect: Connection refused"
         assert watch.feed.state.last_error == "cannot connect: Connection refused"
         listener.listen()
         with serving(speaking("hello"), listener=listener):
@@ -122,10 +122,10 @@ def test_a_refusal_that_may_pass_is_tried_again(name: str, head: str, pause: flo
         watching(quick(name, server.url)) as watch,
     ):
         assert watch.until("text") == [
-            *("connecting 1", "waiting", "connecting 2", "connected 1", "text hello")
+            *("connecting 1", "reconnecting", "connecting 2", "connected 1", "text hello")
         ]
         assert server.connections == 2
-    waiting = watch.event("waiting")
+    waiting = watch.event("reconnecting")
     assert waiting["error"] == f"the server answered {head.partition(chr(10))[0]}"
     assert pause <= waiting["retry_in"] <= max(pause, 0.01)
 
@@ -136,7 +136,7 @@ def test_a_refusal_of_any_length_is_tried_again_and_told_in_short(name: str) -> 
         config = quick(name, server.url, capacity=1 << 20)
         with watching(config) as watch:
             assert watch.until("text")[-1] == "text hello"
-            error = watch.event("waiting")["error"]
+            error = watch.event("reconnecting")["error"]
     assert error.startswith("the server answered 503 AAA")
     assert len(error) < 400
 
@@ -178,7 +178,7 @@ def test_a_close_is_answered_told_and_followed_by_another_connection(
             "text hello",
             "closing",
             f"disconnected {code} {reason}".rstrip(),
-            "waiting",
+            "reconnecting",
             "connecting 2",
             "connected 2 after a gap",
             "text again",
@@ -228,7 +228,7 @@ def test_a_server_that_is_killed_is_awaited(name: str, processes: Processes) -> 
         with serving(speaking("again"), listener=listener):
             assert watch.until("text") == [
                 "disconnected 1006",
-                "waiting",
+                "reconnecting",
                 "connecting 2",
                 "connected 2 after a gap",
                 "text again",
@@ -244,11 +244,11 @@ def test_a_reset_is_told(name: str) -> None:
 
     with (
         serving(reset, speaking("again")) as server,
-        watching(quick(name, server.url, say=("go",))) as watch,
+        watching(quick(name, server.url, initial_messages=("go",))) as watch,
     ):
-        records = watch.until("waiting")
+        records = watch.until("reconnecting")
         assert records[:2] + records[-2:] == [
-            *("connecting 1", "connected 1", "disconnected 1006", "waiting")
+            *("connecting 1", "connected 1", "disconnected 1006", "reconnecting")
         ]
         assert watch.event("disconnected")["error"] == "receiving failed: Connection reset by peer"
         assert watch.until("text")[-2:] == ["connected 2 after a gap", "text again"]
@@ -263,10 +263,10 @@ def silent(sock: socket.socket) -> None:
 def test_a_server_that_never_answers_is_given_up(name: str) -> None:
     with (
         serving(silent, speaking("hello")) as server,
-        watching(quick(name, server.url, connect_timeout=LIMIT)) as watch,
+        watching(quick(name, server.url, open_timeout=LIMIT)) as watch,
     ):
-        assert watch.until("waiting") == ["connecting 1", "waiting"]
-        assert watch.event("waiting")["error"] in (
+        assert watch.until("reconnecting") == ["connecting 1", "reconnecting"]
+        assert watch.event("reconnecting")["error"] in (
             f"no connection within {LIMIT:g} s",
             "the server did not answer in time",
         )
@@ -277,10 +277,12 @@ def test_a_server_that_never_answers_is_given_up(name: str) -> None:
     ("limits", "error"),
     [
         pytest.param(
-            {"ping_every": LIMIT, "pong_within": LIMIT}, f"no pong within {LIMIT:g} s", id="no pong"
+            {"ping_interval": LIMIT, "ping_timeout": LIMIT},
+            f"no pong within {LIMIT:g} s",
+            id="no pong",
         ),
         pytest.param(
-            {"ping_every": None, "silent_after": LIMIT},
+            {"ping_interval": None, "idle_timeout": LIMIT},
             f"the server said nothing for {LIMIT:g} s",
             id="silence",
         ),
@@ -302,8 +304,8 @@ def test_a_connection_that_has_gone_quiet_is_replaced(
         serving(hang, speaking("again")) as server,
         watching(quick(name, server.url, **limits)) as watch,
     ):
-        assert watch.until("waiting") == [
-            *("connecting 1", "connected 1", "text hello", "disconnected 1006", "waiting")
+        assert watch.until("reconnecting") == [
+            *("connecting 1", "connected 1", "text hello", "disconnected 1006", "reconnecting")
         ]
         assert watch.event("disconnected")["error"] == error
         hung_up.set()
@@ -327,7 +329,7 @@ def test_after_a_server_s_daily_close_everything_is_said_again(name: str, code: 
         peer.listen()
 
     say = ("subscribe é", b"\x00\xff", "login")
-    with serving(day) as server, watching(quick(name, server.url, say=say)) as watch:
+    with serving(day) as server, watching(quick(name, server.url, initial_messages=say)) as watch:
         records = watch.until("text 3.2")
         eventually(lambda: watch.feed.state.sent == 9, "the state counts what was said")
         state = watch.feed.state
@@ -345,7 +347,7 @@ def test_after_a_server_s_daily_close_everything_is_said_again(name: str, code: 
 def test_a_ping_measures_the_round_trip(name: str) -> None:
     with (
         serving(speaking()) as server,
-        watching(quick(name, server.url, ping_every=0.05, pong_within=DEADLINE)) as watch,
+        watching(quick(name, server.url, ping_interval=0.05, ping_timeout=DEADLINE)) as watch,
     ):
         assert watch.until("connected")
         rtt_ns = eventually(lambda: watch.feed.state.rtt_ns, "a round trip is measured")
@@ -446,8 +448,8 @@ def test_without_a_client_s_certificate_such_a_server_is_not_reached(
         serving(speaking("hello"), context=authority.context(clients=True)) as server,
         watching(quick(name, server.url, ca=authority.certificate)) as watch,
     ):
-        assert watch.until("waiting")[0] == "connecting 1"
-        assert watch.event("waiting")["error"]
+        assert watch.until("reconnecting")[0] == "connecting 1"
+        assert watch.event("reconnecting")["error"]
 
 
 def test_the_server_name_is_asked_for_and_checked(name: str, authority: Authority) -> None:
@@ -591,8 +593,8 @@ def test_a_proxy_that_refuses_is_told_and_tried_again(
     with serving(script) as between:
         address = f"{scheme}://user:wrong@{HOST}:{between.port}"
         with watching(quick(name, "ws://exchange.test/", proxy=address)) as watch:
-            assert watch.until("waiting") == ["connecting 1", "waiting"]
-            assert watch.event("waiting")["error"].startswith("the proxy refuses")
+            assert watch.until("reconnecting") == ["connecting 1", "reconnecting"]
+            assert watch.event("reconnecting")["error"].startswith("the proxy refuses")
             assert watch.until("connecting") == ["connecting 2"]
 
 
@@ -642,7 +644,7 @@ def _secretive(name: str, url: str, proxy: str) -> Config:
         f"{url}feed?key={key}",
         headers={"Authorization": f"Bearer {token}"},
         cookie=f"session={cookie}",
-        say=(f'{{"login":"{login}"}}',),
+        initial_messages=(f'{{"login":"{login}"}}',),
         proxy=proxy.replace("://", f"://user:{password}@"),
     )
 
@@ -697,7 +699,7 @@ def test_a_long_message_on_a_slow_line_is_no_silence(name: str) -> None:
             threading.Event().wait(0.25)
         peer.listen()
 
-    limits: dict[str, Any] = {"ping_every": 0.5, "pong_within": 2.0, "silent_after": 2.0}
+    limits: dict[str, Any] = {"ping_interval": 0.5, "ping_timeout": 2.0, "idle_timeout": 2.0}
     with serving(trickle) as server, watching(quick(name, server.url, **limits)) as watch:
         assert watch.until("text") == [
             *("connecting 1", "connected 1", "text " + "x" * pieces * 1000)
@@ -708,7 +710,7 @@ def test_a_long_message_on_a_slow_line_is_no_silence(name: str) -> None:
 
 
 def test_pauses_grow_with_full_jitter_up_to_their_bound() -> None:
-    config = Config(name="x", url="ws://x/", backoff_first=1.0, backoff_most=10.0)
+    config = Config(name="x", url="ws://x/", reconnect_delay=1.0, reconnect_delay_max=10.0)
     rounds = [Backoff(config) for _ in range(300)]
     for bound in (1.0, 2.0, 4.0, 8.0, 10.0, 10.0):
         pauses = [backoff.pause(None) for backoff in rounds]
@@ -719,15 +721,15 @@ def test_pauses_grow_with_full_jitter_up_to_their_bound() -> None:
 
 
 def test_pauses_start_anew_after_a_stable_connection_only() -> None:
-    config = Config(name="x", url="ws://x/", stable_after=60.0)
+    config = Config(name="x", url="ws://x/", reconnect_reset_after=60.0)
     backoff = Backoff(config)
     for _ in range(2000):  # a long outage: the doubling stays finite
-        assert 0 <= backoff.pause(None) <= config.backoff_most
+        assert 0 <= backoff.pause(None) <= config.reconnect_delay_max
     backoff.connected_for(59.0)
     assert backoff.attempts == 2000
     backoff.connected_for(60.0)
     assert backoff.attempts == 0
-    assert backoff.pause(None) <= config.backoff_first
+    assert backoff.pause(None) <= config.reconnect_delay
 
 
 def test_a_pause_is_at_least_what_the_server_asked_for() -> None:
@@ -874,7 +876,7 @@ def test_a_stopped_worker_is_evicted_and_the_others_go_on(
 def test_sigterm_drains(name: str) -> None:
     flood = Flood()
     listener = listen()
-    manager = Manager(quick(name, url_of(listener), drain=DEADLINE, **SMALL))
+    manager = Manager(quick(name, url_of(listener), drain_timeout=DEADLINE, **SMALL))
     with (
         manager,
         attach(name, start="oldest", events=True) as feed,
@@ -901,7 +903,7 @@ def test_sigterm_drains(name: str) -> None:
 
 def test_a_second_sigterm_stops_at_once_though_a_worker_does_not_read(name: str) -> None:
     listener = listen()
-    manager = Manager(quick(name, url_of(listener), drain=10 * DEADLINE, **SMALL))
+    manager = Manager(quick(name, url_of(listener), drain_timeout=10 * DEADLINE, **SMALL))
     with manager, attach(name, start="oldest"):
         assert manager.pid is not None
         with serving(Flood(last=5), listener=listener):

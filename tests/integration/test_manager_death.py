@@ -108,7 +108,7 @@ def connected(counter: Counter, times: int) -> None:
 
 
 def config(name: str, url: str) -> Config:
-    return quick(name, url, drain=DEADLINE, **RING)
+    return quick(name, url, drain_timeout=DEADLINE, **RING)
 
 
 def test_a_manager_killed_under_load_is_followed_by_another(

@@ -23,7 +23,7 @@ from tests.conftest import Processes, eventually
 
 from . import letters
 from .conftest import Victims
-from .letters import Acknowledging, Box, letter
+from .letters import Box, letter
 from .test_wakeup import Watch, check, take_core
 
 # ---- order ---------------------------------------------------------------------------------
@@ -49,19 +49,19 @@ def check_order(
     senders, box = 8, Box(LONG)
     received: dict[int, array[int]] = defaultdict(lambda: array("Q"))
     with Receiver.create(name, max_senders=senders, lane_bytes=lane_bytes) as receiver:
-        receiver.limit_senders(window)
+        receiver.limit_in_flight(window)
         for who in range(senders):
             processes.start(send_many, name, who, total // senders, tmp_path / str(who))
         end = letters.deadline() + total / 10_000
         while box.received < total:
             assert time.monotonic() < end, mpsc.status(name)
-            message = receiver.recv(timeout=1)
-            for each in [message, *receiver.poll()] if message is not None else []:
+            message = receiver.read(timeout=1)
+            for each in [message, *receiver.read_available()] if message is not None else []:
                 received[box.take(each)].append(each.ticket)
         processes.join()
-        assert receiver.poll() == []
+        assert receiver.read_available() == []
         assert box.ticket == total
-        assert (receiver.voided, receiver.senders_cut_off) == (0, 0)
+        assert (receiver.voided, receiver.senders_evicted) == (0, 0)
         assert mpsc.status(name).senders == ()
     for who in range(senders):
         assert received[who].tobytes() == (tmp_path / str(who)).read_bytes()
@@ -112,7 +112,7 @@ def test_a_sender_dies_at_any_step(name: str, seed: int, victims: Victims, step:
         assert box.expected[SURVIVOR] == 2
         assert box.expected[VICTIM] == nth - (step not in COMMITTED)
         survivor.flush(timeout=0)
-        eventually(lambda: receiver.poll() or lanes(name) == 1, "its lane is free")
+        eventually(lambda: receiver.read_available() or lanes(name) == 1, "its lane is free")
         with Sender.attach(name) as heir:
             assert heir.lane == 1
             for n in range(100):
@@ -120,7 +120,7 @@ def test_a_sender_dies_at_any_step(name: str, seed: int, victims: Victims, step:
                 survivor.send(letter(SURVIVOR, 2 + n), timeout=0)
                 box.take_all(receiver)
             assert (box.expected[3], box.expected[SURVIVOR]) == (100, 102)
-        assert (receiver.voided, receiver.senders_cut_off) == (0, 0)
+        assert (receiver.voided, receiver.senders_evicted) == (0, 0)
 
 
 def kill_senders(name: str, processes: Processes, seed: int, rounds: int) -> None:
@@ -141,7 +141,7 @@ def kill_senders(name: str, processes: Processes, seed: int, rounds: int) -> Non
             doomed.append(processes.start(letters.send_for_ever, name, next(numbers)))
         newest = next(numbers) - 1
         eventually(lambda: box.take_all(receiver) and box.expected[newest], "the newest sends")
-        assert (receiver.voided, receiver.senders_cut_off) == (0, 0)
+        assert (receiver.voided, receiver.senders_evicted) == (0, 0)
         assert receiver.ticket == box.received
 
 
@@ -157,7 +157,7 @@ def test_senders_are_killed_at_random_for_long(name: str, processes: Processes, 
 # ---- receivers die -------------------------------------------------------------------------
 
 
-def unsure(sender: Sender) -> int:
+def unconfirmed(sender: Sender) -> int:
     """Of how many messages nobody knows; told once."""
     try:
         sender.flush()
@@ -167,14 +167,14 @@ def unsure(sender: Sender) -> int:
     return 0
 
 
-@pytest.mark.parametrize("acknowledge", ["at once", "by hand"])
+@pytest.mark.parametrize("auto_ack", [True, False])
 @pytest.mark.parametrize("step", [70, 71, 72, 73])
 def test_a_receiver_dies_at_any_step(
-    name: str, seed: int, victims: Victims, step: int, acknowledge: Acknowledging
+    name: str, seed: int, victims: Victims, step: int, auto_ack: bool
 ) -> None:
     """What it had not taken comes; what it had in hand is lost if it was taken, and then told."""
     nth = random.Random(seed).randint(1, 20)
-    victim = victims(step, nth, "receive", name, "create", acknowledge)
+    victim = victims(step, nth, "receive", name, "create", auto_ack)
     victim.ready()
     senders = [Sender.attach(name), Sender.attach(name)]
     for n in range(40):
@@ -186,17 +186,17 @@ def test_a_receiver_dies_at_any_step(
         box = Box()
         box.expected.update({0: (first + 1) // 2, 1: first // 2})
         assert box.take_all(receiver) == 40 - first
-        told = [unsure(sender) for sender in senders]
-        taken_unsaid = first - (nth - 1) if acknowledge == "at once" else first
+        told = [unconfirmed(sender) for sender in senders]
+        taken_unsaid = first - (nth - 1) if auto_ack else first
         assert sum(told) == taken_unsaid
-        receiver.limit_senders(1)
+        receiver.limit_in_flight(1)
         for n in range(20, 120):
             for who, sender in enumerate(senders):
                 sender.send(letter(who, n), timeout=0)
                 box.take_all(receiver)
         assert box.expected == {0: 120, 1: 120}
         assert [sender.pending for sender in senders] == [0, 0]
-        assert (receiver.voided, receiver.senders_cut_off) == (0, 0)
+        assert (receiver.voided, receiver.senders_evicted) == (0, 0)
         for sender in senders:
             sender.close()
         assert lanes(name) == 0
@@ -209,15 +209,15 @@ def test_a_lane_is_not_lost_with_a_receiver(name: str, seed: int, victims: Victi
         victim = victims(72, 1, "receive", name, "resume" if turn else "create", "at once")
         victim.ready()
         sender = sender or Sender.attach(name)
-        assert unsure(sender) == (1 if turn else 0)
+        assert unconfirmed(sender) == (1 if turn else 0)
         sender.send(bytes(sender.max_message), timeout=0)
         assert victim.dies() == 0
     assert sender is not None
     with Receiver.resume(name) as receiver:
-        assert unsure(sender) == 1
+        assert unconfirmed(sender) == 1
         for _ in range(5):
             sender.send(bytes(sender.max_message), timeout=0)
-            assert len(receiver.poll()) == 1
+            assert len(receiver.read_available()) == 1
         sender.close()
     print(seed)
 
@@ -226,7 +226,7 @@ def receive_for_ever(name: str, how: str, pipe: int) -> None:
     """A process: receive, and pass each on, until it is killed."""
     receiver = letters.create(name) if how == "create" else Receiver.resume(name)
     while True:
-        message = receiver.recv()
+        message = receiver.read()
         if message is not None:
             os.write(pipe, bytes([len(message.payload)]) + message.payload)
 
@@ -289,8 +289,8 @@ def kill_receivers(name: str, processes: Processes, seed: int, rounds: int) -> N
         pipe.drain(box)
     with Receiver.resume(name) as last:
         assert last.epoch == rounds + 2
-        for message in last.poll():
-            box.take_payload(message.payload, lossy=True)
+        for message in last.read_available():
+            box.take_payload(bytes(message), lossy=True)
         assert last.voided == 0
     processes.join(*senders)
     pipe.close()
@@ -319,17 +319,17 @@ def answer(name: str, crossings: int, said: Any, slept_through: Any) -> None:
     """A process: receive, and note when it was done; counts the waits that it slept through."""
     take_core(1)
     with Receiver.resume(name, wait=shm.Blocking(spin_us=0)) as receiver:
-        receiver.limit_senders(1)
+        receiver.limit_in_flight(1)
         said[0] = 1
         watch = Watch(SLICE_NS)
         for _ in range(crossings):
             watch.begin()
-            message = receiver.recv()
+            message = receiver.read()
             assert message is not None
             said[0] = time.monotonic_ns()
             watch.end(int.from_bytes(message.payload, "little"))
         slept_through[0] = watch.close()
-        while receiver.recv(timeout=0.01) is not None or mpsc.status(name).senders:
+        while receiver.read(timeout=0.01) is not None or mpsc.status(name).senders:
             pass
 
 

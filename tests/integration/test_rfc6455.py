@@ -75,7 +75,7 @@ def server(certificate: tuple[Path, Path] | None) -> Iterator[RawServer]:
 
 def config(name: str, server: RawServer, **options: Any) -> Config:
     """No pings of the client's own, and one connection."""
-    plan = {"reconnect": False, "ping_every": None, "slots": 1024, "capacity": CAPACITY}
+    plan = {"reconnect": False, "ping_interval": None, "slots": 1024, "capacity": CAPACITY}
     return Config(name=name, url=server.url, ca=server.ca, **(plan | options))
 
 
@@ -483,7 +483,7 @@ def check(configured: Config, server: RawServer, case: Case, pieces: list[bytes]
 
 def check_in_turn(name: str, server: RawServer, cases: list[tuple[Case, list[bytes]]]) -> None:
     """Say cases to one manager, which connects anew for each."""
-    again = config(name, server, reconnect=True, backoff_first=0.001, backoff_most=0.001)
+    again = config(name, server, reconnect=True, reconnect_delay=0.001, reconnect_delay_max=0.001)
     with talking(again) as talk:
         for case, pieces in cases:
             with server.accept() as peer:
@@ -587,7 +587,7 @@ def test_ping_is_answered_at_once(
 
 def test_what_the_client_says_is_masked_anew(name: str, server: RawServer) -> None:
     said = ("", "é" * 100, b"", noise(70_000))
-    with talking(config(name, server, say=said)) as talk, server.accept() as peer:
+    with talking(config(name, server, initial_messages=said)) as talk, server.accept() as peer:
         peer.say(close_frame(1000))
         frames = peer.answers()
     assert frames[:-1] == [

@@ -133,10 +133,13 @@ def test_text_and_binary_of_every_size_arrive_as_they_were_sent(name: str) -> No
         heard.extend(peer.hear_messages(2 * len(sizes)))
         peer.listen()
 
-    with serving(script) as server, watching(quick(name, server.url, lane_bytes=1 << 18)) as watch:
+    with (
+        serving(script) as server,
+        watching(quick(name, server.url, send_buffer_bytes=1 << 18)) as watch,
+    ):
         for size in sizes:
             watch.feed.send("ä" * (size // 2) + "x" * (size % 2))
-            watch.feed.send(bytes(size), "binary")
+            watch.feed.send(bytes(size))
         watch.feed.flush(timeout=DEADLINE)
         eventually(lambda: len(heard) == 2 * len(sizes), "all were heard")
     assert heard[::2] == ["ä" * (size // 2) + "x" * (size % 2) for size in sizes]
@@ -179,14 +182,14 @@ def test_messages_longer_than_a_lane_go_through_it_in_parts(name: str) -> None:
         heard.extend(peer.hear_messages(len(sent)))
         peer.listen()
 
-    options: dict[str, Any] = {"lane_bytes": 4096, "capacity": 1 << 23}
+    options: dict[str, Any] = {"send_buffer_bytes": 4096, "capacity": 1 << 23}
     with serving(script) as server, watching(quick(name, server.url, **options)) as watch:
         for payload in sent:
-            watch.feed.send(payload, "text" if isinstance(payload, str) else "binary")
+            watch.feed.send(payload)
         watch.feed.flush(timeout=DEADLINE)
         eventually(lambda: len(heard) == len(sent), "all were heard")
         with pytest.raises(shm.MessageTooLarge, match="a quarter of the ring's capacity"):
-            watch.feed.send(bytes(watch.feed.max_message + 1), "binary")
+            watch.feed.send(bytes(watch.feed.max_message + 1))
     assert heard == sent
 
 
@@ -196,7 +199,7 @@ def test_messages_longer_than_a_lane_go_through_it_in_parts(name: str) -> None:
 def test_held_messages_follow_what_is_said_at_each_connect(name: str) -> None:
     heard: list[str] = []
     listener = listen()
-    config = quick(name, url_of(listener), say=("subscribe",))
+    config = quick(name, url_of(listener), initial_messages=("subscribe",))
     with watching(config) as watch:  # nobody serves the socket yet
         tickets = [watch.feed.send(f"order {n}") for n in range(3)]
         assert tickets == [0, 1, 2]
@@ -211,7 +214,10 @@ def test_held_messages_follow_what_is_said_at_each_connect(name: str) -> None:
 
 
 def test_a_sender_waits_when_its_lane_holds_as_much_as_it_may(name: str) -> None:
-    with listen() as listener, watching(quick(name, url_of(listener), lane_bytes=1024)) as watch:
+    with (
+        listen() as listener,
+        watching(quick(name, url_of(listener), send_buffer_bytes=1024)) as watch,
+    ):
         for _ in range(1024 // 128):
             watch.feed.send("x" * 100)
         with pytest.raises(shm.RingFull, match="its receiver is behind"):
@@ -222,7 +228,7 @@ def test_what_the_socket_did_not_take_is_sent_again_on_the_next_connection(name:
     heard: list[str] = []
     reset = threading.Event()
 
-    config_of: dict[str, Any] = {"lane_bytes": 1 << 21}
+    config_of: dict[str, Any] = {"send_buffer_bytes": 1 << 21}
     with (
         serving(unread(reset), collecting(heard)) as server,
         watching(quick(name, server.url, **config_of)) as watch,
@@ -243,17 +249,17 @@ def test_what_the_socket_did_not_take_is_sent_again_on_the_next_connection(name:
 def test_refusing_is_told_at_once_and_ends_with_the_connection(name: str) -> None:
     heard: list[str] = []
     listener = listen()
-    with watching(quick(name, url_of(listener), uplink="refuse")) as watch:
-        with pytest.raises(shm.SendRefused, match="there is no connection") as refused:
+    with watching(quick(name, url_of(listener), offline_sends="reject")) as watch:
+        with pytest.raises(shm.SendRejected, match="there is no connection") as rejected:
             watch.feed.send("too early")
-        assert refused.value.count == 0
+        assert rejected.value.count == 0
         with serving(collecting(heard), listener=listener):
             watch.until("connected 1")
 
             def accepted() -> bool:
                 try:
                     watch.feed.send("in time")
-                except shm.SendRefused:
+                except shm.SendRejected:
                     return False
                 return True
 
@@ -266,7 +272,7 @@ def test_refusing_is_told_at_once_and_ends_with_the_connection(name: str) -> Non
 def test_messages_that_were_under_way_are_refused_when_the_connection_is_lost(name: str) -> None:
     reset = threading.Event()
 
-    config_of: dict[str, Any] = {"lane_bytes": 1 << 21, "uplink": "refuse"}
+    config_of: dict[str, Any] = {"send_buffer_bytes": 1 << 21, "offline_sends": "reject"}
     with (
         serving(unread(reset), speaking()) as server,
         watching(quick(name, server.url, **config_of)) as watch,
@@ -276,18 +282,18 @@ def test_messages_that_were_under_way_are_refused_when_the_connection_is_lost(na
         send_until_full(watch.feed, ["x" * 100_000] * MANY)
         (sender,) = mpsc.status(name).senders
         reset.set()
-        with pytest.raises(shm.SendRefused, match="were refused") as refused:
+        with pytest.raises(shm.SendRejected, match="were rejected") as rejected:
             watch.feed.flush(timeout=DEADLINE)
-        assert 0 < refused.value.count <= sender.pending
+        assert 0 < rejected.value.count <= sender.pending
 
 
 def test_when_the_manager_stops_what_was_held_is_refused(name: str) -> None:
-    with listen() as listener, watching(quick(name, url_of(listener), drain=0.0)) as watch:
+    with listen() as listener, watching(quick(name, url_of(listener), drain_timeout=0.0)) as watch:
         watch.feed.send("never")
         watch.manager.stop()
-        with pytest.raises((shm.SendRefused, shm.RingClosed)):
+        with pytest.raises((shm.SendRejected, shm.RingClosed)):
             watch.feed.flush(timeout=DEADLINE)
-        with pytest.raises((shm.SendRefused, shm.RingClosed)):
+        with pytest.raises((shm.SendRejected, shm.RingClosed)):
             watch.feed.send("nor this")
 
 
@@ -295,7 +301,7 @@ def test_a_worker_s_last_words_go_out_while_the_manager_stops(name: str) -> None
     heard: list[str] = []
     with (
         serving(collecting(heard)) as server,
-        watching(quick(name, server.url, drain=DEADLINE)) as watch,
+        watching(quick(name, server.url, drain_timeout=DEADLINE)) as watch,
     ):
         watch.until("connected 1")
         watch.manager.stop()
@@ -308,7 +314,7 @@ def test_a_worker_s_last_words_go_out_while_the_manager_stops(name: str) -> None
 
 def test_after_a_manager_s_death_senders_are_told_what_nobody_knows(name: str) -> None:
     heard: list[str] = []
-    config_of: dict[str, Any] = {"lane_bytes": 1 << 21, "drain": 0.0}
+    config_of: dict[str, Any] = {"send_buffer_bytes": 1 << 21, "drain_timeout": 0.0}
     reset = threading.Event()
     with serving(unread(reset), collecting(heard)) as server:
         config = quick(name, server.url, **config_of)
@@ -320,9 +326,9 @@ def test_after_a_manager_s_death_senders_are_told_what_nobody_knows(name: str) -
             kill(manager)
             reset.set()
             with Manager(config):
-                with pytest.raises(shm.SendUnconfirmed, match="may or may not") as unsure:
+                with pytest.raises(shm.SendUnconfirmed, match="may or may not") as unconfirmed:
                     feed.flush(timeout=DEADLINE)
-                assert unsure.value.count > 0
+                assert unconfirmed.value.count > 0
                 feed.send("the last")
                 feed.flush(timeout=DEADLINE)
                 eventually(lambda: heard and heard[-1] == "the last", "it was heard")
@@ -370,7 +376,7 @@ def test_nothing_is_sent_faster_than_the_rate(name: str) -> None:
                     times.append(time.monotonic())
                     heard.append(bytes(frame.data).decode())
 
-    options: dict[str, Any] = {"send_rate": 100.0, "send_burst": 5, "say": ("a", "b")}
+    options: dict[str, Any] = {"send_rate": 100.0, "send_burst": 5, "initial_messages": ("a", "b")}
     with serving(noting) as server, watching(quick(name, server.url, **options)) as watch:
         began = time.monotonic()
         for number in range(40):
@@ -446,7 +452,7 @@ def test_without_a_rate_there_is_no_waiting() -> None:
         pytest.param(lambda sender: sender.send(b"{}", kind=shm.Kind.EVENT), id="neither kind"),
     ],
 )
-def test_a_worker_that_would_have_the_connection_closed_is_cut_off(
+def test_a_worker_that_would_have_the_connection_closed_is_evict(
     name: str, misdeed: Callable[[mpsc.Sender], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[str] = []
@@ -459,12 +465,12 @@ def test_a_worker_that_would_have_the_connection_closed_is_cut_off(
         misdeed(bad)
         watch.feed.send("still here")
         watch.feed.flush(timeout=DEADLINE)
-        with pytest.raises((shm.SendRefused, shm.Evicted)):
+        with pytest.raises((shm.SendRejected, shm.Evicted)):
             bad.flush(timeout=DEADLINE)
-        with pytest.raises(shm.Evicted, match="cut lane"):
+        with pytest.raises(shm.Evicted, match="evicted lane"):
             bad.send(b"more")
         eventually(lambda: heard == ["still here"], "the honest one was heard")
-    assert "cut off" in caplog.text
+    assert "evicted" in caplog.text
 
 
 def test_a_worker_that_only_reads_takes_no_lane(name: str) -> None:

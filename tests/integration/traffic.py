@@ -142,9 +142,9 @@ def iterate(reader: Reader, limit: int, check: Check) -> None:
         raise shm.RingClosed
 
 
-def poll(reader: Reader, limit: int, check: Check) -> None:
+def read_available(reader: Reader, limit: int, check: Check) -> None:
     """What is there, or one message if nothing is."""
-    messages: list[Message | None] = [*reader.poll(limit)] or [next(reader, None)]
+    messages: list[Message | None] = [*reader.read_available(limit)] or [next(reader, None)]
     for message in messages:
         if message is None:
             raise shm.RingClosed
@@ -160,7 +160,7 @@ def batch(reader: Reader, limit: int, check: Check) -> None:
             check(many.first + i, 0 if i else many.gap, many.payload(i), epoch)
 
 
-TAKINGS: Final[tuple[Taking, ...]] = (iterate, poll, batch)
+TAKINGS: Final[tuple[Taking, ...]] = (iterate, read_available, batch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,13 +54,13 @@ def send(name: str, who: str) -> None:
             os.write(1, b".")
 
 
-def receive(name: str, how: str, acknowledge: str) -> None:
+def receive(name: str, how: str, auto_ack: str) -> None:
     """Receive letters, one at a time."""
     make = letters.create if how == "create" else Receiver.resume
-    receiver = make(name, acknowledge=cast(letters.Acknowledging, acknowledge))
+    receiver = make(name, auto_ack=auto_ack == "True")
     os.write(1, b"r")
     os.read(0, 1)
-    while receiver.recv(timeout=1) is not None:
+    while receiver.read(timeout=1) is not None:
         os.write(1, b".")
 
 

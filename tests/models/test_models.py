@@ -27,10 +27,10 @@ CORRECT: Final = [
     ("reaping", ""),
     ("reaping", "LIVENESS"),
     ("succession", ""),
-    ("uplink", "LANES_OF_TWO RECEIVER_DIES CUT_OFF"),
+    ("uplink", "LANES_OF_TWO RECEIVER_DIES EVICT"),
     ("uplink", "RECEIVER_DIES_TWICE"),
     ("uplink", "REUSE SENDER_DIES RECEIVER_DIES"),
-    ("uplink", "REUSE CUT_OFF"),
+    ("uplink", "REUSE EVICT"),
     ("uplink", "WINDOW RECEIVER_DIES"),
     ("uplink_wake", ""),
     ("uplink_wake", "TIMEOUTS"),
@@ -51,11 +51,11 @@ NOT_FILLED: Final = "assertion violated (((word["
 SKIPPED: Final = "assertion violated (passed==claimed)"
 FULL: Final = "assertion violated 0"
 MISCOUNTED: Final = "assertion violated (taken_count[0]==truly_taken[0])"
-UNSURE: Final = "assertion violated (unsure["
+UNCONFIRMED: Final = "assertion violated (unconfirmed["
 FREED: Final = "assertion violated (state[lane]!="
 NOT_ITS_OWN: Final = "assertion violated ((state[lane]!="  # an acknowledgement
 NOT_EMPTY: Final = "assertion violated ((written[lane]==taken[lane])"
-CUT_OFF: Final = "assertion violated ((message_of["
+EVICT: Final = "assertion violated ((message_of["
 PILED_UP: Final = "assertion violated (receiver_tokens<="
 
 MUTANTS: Final = [
@@ -102,14 +102,14 @@ MUTANTS: Final = [
     ("uplink", "RECEIVER_DIES NO_NOTE", MISCOUNTED),
     ("uplink", "RECEIVER_DIES NOTE_NOT_CLEARED", MISCOUNTED),
     ("uplink", "RECEIVER_DIES COUNT_FIRST", MISCOUNTED),
-    ("uplink", "RECEIVER_DIES_TWICE UNSURE_ADDED", UNSURE),
-    ("uplink", "WINDOW RECEIVER_DIES UNSURE_OUTSTANDING", STUCK),
+    ("uplink", "RECEIVER_DIES_TWICE UNCONFIRMED_ADDED", UNCONFIRMED),
+    ("uplink", "WINDOW RECEIVER_DIES UNCONFIRMED_OUTSTANDING", STUCK),
     ("uplink", "REUSE LEAVE_UNANSWERED", NOT_ITS_OWN),
     ("uplink", "REUSE SENDER_DIES NOT_SETTLED", NOT_ITS_OWN),
     ("uplink", "REUSE SENDER_DIES NO_FREE_AT", FREED),
     ("uplink", "REUSE SENDER_DIES NO_SECOND_LOOK", NOT_ITS_OWN),
     ("uplink", "REUSE SENDER_DIES WRITTEN_STAYS", NOT_EMPTY),
-    ("uplink", "REUSE CUT_OFF CUT_OFF_LATE", CUT_OFF),
+    ("uplink", "REUSE EVICT EVICT_LATE", EVICT),
     ("uplink_wake", "SENDER_NO_FENCE", STUCK),
     ("uplink_wake", "RECEIVER_NO_FENCE", STUCK),
     ("uplink_wake", "RECEIVER_NO_LOOK", STUCK),

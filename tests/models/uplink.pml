@@ -15,7 +15,7 @@
  *
  * A successor walks over the words that were freed before head was moved, stores
  * head, does what the note tells, and gives up what was taken and not answered:
- * `unsure` is the total of those of all deaths.
+ * `unconfirmed` is the total of those of all deaths.
  *
  * A sender's lock on its lane is its life.  It frees a lane in which all is taken
  * and acknowledged; any other the receiver frees, under the lock, once head has
@@ -26,20 +26,20 @@
  * Proved, with hands that may stop for ever between any two steps:
  *
  *   - the messages whose swaps succeeded are taken once each, in the order of
- *     tickets, whole, and no other is; but those of a sender that was cut off;
+ *     tickets, whole, and no other is; but those of a sender that was evicted;
  *     so over a receiver's death a message is taken at most once;
  *   - tickets have no holes, and the ring of tickets is never full;
  *   - a successor finds lane, count and head as if its predecessor had finished,
- *     also if that one died while it succeeded another; and `unsure` is the
+ *     also if that one died while it succeeded another; and `unconfirmed` is the
  *     number of messages that were taken and not answered;
  *   - the first record in a lane is the one that is due: a record that was never
  *     committed lies after all that were, and goes when the lane is freed;
- *   - a lane's new owner finds it empty; it is not freed, nor cut off, nor are
+ *   - a lane's new owner finds it empty; it is not freed, nor evicted, nor are
  *     acknowledgements counted, for what an owner before it did;
  *   - what the receiver says again now and then (head, a lane's `taken`, and
  *     `written` if the lane is free) is what is there already;
- *   - nobody waits for the dead: every sender that lives, and is not cut off,
- *     sends all it has, all is acknowledged or unsure, and every lane is free in
+ *   - nobody waits for the dead: every sender that lives, and is not evicted,
+ *     sends all it has, all is acknowledged or unconfirmed, and every lane is free in
  *     the end.  A step is repeated only after another's success, so whoever waits
  *     in vain leaves the model in an invalid end state.
  *
@@ -48,11 +48,11 @@
  *   (none)              two senders of two messages, a lane of one record each.
  *   LANES_OF_TWO        lanes of two records.
  *   REUSE               two owners of lane 0, one of lane 1; a message each, but
- *                       two with CUT_OFF, so that one is dropped.
+ *                       two with EVICT, so that one is dropped.
  *   SENDER_DIES         one, at any step.
  *   RECEIVER_DIES       once, at any step, a successor's first ones included.
  *   RECEIVER_DIES_TWICE
- *   CUT_OFF             the receiver cuts a sender off.
+ *   EVICT             the receiver cuts a sender off.
  *   WINDOW              a sender has one message that is not acknowledged.
  *
  * Memory is sequentially consistent here: but for sleeping, in uplink_wake.pml,
@@ -83,9 +83,9 @@
  *   NOTE_NOT_CLEARED   the note of one message is overwritten by that of the
  *                      next; a receiver that dies meanwhile leaves a mixture.
  *   COUNT_FIRST        a message is counted before its word is freed, and stays.
- *   UNSURE_ADDED       a successor adds to `unsure` what is outstanding, dies,
+ *   UNCONFIRMED_ADDED       a successor adds to `unconfirmed` what is outstanding, dies,
  *                      and the next adds it again.
- *   UNSURE_OUTSTANDING (WINDOW) what is unsure counts as not acknowledged: its
+ *   UNCONFIRMED_OUTSTANDING (WINDOW) what is unconfirmed counts as not acknowledged: its
  *                      sender waits for ever for the dead one's answer.
  *   LEAVE_UNANSWERED   a sender frees a lane with messages that are not
  *                      acknowledged: the next owner gets the answer.
@@ -96,7 +96,7 @@
  *                      lane is free by now: it keeps a `free_at` that is too
  *                      early for the next owner, and frees its lane.
  *   WRITTEN_STAYS      what was never committed is left to the next owner.
- *   CUT_OFF_LATE       a sender is cut off for a message that is acknowledged: it
+ *   EVICT_LATE       a sender is evicted for a message that is acknowledged: it
  *                      is the next owner by then.
  */
 
@@ -112,7 +112,7 @@
 #define LIVES(lane) 1
 #endif
 
-#if defined(REUSE) && !defined(CUT_OFF)
+#if defined(REUSE) && !defined(EVICT)
 #define MESSAGES 1                  /* in a sender's life */
 #else
 #define MESSAGES 2
@@ -132,7 +132,7 @@
 #define RECEIVER_DEATHS 0
 #endif
 
-#ifdef CUT_OFF
+#ifdef EVICT
 #define CUTS 1
 #else
 #define CUTS 0
@@ -170,7 +170,7 @@ byte shared_head;
 byte taking, taking_position, taking_count;
 
 byte written[LANES], taken[LANES], taken_count[LANES], answered[LANES];
-byte unsure[LANES], done_count[LANES];
+byte unconfirmed[LANES], done_count[LANES];
 mtype state[LANES] = FREE;
 mtype lock[LANES] = NOBODY;
 byte record_ticket[LANES * SIZE], record_message[LANES * SIZE];
@@ -337,19 +337,19 @@ inline open_lane(i)
 {
     atomic {
         private_taken[i] = taken[i];
-#ifdef UNSURE_ADDED
-        unsure[i] = unsure[i] + taken_count[i] - done_count[i];
+#ifdef UNCONFIRMED_ADDED
+        unconfirmed[i] = unconfirmed[i] + taken_count[i] - done_count[i];
 #else
-        unsure[i] = taken_count[i] - answered[i];
+        unconfirmed[i] = taken_count[i] - answered[i];
 #endif
         RECEIVER_MAY_DIE
     };
     atomic {
-#ifndef UNSURE_OUTSTANDING
+#ifndef UNCONFIRMED_OUTSTANDING
         done_count[i] = taken_count[i];
 #endif
         assert(taken_count[i] == truly_taken[i]);
-        assert(unsure[i] == truly_taken[i] - answered[i]);
+        assert(unconfirmed[i] == truly_taken[i] - answered[i]);
         RECEIVER_MAY_DIE
     }
 }
@@ -439,7 +439,7 @@ inline acknowledge()
     atomic { done_count[lane]++; acknowledged++; lane = 0; RECEIVER_MAY_DIE }
 }
 
-inline cut_off(ticket)
+inline evicted(ticket)
 {
     atomic {
         cuts++;
@@ -536,10 +536,10 @@ open:
     :: WORD(head) != FREE_WORD(head) -> take()
     :: acknowledged < head && message_of[acknowledged] -> acknowledge()
     :: acknowledged < head && !message_of[acknowledged] -> acknowledged++    /* voided */
-#ifdef CUT_OFF_LATE
-    :: acknowledged > 0 && message_of[acknowledged - 1] && cuts < CUTS -> cut_off(acknowledged - 1)
+#ifdef EVICT_LATE
+    :: acknowledged > 0 && message_of[acknowledged - 1] && cuts < CUTS -> evicted(acknowledged - 1)
 #else
-    :: acknowledged < head && message_of[acknowledged] && cuts < CUTS -> cut_off(acknowledged)
+    :: acknowledged < head && message_of[acknowledged] && cuts < CUTS -> evicted(acknowledged)
 #endif
     :: MAY_REAP(0) -> lane = 0; goto try_reap
     :: MAY_REAP(1) -> lane = 1; goto try_reap

@@ -202,7 +202,7 @@ static void check_that_it_works(post *p)
             CHECK(p->expected[i] == p->people[i].sent);
             CHECK(rc_sender_flushed(&p->people[i].c, p->people[i].c.last));
         }
-    CHECK(p->receiver.voided == 0 && p->receiver.cut_off == 0);
+    CHECK(p->receiver.voided == 0 && p->receiver.evicted == 0);
 }
 
 /* ---- threads ------------------------------------------------------------------------------ */
@@ -263,7 +263,7 @@ static void run_threads(uint32_t lanes, uint64_t lane_bytes, uint64_t window, ui
     for (uint32_t i = 0; i < lanes; i++)
         CHECK(pthread_join(t[i].thread, NULL) == 0);
     CHECK(take_and_check(p) == RC_NOTHING);
-    CHECK(p->receiver.voided == 0 && p->receiver.cut_off == 0);
+    CHECK(p->receiver.voided == 0 && p->receiver.evicted == 0);
     post_free(p);
     free(p);
 }
@@ -438,7 +438,7 @@ static void deaths_of_receivers(uint64_t window)
     for (scene.round = 0; scene.round < scaled(200); scene.round++) {
         int happened = 1;
         for (scene.at = 0; happened; scene.at++) {
-            uint64_t sent, unsure = 0;
+            uint64_t sent, unconfirmed = 0;
             two_people(&p, scene.round, 0, window);
             happened = killed(receiver_takes_one, &p, scene.at);
             p.with_losses = 1;
@@ -446,9 +446,9 @@ static void deaths_of_receivers(uint64_t window)
             take_all(&p);
             sent = p.people[0].sent + p.people[1].sent;
             for (int i = 0; i < 2; i++)
-                unsure += rc_load(&p.segment->lanes[i].unsure);
+                unconfirmed += rc_load(&p.segment->lanes[i].unconfirmed);
             CHECK(p.received + 1 >= sent && p.received <= sent);
-            CHECK(unsure <= 1);
+            CHECK(unconfirmed <= 1);
             check_that_it_works(&p);
             for (int i = 0; i < 2; i++) {
                 const rc_lane *lane = &p.segment->lanes[i];
@@ -557,7 +557,7 @@ static void case_sleeping(void)
 
 /* ---- hostility ---------------------------------------------------------------------------- */
 
-/* Every bit of the header flipped: refused, or it is one that nothing depends on. */
+/* Every bit of the header flipped: rejected, or it is one that nothing depends on. */
 static void case_headers(void)
 {
     post p;
@@ -656,7 +656,7 @@ static void case_garbage(void)
             uint32_t lane = (uint32_t)roll(p->g.max_senders);
             if (roll(2))
                 spoil(p);
-            if (p->people[lane].in && person_tries(p, &p->people[lane]) >= RC_CUT_OFF)
+            if (p->people[lane].in && person_tries(p, &p->people[lane]) >= RC_SENDER_EVICTED)
                 person_again(p, lane);
             if (roll(3) == 0)
                 take_hostile(p);
@@ -682,8 +682,8 @@ static void case_liar(void)
     rc_store(rc_word_of(&p.receiver.map, 6), rc_filled_word(6, 0));
     second_sends(&p);
     take_hostile(&p);
-    CHECK(p.receiver.voided == 1 && p.receiver.cut_off == 1);
-    CHECK(person_tries(&p, &p.people[0]) == RC_CUT_OFF);
+    CHECK(p.receiver.voided == 1 && p.receiver.evicted == 1);
+    CHECK(person_tries(&p, &p.people[0]) == RC_SENDER_EVICTED);
     CHECK(rc_sender_flushed(&p.people[1].c, p.people[1].c.last));
     CHECK(person_tries(&p, &p.people[1]) == RC_SENT);
     post_free(&p);

@@ -152,8 +152,8 @@ def test_a_batch_at_the_end_of_the_ring(writer: Writer, reader: Reader) -> None:
 
 def test_a_batch_stops_at_the_end_of_the_descriptors(writer: Writer, reader: Reader) -> None:
     writer.publish_many([b""] * 5)
-    reader.poll()
-    reader.poll()
+    reader.read_available()
+    reader.read_available()
     writer.publish_many([b"%d" % i for i in range(5, 12)])
     sizes = []
     while reader.lag:
@@ -337,13 +337,13 @@ def test_what_is_kept_of_a_batch_holds_the_ring(writer: Writer, reader: Reader, 
         }
         kept = makers[make]()
         before = bytes(kept)
-    reader.poll()
+    reader.read_available()
     assert writer.try_publish(b"overwritten?") is None
     assert bytes(kept) == before
     with pytest.raises(BufferError, match="the oldest of message 0"):
         reader.close()
     del kept
-    reader.poll()
+    reader.read_available()
     assert writer.try_publish(b"x") is not None
 
 

@@ -177,7 +177,7 @@ def use(reader: Reader, data: Segment, rng: random.Random) -> None:
             if message is not None:
                 use_message(message, data)
         elif call == 1:
-            for message in reader.poll(rng.choice((1, 3, 256))):
+            for message in reader.read_available(rng.choice((1, 3, 256))):
                 use_message(message, data)
         elif call == 2:
             with reader.batch(rng.choice((1, 3, 65536)), timeout=0) as batch:
@@ -302,7 +302,7 @@ class Pair:
         if reader.policy != policy or reader.cursor > self.writer.sequence:
             return False
         try:
-            for message in reader.poll():
+            for message in reader.read_available():
                 assert bytes(message) == b"%d" % message.sequence * 3
             return reader.read(timeout=0) is None and reader.cursor == self.writer.sequence
         except shm.RingError:
@@ -497,7 +497,7 @@ def spoil_semaphores(name: str, tries: int, rng: random.Random) -> int:
             path.write_bytes((rng.randbytes(8) + good[8:] + bytes(4096))[:size])
         with contextlib.suppress(shm.RingError), Reader.attach(name) as reader:
             reader.read(timeout=0.0001)
-            reader.poll()
+            reader.read_available()
         with contextlib.suppress(shm.RingError):
             writer = Writer.resume(name)
             writer.try_publish(b"x")
@@ -683,7 +683,7 @@ def test_a_ring_of_another_user_that_is_asked_for(orphan: str) -> None:
         os.chown(SHM / left, 65534, -1)
     assert shm.status(orphan, owner=65534).state == "orphaned"
     with Reader.attach(orphan, owner=65534, start="oldest") as reader:
-        assert [bytes(message) for message in reader.poll()] == [b"x"]
+        assert [bytes(message) for message in reader.read_available()] == [b"x"]
     with pytest.raises(shm.RingCorrupt, match="belongs to user 65534"):
         Reader.attach(orphan, owner=0)
 
@@ -704,4 +704,4 @@ def test_a_cursor_from_the_future_costs_its_reader_the_place(name: str) -> None:
         poke(control_path(name), HEADER, struct.pack("<Q", 1 << 60))
         assert writer.try_publish(b"x") is not None
         with pytest.raises(shm.Evicted):
-            reader.poll()
+            reader.read_available()

@@ -138,7 +138,7 @@ def test_the_smallest_and_odd_rings(name: str) -> None:
             for i in range(3 * slots):
                 payload = bytes([i & 255]) * (capacity // 4)
                 writer.publish(payload, timeout=0)
-                assert [bytes(message) for message in reader.poll()] == [payload]
+                assert [bytes(message) for message in reader.read_available()] == [payload]
                 assert reader.read(timeout=0) is None
 
 
@@ -215,7 +215,7 @@ def test_unlinked_under_its_readers(name: str) -> None:
         with pytest.raises(shm.RingNotFound):
             Reader.attach(name)
         writer.publish(b"after")
-        assert [bytes(message) for message in reader.poll()] == [b"before", b"after"]
+        assert [bytes(message) for message in reader.read_available()] == [b"before", b"after"]
 
 
 # ---- what a creator left that died -------------------------------------------------------------
@@ -324,7 +324,7 @@ def test_resuming_goes_on_where_it_stopped(name: str) -> None:
         assert (writer.slots, writer.capacity) == (8, 1024)
         assert writer.publish(b"3") == 3
         assert state_of(name) == "open"
-        messages = reader.poll()
+        messages = reader.read_available()
         assert [(m.sequence, m.epoch) for m in messages] == [(0, 1), (1, 1), (2, 1), (3, 2)]
         assert [bytes(message) for message in messages] == [b"%d" % i for i in range(4)]
 
@@ -335,7 +335,7 @@ def test_readers_stay_attached_over_writers(name: str) -> None:
         for epoch in range(2, 6):
             die(name, 5, resumed=True)
             for reader in (block, lossy):
-                messages = reader.poll()
+                messages = reader.read_available()
                 assert [m.epoch for m in messages] == [epoch] * 5
                 assert [bytes(m) for m in messages] == [b"%d" % m.sequence for m in messages]
                 assert reader.read(timeout=0) is None
@@ -348,12 +348,12 @@ def test_a_full_ring_stays_full_over_writers(name: str) -> None:
     die(name)
     with Reader.attach(name) as reader:
         die(name, 8, resumed=True)
-        view = reader.poll()[0].payload
+        view = reader.read_available()[0].payload
         with Writer.resume(name) as writer:
             assert writer.try_publish(b"x") is None
             assert bytes(view) == b"0"
             view.release()
-            reader.poll()
+            reader.read_available()
             assert writer.try_publish(b"x") == 8
 
 
@@ -400,7 +400,7 @@ def test_a_ring_outlives_its_killed_creator(name: str, processes: Processes) -> 
     processes.kill(creator)
     assert state_of(name) == "orphaned"
     with Writer.resume(name) as writer, Reader.attach(name, start="oldest") as reader:
-        assert [bytes(message) for message in reader.poll()] == [b"from the dead"]
+        assert [bytes(message) for message in reader.read_available()] == [b"from the dead"]
         assert (writer.sequence, writer.epoch) == (1, 2)
 
 

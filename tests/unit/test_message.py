@@ -159,7 +159,7 @@ def test_payloads_are_aligned_for_any_word(writer: Writer) -> None:
     with Reader.attach(writer.name) as reader:
         for length in (1, 3, 8, 13, 0, 5):
             writer.publish(b"x" * length)
-        for message in reader.poll():
+        for message in reader.read_available():
             array = np.frombuffer(message.payload, dtype=np.uint8)
             assert array.ctypes.data % 8 == 0 or len(message) == 0
             del array

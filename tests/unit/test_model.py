@@ -300,7 +300,7 @@ class RingMachine(RuleBasedStateMachine):
     @rule(number=PICK)
     def use_a_closed_one(self, number: int) -> None:
         with pytest.raises(shm.RingClosed, match="this end of the ring is closed"):
-            pick(self.closed_ones(), number).reader.poll()
+            pick(self.closed_ones(), number).reader.read_available()
 
     # -- reading
 
@@ -351,9 +351,9 @@ class RingMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.open_ones())
     @rule(number=PICK, limit=st.integers(1, 70), keep=st.sampled_from(["drop", "keep", "view"]))
-    def poll(self, number: int, limit: int, keep: str) -> None:
+    def read_available(self, number: int, limit: int, keep: str) -> None:
         party = pick(self.open_ones(), number)
-        messages = self.call(party, lambda: party.reader.poll(limit))
+        messages = self.call(party, lambda: party.reader.read_available(limit))
         if messages == []:
             party.model.find_nothing(party.reader.cursor, self.status().oldest)
         elif messages is not None:

@@ -40,9 +40,9 @@ def receiver(name: str) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def by_hand(name: str) -> Iterator[Receiver]:
+def manual(name: str) -> Iterator[Receiver]:
     """The same, acknowledging by hand."""
-    with Receiver.create(name, max_senders=3, lane_bytes=LANE, acknowledge="by hand") as receiver:
+    with Receiver.create(name, max_senders=3, lane_bytes=LANE, auto_ack=False) as receiver:
         yield receiver
 
 
@@ -54,8 +54,8 @@ def fill(sender: Sender, data: bytes = b"x") -> int:
     return count
 
 
-def payloads(messages: list[mpsc.Sent]) -> list[bytes]:
-    return [message.payload for message in messages]
+def payloads(messages: list[mpsc.Envelope]) -> list[bytes]:
+    return [bytes(message) for message in messages]
 
 
 def in_child(work: Callable[[], None]) -> None:
@@ -70,18 +70,16 @@ def in_child(work: Callable[[], None]) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def orphan(name: str, messages: int = 0, taken: int = 0, acknowledge: Any = "at once") -> Sender:
+def orphan(name: str, messages: int = 0, taken: int = 0, auto_ack: bool = True) -> Sender:
     """An uplink whose receiver died, after it had taken so many; the sender lives here."""
     ready, go = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            receiver = Receiver.create(
-                name, max_senders=3, lane_bytes=LANE, acknowledge=acknowledge
-            )
+            receiver = Receiver.create(name, max_senders=3, lane_bytes=LANE, auto_ack=auto_ack)
             os.write(ready[1], b"r")
             os.read(go[0], 1)
-            assert taken == 0 or len(receiver.poll(taken)) == taken
+            assert taken == 0 or len(receiver.read_available(taken)) == taken
         finally:
             os._exit(0)
     os.read(ready[0], 1)
@@ -108,7 +106,6 @@ def orphan(name: str, messages: int = 0, taken: int = 0, acknowledge: Any = "at 
         ({"lane_bytes": 1 << 33}, "is not a power of two"),
         ({"max_senders": 1024, "lane_bytes": 1 << 32}, "are too much"),
         ({"mode": 0o666}, "mode=0o666"),
-        ({"acknowledge": "later"}, '"at once" or "by hand"'),
     ],
     ids=str,
 )
@@ -137,7 +134,7 @@ def test_an_uplink_and_a_ring_of_one_name(name: str, receiver: Receiver) -> None
         writer.publish(b"down")
         with Sender.attach(name) as sender:
             sender.send(b"up")
-        assert payloads(receiver.poll()) == [b"up"]
+        assert payloads(receiver.read_available()) == [b"up"]
     assert all(entry.startswith((f"rc.{name}.u", f"sem.rc.{name}.")) for entry in leftovers(name))
     assert mpsc.status(name).state == "open"
 
@@ -184,7 +181,7 @@ def test_unlink_removes_all(name: str) -> None:
     receiver.unlink()
     assert leftovers(name) == []
     sender.send(b"attached ones notice nothing")
-    assert payloads(receiver.poll()) == [b"attached ones notice nothing"]
+    assert payloads(receiver.read_available()) == [b"attached ones notice nothing"]
     receiver.unlink()
     receiver.close()
     receiver.close()
@@ -207,7 +204,7 @@ def test_neither_end_is_made_directly(name: str) -> None:
     with pytest.raises(TypeError):
         Sender(name)  # type: ignore[arg-type, call-arg]
     with pytest.raises(TypeError, match="come from a Receiver"):
-        mpsc.Sent()
+        mpsc.Envelope()
 
 
 # ---- sending and receiving -----------------------------------------------------------------
@@ -218,14 +215,14 @@ def test_one_message(name: str, receiver: Receiver) -> None:
         assert (sender.name, sender.lane, sender.max_message) == (name, 0, MAX_MESSAGE)
         assert sender.send(b"hello", kind=1) == 0
         assert sender.pending == 1
-        message = receiver.recv(timeout=0)
+        message = receiver.read(timeout=0)
         assert message is not None
         assert (message.ticket, message.sender, message.kind) == (0, 0, 1)
-        assert message.payload == b"hello"
-        assert repr(message) == "<Sent 0 by 0, 5 bytes>"
+        assert bytes(message) == b"hello"
+        assert repr(message) == "<Envelope 0 by 0, 5 bytes>"
         assert sender.pending == 0
         sender.flush(timeout=0)
-        assert receiver.recv(timeout=0) is None
+        assert receiver.read(timeout=0) is None
         assert (repr(sender), repr(receiver)) == (
             f"<Sender to '{name}' lane 0>",
             f"<Receiver of '{name}' at 1>",
@@ -246,7 +243,7 @@ def test_every_size_at_every_place(name: str, size: int) -> None:
             for length in sizes if turn % 2 else sizes[::-1]:
                 data = rng.randbytes(length)
                 sender.send(data, timeout=0)
-                assert payloads(receiver.poll()) == [data]
+                assert payloads(receiver.read_available()) == [data]
 
 
 @pytest.mark.parametrize("lane_bytes", [256, 512, 65536])
@@ -259,7 +256,7 @@ def test_longest_message(name: str, lane_bytes: int) -> None:
         assert longest == lane_bytes // 2 - 16
         for _ in range(5):
             sender.send(bytes(longest), timeout=0)
-            assert payloads(receiver.poll()) == [bytes(longest)]
+            assert payloads(receiver.read_available()) == [bytes(longest)]
         with pytest.raises(
             shm.MessageTooLarge, match=f"{longest + 1} bytes is longer .* {longest}"
         ):
@@ -274,7 +271,7 @@ def test_longest_message(name: str, lane_bytes: int) -> None:
 def test_any_buffer(name: str, receiver: Receiver, data: Any) -> None:
     with Sender.attach(name) as sender:
         sender.send(data)
-        assert payloads(receiver.poll()) == [b"ab"]
+        assert payloads(receiver.read_available()) == [b"ab"]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +290,7 @@ def test_what_cannot_be_sent(
     with Sender.attach(name) as sender:
         with pytest.raises(error):
             sender.send(data, kind=kind)
-        assert receiver.poll() == []
+        assert receiver.read_available() == []
 
 
 def test_the_order_is_the_tickets(name: str, receiver: Receiver) -> None:
@@ -303,7 +300,7 @@ def test_the_order_is_the_tickets(name: str, receiver: Receiver) -> None:
         sender = senders[i * i % 3]
         sent.append((sender.send(b"%d" % i, timeout=0), sender.lane, b"%d" % i))
         if i % 4 == 3:
-            got = [(m.ticket, m.sender, m.payload) for m in receiver.poll()]
+            got = [(m.ticket, m.sender, bytes(m)) for m in receiver.read_available()]
             assert got == sent[-4:]
     assert [ticket for ticket, _, _ in sent] == list(range(200))
     for sender in senders:
@@ -314,18 +311,18 @@ def test_poll_takes_at_most_so_many(name: str, receiver: Receiver) -> None:
     with Sender.attach(name) as sender:
         for i in range(4):
             sender.send(b"%d" % i)
-        assert payloads(receiver.poll(3)) == [b"0", b"1", b"2"]
+        assert payloads(receiver.read_available(3)) == [b"0", b"1", b"2"]
         assert receiver.ticket == 3
-        assert payloads(receiver.poll(3)) == [b"3"]
+        assert payloads(receiver.read_available(3)) == [b"3"]
         with pytest.raises(ValueError, match="1 or more, not 0"):
-            receiver.poll(0)
+            receiver.read_available(0)
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan")])
 def test_bad_timeouts(name: str, receiver: Receiver, timeout: float) -> None:
     with Sender.attach(name) as sender:
         with pytest.raises(ValueError, match="timeout is seconds"):
-            receiver.recv(timeout)
+            receiver.read(timeout)
         fill(sender)
         with pytest.raises(ValueError, match="timeout is seconds"):
             sender.send(b"", timeout=timeout)
@@ -343,7 +340,7 @@ def test_a_full_lane_is_its_sender_s_own(name: str, receiver: Receiver) -> None:
         with pytest.raises(shm.RingFull, match=f"no room for 1 bytes in lane 0 of uplink '{name}'"):
             full.send(b"x", timeout=0.01)
         other.send(b"y", timeout=0)
-        assert payloads(receiver.poll()) == [b"x"] * 4 + [b"y"]
+        assert payloads(receiver.read_available()) == [b"x"] * 4 + [b"y"]
         assert fill(full) == LANE // 64
 
 
@@ -351,45 +348,45 @@ def test_send_waits_for_room(name: str, receiver: Receiver) -> None:
     with Sender.attach(name) as sender:
         fill(sender)
         waiting = Background(lambda: sender.send(b"late"))
-        assert payloads(receiver.poll(1)) == [b"x"]
+        assert payloads(receiver.read_available(1)) == [b"x"]
         assert waiting.result() == 4
-        assert payloads(receiver.poll())[-1] == b"late"
+        assert payloads(receiver.read_available())[-1] == b"late"
 
 
-def test_window(name: str, by_hand: Receiver) -> None:
+def test_window(name: str, manual: Receiver) -> None:
     """Not acknowledged messages count, whatever room there is."""
-    by_hand.limit_senders(2)
+    manual.limit_in_flight(2)
     with Sender.attach(name) as sender:
         assert fill(sender) == 2
-        taken = by_hand.poll()
+        taken = manual.read_available()
         assert sender.try_send(b"") is None
-        by_hand.acknowledge(taken[:1])
+        manual.ack(taken[:1])
         assert fill(sender) == 1
-        by_hand.limit_senders(0)
+        manual.limit_in_flight(0)
         assert fill(sender) == 3
-        by_hand.limit_senders(1)
+        manual.limit_in_flight(1)
         assert sender.try_send(b"") is None
-        by_hand.acknowledge(taken[1:] + by_hand.poll())
+        manual.ack(taken[1:] + manual.read_available())
         assert sender.pending == 0
 
 
 # ---- acknowledging -------------------------------------------------------------------------
 
 
-def test_flush_waits_for_the_acknowledgement(name: str, by_hand: Receiver) -> None:
+def test_flush_waits_for_the_acknowledgement(name: str, manual: Receiver) -> None:
     with Sender.attach(name) as sender:
         sender.flush(timeout=0)  # nothing was sent
         first, second = sender.send(b"1"), sender.send(b"2")
-        messages = by_hand.poll()
+        messages = manual.read_available()
         with pytest.raises(TimeoutError, match="message 1 was not delivered in time"):
             sender.flush(timeout=0.01)
         waiting = Background(lambda: sender.flush(first))
-        by_hand.acknowledge(messages[:1])
+        manual.ack(messages[:1])
         waiting.result()
         assert sender.pending == 1
         with pytest.raises(TimeoutError):
             sender.flush(second, timeout=0)
-        by_hand.acknowledge(messages[1:])
+        manual.ack(messages[1:])
         sender.flush()
 
 
@@ -402,15 +399,15 @@ def test_flush_of_what_was_not_sent(name: str, ticket: int) -> None:
             sender.flush(ticket)
 
 
-def test_refused_messages_are_told_once(name: str, by_hand: Receiver) -> None:
+def test_refused_messages_are_told_once(name: str, manual: Receiver) -> None:
     with Sender.attach(name) as sender, Sender.attach(name) as other:
         for i in range(3):
             sender.send(b"%d" % i)
         other.send(b"other")
-        messages = by_hand.poll()
-        by_hand.acknowledge(messages[:2], refused=True)
-        by_hand.acknowledge(messages[2:])
-        with pytest.raises(shm.SendRefused, match="2 of the messages") as told:
+        messages = manual.read_available()
+        manual.ack(messages[:2], rejected=True)
+        manual.ack(messages[2:])
+        with pytest.raises(shm.SendRejected, match="2 of the messages") as told:
             sender.flush()
         assert told.value.count == 2
         sender.flush()
@@ -420,23 +417,23 @@ def test_refused_messages_are_told_once(name: str, by_hand: Receiver) -> None:
 
 def test_refusing(name: str, receiver: Receiver) -> None:
     with Sender.attach(name) as sender:
-        receiver.refuse(True)
+        receiver.reject_sends(True)
         for send in (sender.send, sender.try_send):
-            with pytest.raises(shm.SendRefused, match="nothing was sent") as told:
+            with pytest.raises(shm.SendRejected, match="nothing was sent") as told:
                 send(b"")
             assert told.value.count == 0
-        receiver.refuse(False)
+        receiver.reject_sends(False)
         assert sender.send(b"") == 0
 
 
-def test_flush_while_refusing(name: str, by_hand: Receiver) -> None:
-    """What waits is refused by and by, and flush says so."""
+def test_flush_while_refusing(name: str, manual: Receiver) -> None:
+    """What waits is rejected by and by, and flush says so."""
     with Sender.attach(name) as sender:
         sender.send(b"")
-        by_hand.refuse(True)
+        manual.reject_sends(True)
         waiting = Background(sender.flush)
-        by_hand.acknowledge(by_hand.poll(), refused=True)
-        with pytest.raises(shm.SendRefused, match="1 of the messages"):
+        manual.ack(manual.read_available(), rejected=True)
+        with pytest.raises(shm.SendRejected, match="1 of the messages"):
             waiting.result()
 
 
@@ -444,21 +441,21 @@ def test_flush_while_refusing(name: str, by_hand: Receiver) -> None:
 
 
 @pytest.mark.parametrize("how", ["room", "flush"])
-def test_closing_wakes_senders(name: str, by_hand: Receiver, how: str) -> None:
+def test_closing_wakes_senders(name: str, manual: Receiver, how: str) -> None:
     sender = Sender.attach(name)
     fill(sender)
     waiting = Background(sender.flush if how == "flush" else lambda: sender.send(b"x"))
-    by_hand.close()
+    manual.close()
     with pytest.raises(shm.RingClosed, match="its receiver closed it"):
         waiting.result()
-    assert by_hand.closed
+    assert manual.closed
     calls: list[Callable[[], Any]] = [
-        by_hand.poll,
-        by_hand.recv,
-        lambda: by_hand.acknowledge([]),
-        lambda: by_hand.refuse(True),
-        lambda: by_hand.limit_senders(1),
-        lambda: by_hand.cut_off(0),
+        manual.read_available,
+        manual.read,
+        lambda: manual.ack([]),
+        lambda: manual.reject_sends(True),
+        lambda: manual.limit_in_flight(1),
+        lambda: manual.evict(0),
     ]
     for call in calls:
         with pytest.raises(shm.RingClosed):
@@ -468,7 +465,7 @@ def test_closing_wakes_senders(name: str, by_hand: Receiver, how: str) -> None:
 
 def test_closing_wakes_the_receiver_s_threads(name: str) -> None:
     receiver = Receiver.create(name)
-    waiting = [Background(receiver.recv) for _ in range(3)]
+    waiting = [Background(receiver.read) for _ in range(3)]
     with receiver:
         pass
     for thread in waiting:
@@ -476,16 +473,16 @@ def test_closing_wakes_the_receiver_s_threads(name: str) -> None:
             thread.result()
 
 
-def test_cut_off(name: str, receiver: Receiver) -> None:
+def test_evict(name: str, receiver: Receiver) -> None:
     """Its messages are dropped, it is told, and attaching again works."""
     victim, other = Sender.attach(name), Sender.attach(name)
     victim.send(b"dropped")
     other.send(b"kept")
-    receiver.cut_off(victim.lane)
-    assert payloads(receiver.poll()) == [b"kept"]
-    assert (receiver.senders_cut_off, receiver.voided) == (1, 1)
-    assert [s.state for s in mpsc.status(name).senders] == ["cut off", "active"]
-    with pytest.raises(shm.Evicted, match=r"cut lane 0 off.*attach again"):
+    receiver.evict(victim.lane)
+    assert payloads(receiver.read_available()) == [b"kept"]
+    assert (receiver.senders_evicted, receiver.voided) == (1, 1)
+    assert [s.state for s in mpsc.status(name).senders] == ["evicted", "active"]
+    with pytest.raises(shm.Evicted, match=r"evicted lane 0.*attach again"):
         victim.send(b"")
     with pytest.raises(shm.Evicted):
         victim.flush()  # though a later message of another was delivered
@@ -493,24 +490,24 @@ def test_cut_off(name: str, receiver: Receiver) -> None:
     victim.close()
     with Sender.attach(name) as again:
         again.send(b"again")
-        assert payloads(receiver.poll()) == [b"again"]
+        assert payloads(receiver.read_available()) == [b"again"]
     other.close()
     with pytest.raises(IndexError, match="has 3 lanes"):
-        receiver.cut_off(3)
+        receiver.evict(3)
 
 
 def test_cutting_off_wakes_it(name: str, receiver: Receiver) -> None:
     with Sender.attach(name) as sender:
         fill(sender)
         waiting = Background(lambda: sender.send(b""))
-        receiver.cut_off(0)
+        receiver.evict(0)
         with pytest.raises(shm.Evicted):
             waiting.result()
 
 
 def test_cutting_off_nobody(receiver: Receiver) -> None:
-    receiver.cut_off(1)
-    assert receiver.senders_cut_off == 0
+    receiver.evict(1)
+    assert receiver.senders_evicted == 0
 
 
 # ---- lanes ---------------------------------------------------------------------------------
@@ -534,10 +531,10 @@ def test_lanes_left_with_messages(name: str, receiver: Receiver) -> None:
         Sender.attach(name).send(b"left")  # collected at once: that leaves, too
     with pytest.raises(shm.TooManySenders, match="some by dead senders whose messages wait"):
         Sender.attach(name)
-    assert payloads(receiver.poll()) == [b"left"] * 3
+    assert payloads(receiver.read_available()) == [b"left"] * 3
     attaching = Background(lambda: Sender.attach(name))
     while attaching.running:
-        assert receiver.recv(timeout=0.01) is None
+        assert receiver.read(timeout=0.01) is None
     attaching.result().close()
 
 
@@ -554,10 +551,10 @@ def test_many_attach_and_leave_at_once(name: str) -> None:
         running = [Background(come_and_go) for _ in range(threads)]
         count = 0
         while any(thread.running for thread in running):
-            count += receiver.recv(timeout=0.01) is not None
+            count += receiver.read(timeout=0.01) is not None
         for thread in running:
             thread.result()
-        assert count + len(receiver.poll()) == threads * rounds
+        assert count + len(receiver.read_available()) == threads * rounds
 
 
 def test_closing_a_sender(name: str, receiver: Receiver) -> None:
@@ -575,7 +572,7 @@ def test_closing_a_sender(name: str, receiver: Receiver) -> None:
     for call in calls:
         with pytest.raises(shm.RingClosed):
             call()
-    assert payloads(receiver.poll()) == [b"stays"]
+    assert payloads(receiver.read_available()) == [b"stays"]
 
 
 def test_closing_a_sender_wakes_its_threads(name: str, receiver: Receiver) -> None:
@@ -586,7 +583,7 @@ def test_closing_a_sender_wakes_its_threads(name: str, receiver: Receiver) -> No
     for thread in waiting:
         with pytest.raises(shm.RingClosed):
             thread.result()
-    assert len(receiver.poll()) == 4
+    assert len(receiver.read_available()) == 4
 
 
 # ---- forks and threads ---------------------------------------------------------------------
@@ -600,8 +597,8 @@ def test_a_forked_child_can_use_neither_end(name: str, receiver: Receiver) -> No
             lambda: sender.send(b""),
             lambda: sender.try_send(b""),
             sender.flush,
-            receiver.poll,
-            lambda: receiver.recv(timeout=0),
+            receiver.read_available,
+            lambda: receiver.read(timeout=0),
         ]
         for call in calls:
             with pytest.raises(shm.RingClosed, match="fork"):
@@ -614,17 +611,17 @@ def test_a_forked_child_can_use_neither_end(name: str, receiver: Receiver) -> No
 
     in_child(child)
     sender.send(b"parent")
-    assert payloads(receiver.poll()) == [b"child", b"parent"]
+    assert payloads(receiver.read_available()) == [b"child", b"parent"]
     sender.close()
 
 
 def test_threads_share_both_ends(name: str, receiver: Receiver) -> None:
     count, threads = 500, 4
-    got: list[mpsc.Sent] = []
+    got: list[mpsc.Envelope] = []
 
     def receive() -> None:
         while len(got) < count * threads:
-            message = receiver.recv(timeout=0.01)
+            message = receiver.read(timeout=0.01)
             if message is not None:
                 got.append(message)
 
@@ -641,7 +638,7 @@ def test_threads_share_both_ends(name: str, receiver: Receiver) -> None:
     assert sorted(message.ticket for message in got) == list(range(count * threads))
     got.sort(key=lambda message: message.ticket)
     for i in range(threads):
-        mine = [m.payload for m in got if m.payload.startswith(b"%d " % i)]
+        mine = [bytes(m) for m in got if bytes(m).startswith(b"%d " % i)]
         assert mine == [b"%d %d" % (i, n) for n in range(count)]
 
 
@@ -655,7 +652,7 @@ def test_a_buffer_whose_export_closes_the_sender(name: str, receiver: Receiver) 
     with pytest.raises(shm.RingClosed):
         waiting.result()
     closing.join()
-    assert len(receiver.poll()) == 4
+    assert len(receiver.read_available()) == 4
 
 
 # ---- resuming ------------------------------------------------------------------------------
@@ -666,15 +663,15 @@ def test_resume_finds_what_was_not_taken(name: str, taken: int) -> None:
     sender = orphan(name, messages=4, taken=taken)
     with Receiver.resume(name) as receiver:
         assert (receiver.epoch, receiver.ticket) == (2, taken)
-        assert payloads(receiver.poll()) == [b"%d" % i for i in range(taken, 4)]
+        assert payloads(receiver.read_available()) == [b"%d" % i for i in range(taken, 4)]
         sender.flush(timeout=0)
         assert sender.send(b"on") == 4
-        assert payloads(receiver.poll()) == [b"on"]
+        assert payloads(receiver.read_available()) == [b"on"]
         sender.close()
 
 
 def test_resume_tells_of_what_was_taken_and_not_acknowledged(name: str) -> None:
-    sender = orphan(name, messages=4, taken=3, acknowledge="by hand")
+    sender = orphan(name, messages=4, taken=3, auto_ack=False)
     assert sender.pending == 4
     with Receiver.resume(name) as receiver:
         assert sender.pending == 1
@@ -682,7 +679,7 @@ def test_resume_tells_of_what_was_taken_and_not_acknowledged(name: str) -> None:
             sender.send(b"not sent")
         assert told.value.count == 3
         sender.send(b"4")
-        assert payloads(receiver.poll()) == [b"3", b"4"]
+        assert payloads(receiver.read_available()) == [b"3", b"4"]
         sender.flush(timeout=0)
         sender.close()
 
@@ -710,7 +707,7 @@ def test_a_sender_waits_for_the_successor(name: str) -> None:
     waiting = Background(lambda: sender.send(b"4"))
     with Receiver.resume(name) as receiver:
         while waiting.running:
-            receiver.recv(timeout=0.01)
+            receiver.read(timeout=0.01)
         assert waiting.result() == 4
         sender.close()
 
@@ -727,10 +724,10 @@ def test_a_sender_waits_for_nobody_when_the_uplink_is_removed(name: str) -> None
 # ---- status --------------------------------------------------------------------------------
 
 
-def test_status(name: str, by_hand: Receiver, processes: Processes) -> None:
+def test_status(name: str, manual: Receiver, processes: Processes) -> None:
     empty = mpsc.status(name)
     assert (empty.name, empty.state, empty.epoch, empty.ticket) == (name, "open", 1, 0)
-    assert (empty.slots, empty.lane_bytes, empty.max_senders) == (16, LANE, 3)
+    assert (empty.tickets, empty.lane_bytes, empty.max_senders) == (16, LANE, 3)
     assert (empty.max_message, empty.pending, empty.senders) == (MAX_MESSAGE, 0, ())
     assert empty.receiver_pid == os.getpid()
     process = processes.start(send_and_die, name)
@@ -738,18 +735,20 @@ def test_status(name: str, by_hand: Receiver, processes: Processes) -> None:
     with Sender.attach(name, label="ü" * 40) as sender:
         for _ in range(3):
             sender.send(b"12345678")
-        by_hand.acknowledge(by_hand.poll(2), refused=True)
-        by_hand.poll(1)
+        manual.ack(manual.read_available(2), rejected=True)
+        manual.read_available(1)
         dead, alive = mpsc.status(name).senders
         assert (dead.state, dead.label, dead.pid) == ("dead", "dying", process.pid)
-        assert (dead.sent, dead.pending, dead.refused) == (1, 0, 1)
-        assert (alive.state, alive.slot, alive.pid) == ("active", 1, os.getpid())
+        assert (dead.sent, dead.pending, dead.rejected) == (1, 0, 1)
+        assert (alive.state, alive.lane, alive.pid) == ("active", 1, os.getpid())
         assert alive.label.startswith("ü" * 31)
         assert (alive.sent, alive.pending, alive.pending_bytes) == (3, 2, 64)
-        assert (alive.refused, alive.unsure) == (1, 0)
+        assert (alive.rejected, alive.unconfirmed) == (1, 0)
         assert alive.joined_ns >= empty.senders.__len__()
         assert mpsc.status(name).pending == 1
-        eventually(lambda: by_hand.poll() or len(mpsc.status(name).senders) == 1, "it is buried")
+        eventually(
+            lambda: manual.read_available() or len(mpsc.status(name).senders) == 1, "it is buried"
+        )
 
 
 def send_and_die(name: str) -> None:
@@ -770,8 +769,8 @@ class SenderModel:
         self.written = self.taken = start
         self.ends: deque[int] = deque()
         self.unacknowledged = 0
-        self.refused = 0
-        self.cut_off = False
+        self.rejected = 0
+        self.evicted = False
 
     def room(self, length: int, window: int) -> bool:
         if window and self.unacknowledged >= window:
@@ -793,12 +792,12 @@ class UplinkMachine(RuleBasedStateMachine):
     @initialize()
     def create(self) -> None:
         self.receiver = Receiver.create(
-            self.uplink_name, max_senders=3, lane_bytes=LANE, acknowledge="by hand"
+            self.uplink_name, max_senders=3, lane_bytes=LANE, auto_ack=False
         )
         self.senders: list[SenderModel] = []
         self.lanes: dict[int, SenderModel] = {}
         self.queue: deque[tuple[int, SenderModel, bytes]] = deque()
-        self.taken: list[tuple[mpsc.Sent, SenderModel]] = []
+        self.taken: list[tuple[mpsc.Envelope, SenderModel]] = []
         self.window = 0
         self.tickets = 0
 
@@ -824,7 +823,7 @@ class UplinkMachine(RuleBasedStateMachine):
         self.acknowledge(64, False)
         attaching = Background(lambda: Sender.attach(self.uplink_name))
         while attaching.running:
-            assert self.receiver.recv(timeout=0.005) is None
+            assert self.receiver.read(timeout=0.005) is None
         sender = attaching.result()
         assert isinstance(sender, Sender)
         return sender
@@ -834,14 +833,14 @@ class UplinkMachine(RuleBasedStateMachine):
     def send(self, which: int, length: int, wait: bool) -> None:
         model = self.senders[which % len(self.senders)]
         data = random.Random(self.tickets).randbytes(length)
-        if model.cut_off:
+        if model.evicted:
             with pytest.raises(shm.Evicted):
                 model.sender.send(data)
-        elif model.refused:
-            with pytest.raises(shm.SendRefused) as told:
+        elif model.rejected:
+            with pytest.raises(shm.SendRejected) as told:
                 model.sender.send(data)
-            assert told.value.count == model.refused
-            model.refused = 0
+            assert told.value.count == model.rejected
+            model.rejected = 0
         elif not model.room(length, self.window):
             assert model.sender.try_send(data) is None
             if wait:
@@ -860,25 +859,25 @@ class UplinkMachine(RuleBasedStateMachine):
         expected: list[tuple[int, int, bytes, SenderModel]] = []
         while self.queue and len(expected) < count:
             ticket, model, data = self.queue.popleft()
-            if model.cut_off:
+            if model.evicted:
                 continue
             model.taken = model.ends.popleft()
             expected.append((ticket, model.sender.lane, data, model))
-        got = self.receiver.poll(count)
-        assert [(m.ticket, m.sender, m.payload) for m in got] == [e[:3] for e in expected]
+        got = self.receiver.read_available(count)
+        assert [(m.ticket, m.sender, bytes(m)) for m in got] == [e[:3] for e in expected]
         self.taken += [(message, e[3]) for message, e in zip(got, expected, strict=True)]
 
-    @rule(count=st.integers(1, 8), refused=st.sampled_from([False, False, False, True]))
-    def acknowledge(self, count: int, refused: bool) -> None:
+    @rule(count=st.integers(1, 8), rejected=st.sampled_from([False, False, False, True]))
+    def acknowledge(self, count: int, rejected: bool) -> None:
         some, self.taken = self.taken[:count], self.taken[count:]
-        self.receiver.acknowledge([message for message, _ in some], refused=refused)
+        self.receiver.ack([message for message, _ in some], rejected=rejected)
         for _, model in some:
             model.unacknowledged -= 1
-            model.refused += refused
+            model.rejected += rejected
 
     @rule(window=st.integers(0, 4))
     def limit(self, window: int) -> None:
-        self.receiver.limit_senders(window)
+        self.receiver.limit_in_flight(window)
         self.window = window
 
     @precondition(lambda self: self.senders)
@@ -889,16 +888,16 @@ class UplinkMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.senders)
     @rule(which=st.integers(0, 2), seldom=st.integers(0, 9))
-    def cut_off(self, which: int, seldom: int) -> None:
+    def evict(self, which: int, seldom: int) -> None:
         model = self.senders[which % len(self.senders)]
         if seldom == 0:
-            self.receiver.cut_off(model.sender.lane)
-            model.cut_off = True
+            self.receiver.evict(model.sender.lane)
+            model.evicted = True
 
     @invariant()
     def agrees(self) -> None:
         for model in getattr(self, "senders", []):
-            if not model.cut_off:
+            if not model.evicted:
                 assert model.sender.pending == model.unacknowledged
 
 

@@ -95,7 +95,7 @@ class Honest:
             if self.sender is None:
                 self.sender = Sender.attach(self.name)
             self.sender.send(data, timeout=0.2)
-        except shm.SendRefused as error:
+        except shm.SendRejected as error:
             self.errors.append(type(error))
         except shm.RingError as error:
             self.errors.append(type(error))
@@ -109,11 +109,11 @@ class Honest:
 
 def receive_some(receiver: Receiver) -> list[bytes]:
     """What there is; each message is no longer than one may be."""
-    messages = receiver.poll()
+    messages = receiver.read_available()
     for message in messages:
         assert len(message.payload) <= LANE // 2 - 16
         assert message.sender < LANES
-    return [message.payload for message in messages]
+    return [bytes(message) for message in messages]
 
 
 def check_that_they_come(receiver: Receiver, people: list[Honest]) -> None:
@@ -197,17 +197,17 @@ def lie_about_written(segment: Segment, head: int) -> None:
 
 
 @pytest.mark.parametrize("attack", [lie, lie_about_length, lie_about_ticket, lie_about_written])
-def test_the_lane_that_lied_is_cut_off(name: str, attack: Attack) -> None:
+def test_the_lane_that_lied_is_evict(name: str, attack: Attack) -> None:
     with uplink(name) as (receiver, segment, people):
         attack(segment, receiver.ticket)
         assert receive_some(receiver) == []
-        assert (receiver.voided, receiver.senders_cut_off) == (1, 1)
+        assert (receiver.voided, receiver.senders_evicted) == (1, 1)
         assert people[0].sender is not None
         with pytest.raises(shm.Evicted, match="held what no sender writes; attach again"):
             people[0].sender.send(b"")
         check_that_they_come(receiver, people)
         assert people[1].errors == []
-        assert (receiver.voided, receiver.senders_cut_off) == (1, 1)
+        assert (receiver.voided, receiver.senders_evicted) == (1, 1)
 
 
 def words(value: Callable[[int], int], *places: int) -> Attack:
@@ -252,7 +252,7 @@ ATTACKS: dict[str, Attack] = {
     "window and what is acknowledged": words(lambda _: 1, WINDOW, LANE_AT[0] + DONE_COUNT),
     "state of the uplink": words(lambda _: MANY, STATE),
     "closed": words(lambda now: now & ~0xFFFFFFFF | 2, STATE),
-    "sleeping and refusing": words(lambda _: MANY, SLEEPING),
+    "sleeping and rejecting": words(lambda _: MANY, SLEEPING),
     "waiters": words(lambda _: MANY, WAITERS),
     "written ahead": words(lambda now: now + 64, LANE_AT[0] + WRITTEN),
     "written behind": words(lambda _: 0, LANE_AT[0] + WRITTEN),
@@ -306,16 +306,16 @@ def test_a_large_hole(name: str) -> None:
         Receiver.create(name, max_senders=lanes, lane_bytes=lane_bytes) as receiver,
         Sender.attach(name) as sender,
     ):
-        assert receiver.poll() == []
+        assert receiver.read_available() == []
         Segment(name).put(HEAD, 8000)
         assert sender.send(b"misled") == 8000
         end = time.monotonic() + DEADLINE
-        while (message := receiver.recv(timeout=0.1)) is None:
+        while (message := receiver.read(timeout=0.1)) is None:
             assert time.monotonic() < end
-        assert (message.ticket, message.payload) == (8000, b"misled")
+        assert (message.ticket, bytes(message)) == (8000, b"misled")
         assert receiver.voided == 8000
         sender.flush(timeout=0)
-        assert receiver.senders_cut_off == 0
+        assert receiver.senders_evicted == 0
 
 
 # ---- at random -----------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def test_a_view_holds_its_place_in_the_ring(writer: Writer, reader: Reader, how:
     before = bytes(kept)
     del message
     for _ in range(3):
-        reader.poll()
+        reader.read_available()
         assert writer.try_publish(b"overwritten?") is None
     assert bytes(kept) == before
     del kept
@@ -81,14 +81,14 @@ def test_the_oldest_view_holds_and_those_after_it_wait_for_it(
     writer: Writer, reader: Reader
 ) -> None:
     publish_round(writer)
-    views = [message.payload for message in reader.poll()]
+    views = [message.payload for message in reader.read_available()]
     order = list(range(SLOTS))
     random.Random(5).shuffle(order)
     held = set(order)
     for index in order[:-1]:
         views[index].release()
         held.discard(index)
-        reader.poll()
+        reader.read_available()
         while writer.try_publish(payload(writer.sequence)) is not None:
             assert writer.sequence - min(held) <= SLOTS
         assert all(bytes(views[i]) == payload(i) for i in held)
@@ -96,7 +96,7 @@ def test_the_oldest_view_holds_and_those_after_it_wait_for_it(
 
 def test_a_bare_message_does_not_hold_a_reader_that_waits(writer: Writer, reader: Reader) -> None:
     publish_round(writer)
-    messages = reader.poll()
+    messages = reader.read_available()
     assert reader.read(timeout=0) is None
     publish_round(writer)
     assert [bytes(message) for message in messages] == [payload(i) for i in range(SLOTS)]
@@ -107,8 +107,8 @@ def test_a_bare_message_does_not_hold_a_reader_that_polls_in_vain(
     writer: Writer, reader: Reader
 ) -> None:
     publish_round(writer)
-    first = reader.poll()[0]
-    assert reader.poll() == []
+    first = reader.read_available()[0]
+    assert reader.read_available() == []
     publish_round(writer)
     assert bytes(first) == payload(0)
 
@@ -140,13 +140,13 @@ def test_a_message_read_again_after_its_view_is_gone(writer: Writer, reader: Rea
     publish_round(writer)
     message = reader.read(timeout=0)
     assert message is not None
-    reader.poll()
+    reader.read_available()
     with message.payload:
         assert writer.try_publish(b"x") is None
     assert reader.read(timeout=0) is None  # a private copy now
     publish_round(writer)
     with message.payload as view:
-        while reader.poll():
+        while reader.read_available():
             pass
         publish_round(writer)
         assert bytes(view) == payload(0)
@@ -157,7 +157,7 @@ def test_a_message_read_again_after_its_view_is_gone(writer: Writer, reader: Rea
 
 def test_holding_all_and_waiting_is_refused(writer: Writer, reader: Reader) -> None:
     publish_round(writer)
-    views = [message.payload for message in reader.poll()]
+    views = [message.payload for message in reader.read_available()]
     assert reader.read(timeout=0.001) is None  # nobody waits for room yet
     assert writer.try_publish(b"x") is None
     waits: tuple[Callable[[], object], ...] = (
@@ -182,10 +182,10 @@ def test_a_view_released_while_it_is_refused_is_named_no_more(
     writer: Writer, reader: Reader
 ) -> None:
     publish_round(writer)
-    views = [message.payload for message in reader.poll()]
+    views = [message.payload for message in reader.read_available()]
     assert writer.try_publish(b"x") is None
     views.pop(0).release()
-    reader.poll()
+    reader.read_available()
     assert writer.try_publish(payload(SLOTS)) is not None
     assert writer.try_publish(b"x") is None
     assert reader.read(timeout=0) is not None
@@ -195,7 +195,7 @@ def test_a_view_released_while_it_is_refused_is_named_no_more(
 
 def test_a_sleeping_reader_is_woken_to_be_refused(writer: Writer, reader: Reader) -> None:
     publish_round(writer)
-    views = [message.payload for message in reader.poll()]
+    views = [message.payload for message in reader.read_available()]
     waiting = Background(reader.read)
     wait_until_waiting(writer.name)
     assert writer.try_publish(b"x") is None
@@ -217,7 +217,7 @@ def test_views_in_garbage_are_collected_before_it_is_refused(
     writer: Writer, reader: Reader
 ) -> None:
     publish_round(writer)
-    cycle: list[Any] = [message.payload for message in reader.poll()]
+    cycle: list[Any] = [message.payload for message in reader.read_available()]
     cycle.append(cycle)
     del cycle
     assert writer.try_publish(b"x") is None
@@ -234,7 +234,7 @@ class ReadsWhenFinalized:
         self.seen = seen
 
     def __del__(self) -> None:
-        self.seen.extend(message.sequence for message in self.reader.poll(limit=1))
+        self.seen.extend(message.sequence for message in self.reader.read_available(limit=1))
 
 
 @pytest.mark.parametrize("call", ["poll", "read", "batch"])
@@ -260,7 +260,7 @@ def test_a_finalizer_that_reads_in_the_midst_of_a_read(
 def take(reader: Reader, call: str) -> list[int]:
     """Sequences of what one call takes, at most three."""
     if call == "poll":
-        return [message.sequence for message in reader.poll(limit=3)]
+        return [message.sequence for message in reader.read_available(limit=3)]
     if call == "read":
         message = reader.read(timeout=0)
         return [] if message is None else [message.sequence]
@@ -274,13 +274,15 @@ def take(reader: Reader, call: str) -> list[int]:
 @pytest.mark.parametrize("how", EXPORTS)
 def test_close_refuses_while_a_view_is_alive(writer: Writer, reader: Reader, how: str) -> None:
     publish_round(writer, 3)
-    messages = reader.poll()
+    messages = reader.read_available()
     kept = keep(messages[1], how)
     with pytest.raises(BufferError, match="the oldest of message 1"):
         reader.close()
     assert not reader.closed
     publish_round(writer, 1)
-    assert [message.sequence for message in reader.poll()] == [3]  # goes on as if nothing was
+    assert [message.sequence for message in reader.read_available()] == [
+        3
+    ]  # goes on as if nothing was
     del kept
     reader.close()
     assert reader.closed
@@ -300,7 +302,7 @@ def test_close_refuses_while_a_batch_is_open(writer: Writer, reader: Reader) -> 
 def test_leaving_a_block_never_raises_and_the_view_stays_valid(writer: Writer, how: str) -> None:
     with Reader.attach(writer.name) as reader:
         publish_round(writer)
-        messages = reader.poll()
+        messages = reader.read_available()
         kept = keep(messages[2], how)
         before = bytes(kept)
     assert reader.closed
@@ -321,7 +323,7 @@ def test_leaving_a_block_never_raises_and_the_view_stays_valid(writer: Writer, h
 def test_close_refuses_after_the_block_too(writer: Writer) -> None:
     with Reader.attach(writer.name) as reader:
         publish_round(writer, 1)
-        view = reader.poll()[0].payload
+        view = reader.read_available()[0].payload
     with pytest.raises(BufferError):
         reader.close()
     view.release()
@@ -391,12 +393,12 @@ def test_the_slot_of_a_closed_reader_goes_to_the_next(writer: Writer) -> None:
 
 def test_a_reader_steps_down_at_its_next_call(writer: Writer, reader: Reader) -> None:
     publish_round(writer)
-    messages = reader.poll(limit=2)
+    messages = reader.read_available(limit=2)
     assert writer.demote(reader.slot)
     assert not writer.demote(reader.slot)  # asked already
     assert reader.policy == "block"
     assert writer.try_publish(b"x") is None
-    reader.poll(limit=1)
+    reader.read_available(limit=1)
     assert str(reader.policy) == "lossy"
     status = reader_status(writer.name)
     assert status is not None
@@ -408,9 +410,9 @@ def test_a_reader_steps_down_at_its_next_call(writer: Writer, reader: Reader) ->
 
 def test_the_gap_after_stepping_down_is_told(writer: Writer, reader: Reader) -> None:
     publish_round(writer)
-    reader.poll(limit=2)
+    reader.read_available(limit=2)
     writer.demote(reader.slot)
-    reader.poll(limit=1)
+    reader.read_available(limit=1)
     publish_round(writer, 5 * SLOTS)
     message = reader.read(timeout=0)
     assert message is not None
@@ -420,9 +422,14 @@ def test_the_gap_after_stepping_down_is_told(writer: Writer, reader: Reader) -> 
 
 def test_stepping_down_waits_for_the_last_view(writer: Writer, reader: Reader) -> None:
     publish_round(writer)
-    views = [message.payload for message in reader.poll(limit=4)]
+    views = [message.payload for message in reader.read_available(limit=4)]
     writer.demote(reader.slot)
-    assert [message.sequence for message in reader.poll()] == [4, 5, 6, 7]  # it reads on meanwhile
+    assert [message.sequence for message in reader.read_available()] == [
+        4,
+        5,
+        6,
+        7,
+    ]  # it reads on meanwhile
     assert reader.policy == "block"
     assert writer.try_publish(b"x") is None
     assert [bytes(view) for view in views] == [payload(i) for i in range(4)]
@@ -460,7 +467,7 @@ def test_an_evicted_reader_is_told_at_its_next_call(
     assert not writer.evict(reader.slot)
     publish_round(writer, 5 * SLOTS)
     calls: dict[str, Callable[[], object]] = {
-        "poll": reader.poll,
+        "poll": reader.read_available,
         "read": reader.read,
         "batch": reader.batch,
         "next": lambda: next(reader),
@@ -492,7 +499,7 @@ def test_a_message_of_an_evicted_reader_stays_invalid_after_the_close(
 
 def test_what_was_copied_before_the_eviction_stays(writer: Writer, reader: Reader) -> None:
     publish_round(writer, 2)
-    messages = reader.poll()
+    messages = reader.read_available()
     assert reader.read(timeout=0) is None
     writer.evict(reader.slot)
     publish_round(writer, 5 * SLOTS)
@@ -510,7 +517,7 @@ def test_a_waiting_reader_is_told_of_its_eviction(writer: Writer, reader: Reader
 def test_leaving_the_block_of_an_evicted_reader(writer: Writer) -> None:
     with Reader.attach(writer.name) as reader:
         publish_round(writer)
-        view = reader.poll()[3].payload
+        view = reader.read_available()[3].payload
         writer.evict(reader.slot)
     assert reader_status(writer.name) is not None
     view.release()

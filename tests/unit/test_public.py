@@ -28,11 +28,13 @@ NAMES = [
     "RingFull",
     "RingNotFound",
     "RingStatus",
-    "SendRefused",
+    "SendRejected",
     "SendUnconfirmed",
     "TooManyReaders",
     "TooManySenders",
+    "WaitStrategy",
     "Yielding",
+    "check_name",
     "list_rings",
     "status",
     "unlink",
@@ -55,12 +57,12 @@ def test_every_public_name_is_there_and_explained(module: object) -> None:
 def test_methods_of_reader_and_writer() -> None:
     public = {
         broadcast.Writer: (
-            "capacity close closed create demote epoch evict max_message name note oldest publish"
-            " publish_many reserve resume sequence slots try_publish unlink"
+            "abandon capacity close closed create demote epoch evict max_message name note oldest"
+            " publish publish_many reserve resume sequence slots try_publish unlink"
         ),
         broadcast.Reader: (
-            "attach batch close closed cursor lag lost max_message name note policy poll read slot"
-            " writer_alive"
+            "attach batch close closed cursor lag lost max_message name note policy read"
+            " read_available slot writer_alive"
         ),
         broadcast.Message: "epoch gap kind payload sequence text time_ns topic",
         broadcast.Batch: "descriptors first gap payload records release",
@@ -79,7 +81,7 @@ def test_methods_of_reader_and_writer() -> None:
         (shm.RingCorrupt, shm.RingError),
         (shm.RingFull, TimeoutError),
         (shm.MessageTooLarge, ValueError),
-        (shm.SendRefused, shm.RingError),
+        (shm.SendRejected, shm.RingError),
         (shm.SendUnconfirmed, shm.RingError),
         (shm.TooManyReaders, shm.RingError),
         (shm.TooManySenders, shm.RingError),

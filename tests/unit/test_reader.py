@@ -152,7 +152,7 @@ def test_start_latest_oldest_and_a_sequence(writer: Writer, policy: Any) -> None
     for start, first in zip(starts, (5, 0, 0, 3, 5), strict=True):
         with Reader.attach(writer.name, policy=policy, start=start) as reader:
             assert reader.cursor == first
-            assert sequences(reader.poll()) == list(range(first, 5))
+            assert sequences(reader.read_available()) == list(range(first, 5))
             assert reader.lost == 0
 
 
@@ -163,13 +163,13 @@ def test_a_start_that_is_gone_counts_as_lost_and_is_told(writer: Writer, policy:
     assert 0 < 50 - oldest <= SLOTS
     with Reader.attach(writer.name, policy=policy, start=10) as reader:
         assert reader.lost == oldest - 10
-        messages = reader.poll()
+        messages = reader.read_available()
         assert sequences(messages) == list(range(oldest, 50))
         assert [message.gap for message in messages] == [oldest - 10] + [0] * (49 - oldest)
         assert reader.lost == oldest - 10
     with Reader.attach(writer.name, policy=policy, start="oldest") as reader:
         assert (reader.cursor, reader.lost) == (oldest, 0)
-        assert reader.poll()[0].gap == 0
+        assert reader.read_available()[0].gap == 0
 
 
 def test_the_gap_at_the_start_is_told_with_a_batch_too(writer: Writer) -> None:
@@ -185,7 +185,7 @@ def test_many_readers_each_get_everything(writer: Writer) -> None:
         publish(writer, SLOTS)
         for reader in readers:
             expected = list(range(reader.cursor, writer.sequence))
-            assert sequences(reader.poll()) == expected
+            assert sequences(reader.read_available()) == expected
             assert reader.read(timeout=0) is None
 
 
@@ -194,21 +194,21 @@ def test_many_readers_each_get_everything(writer: Writer) -> None:
 
 def test_poll(writer: Writer) -> None:
     with Reader.attach(writer.name) as reader:
-        assert reader.poll() == []
+        assert reader.read_available() == []
         publish(writer, 7)
-        assert sequences(reader.poll(limit=1)) == [0]
-        assert sequences(reader.poll(limit=3)) == [1, 2, 3]
-        assert sequences(reader.poll(2**40)) == [4, 5, 6]
-        assert reader.poll() == []
+        assert sequences(reader.read_available(limit=1)) == [0]
+        assert sequences(reader.read_available(limit=3)) == [1, 2, 3]
+        assert sequences(reader.read_available(2**40)) == [4, 5, 6]
+        assert reader.read_available() == []
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_below_one_is_refused(writer: Writer, limit: int) -> None:
     with Reader.attach(writer.name) as reader:
         with pytest.raises(ValueError, match="limit is a number of messages, 1 or more"):
-            reader.poll(limit)
+            reader.read_available(limit)
         with pytest.raises(TypeError):
-            reader.poll("1")  # type: ignore[arg-type]
+            reader.read_available("1")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), float("-inf")])
@@ -246,7 +246,7 @@ def test_iterating_ends_with_the_ring(writer: Writer) -> None:
         writer.close()
         assert sequences(list(reader)) == [0, 1, 2]
         assert list(reader) == []
-        for call in (reader.read, reader.poll, reader.batch):
+        for call in (reader.read, reader.read_available, reader.batch):
             with pytest.raises(shm.RingClosed, match="has ended: its writer closed it"):
                 call()
 
@@ -277,7 +277,7 @@ def test_what_a_lossy_reader_misses_is_counted(writer: Writer) -> None:
         received = 0
         for count in (3, 40, 1, 0, 100, 8, 9, 17):
             publish(writer, count)
-            for message in reader.poll():
+            for message in reader.read_available():
                 assert message.sequence == received + message.gap
                 assert bytes(message) == payload(message.sequence)
                 received = message.sequence + 1
@@ -288,7 +288,7 @@ def test_what_a_lossy_reader_misses_is_counted(writer: Writer) -> None:
 def test_a_lossy_reader_never_holds_the_writer(writer: Writer) -> None:
     with Reader.attach(writer.name, policy="lossy") as reader:
         publish(writer, 3)
-        kept = [message.payload for message in reader.poll()]
+        kept = [message.payload for message in reader.read_available()]
         publish(writer, 20 * SLOTS)
         assert [bytes(view) for view in kept] == [payload(i) for i in range(3)]
         del kept
@@ -336,7 +336,7 @@ def test_a_closed_reader_can_do_nothing_more(writer: Writer) -> None:
     reader = Reader.attach(writer.name)
     reader.close()
     reader.close()
-    for call in (reader.read, reader.poll, reader.batch, reader.__next__):
+    for call in (reader.read, reader.read_available, reader.batch, reader.__next__):
         with pytest.raises(shm.RingClosed, match="this end of the ring is closed"):
             call()
     with reader:
@@ -352,7 +352,7 @@ def test_no_descriptor_or_mapping_is_left(writer: Writer) -> None:
     for policy in ("block", "lossy"):
         with Reader.attach(writer.name, policy=policy) as reader:
             publish(writer, 1)
-            reader.poll()
+            reader.read_available()
         del reader
         shm.status(writer.name)
         with pytest.raises(ValueError, match="not published yet"):
@@ -394,7 +394,7 @@ def test_threads_mix_reads_polls_and_batches(writer: Writer) -> None:
             seen: list[int] = []
             try:
                 while True:
-                    seen.extend(sequences(reader.poll(limit=2)))
+                    seen.extend(sequences(reader.read_available(limit=2)))
             except shm.RingClosed:
                 return seen
 
@@ -410,7 +410,7 @@ def test_a_thread_looks_while_another_waits(writer: Writer) -> None:
     with Reader.attach(writer.name) as reader:
         waiting = Background(reader.read)
         wait_until_waiting(writer.name)
-        assert reader.poll() == []
+        assert reader.read_available() == []
         assert reader.read(timeout=0) is None
         assert (reader.lag, reader.cursor) == (0, 0)
         publish(writer, 1)
@@ -446,7 +446,7 @@ def test_a_signal_handler_interrupts_a_read(writer: Writer, wait: shm.Blocking) 
         with pytest.raises(Interrupted):
             read()
         publish(writer, 1)
-        assert sequences(reader.poll()) == [0]  # nothing was lost
+        assert sequences(reader.read_available()) == [0]  # nothing was lost
 
 
 def test_keyboard_interrupt_ends_a_wait(writer: Writer) -> None:
@@ -477,7 +477,7 @@ def test_a_signal_handler_reads_from_the_reader_it_interrupts(writer: Writer) ->
 
         def read_on() -> None:
             publish(writer, 3)
-            seen.extend(sequences(reader.poll(limit=2)))
+            seen.extend(sequences(reader.read_available(limit=2)))
 
         with on_signal(read_on) as send:
             Background(lambda: (wait_until_waiting(writer.name), send()))
@@ -500,7 +500,7 @@ def test_a_signal_handler_closes_the_reader_it_interrupts(writer: Writer) -> Non
 def test_the_cursor_is_told_before_sleeping(writer: Writer) -> None:
     with Reader.attach(writer.name) as reader:
         publish(writer, SLOTS)
-        reader.poll()
+        reader.read_available()
         assert reader.read(timeout=0) is None
         status = reader_status(writer.name)
         assert status is not None

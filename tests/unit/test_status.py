@@ -86,8 +86,8 @@ def test_occupancy_in_messages(writer: Writer) -> None:
             assert (status.used_slots, status.used_bytes) == (count, 8 * count)
             assert status.occupancy == count / SLOTS
         assert (one_reader(writer.name).lag, one_reader(writer.name).lag_bytes) == (8, 64)
-        reader.poll()
-        reader.poll()
+        reader.read_available()
+        reader.read_available()
         status = shm.status(writer.name)
         assert (status.used_slots, status.used_bytes, status.occupancy) == (0, 0, 0.0)
 
@@ -123,13 +123,13 @@ def test_the_slowest_gating_reader_counts(writer: Writer) -> None:
 def test_what_was_received_and_lost(writer: Writer) -> None:
     with Reader.attach(writer.name, policy="lossy") as reader:
         writer.publish_many([b"x"] * 5)
-        reader.poll()
-        reader.poll()
+        reader.read_available()
+        reader.read_available()
         assert (one_reader(writer.name).received, one_reader(writer.name).lost) == (5, 0)
         for _ in range(100):
             writer.publish(b"x")
-        received = 5 + len(reader.poll())
-        reader.poll()
+        received = 5 + len(reader.read_available())
+        reader.read_available()
         status = one_reader(writer.name)
         assert (status.received, status.lost) == (received, 105 - received)
         assert status.cursor == 105
@@ -166,12 +166,12 @@ def test_waiting(writer: Writer) -> None:
 def test_demotion_and_eviction(writer: Writer) -> None:
     with Reader.attach(writer.name) as reader:
         writer.publish(b"x")
-        view = reader.poll()[0].payload
+        view = reader.read_available()[0].payload
         writer.demote(0)
         status = one_reader(writer.name)
         assert (status.state, status.policy, status.gating) == ("demoting", "block", True)
         view.release()
-        reader.poll()
+        reader.read_available()
         status = one_reader(writer.name)
         assert (status.state, status.policy, status.gating) == ("demoted", "lossy", False)
         writer.evict(0)
@@ -195,8 +195,8 @@ def test_states_of_a_ring(name: str) -> None:
 def test_looking_disturbs_nothing(writer: Writer) -> None:
     with Reader.attach(writer.name) as reader:
         fill(writer)
-        reader.poll(limit=3)
-        reader.poll(limit=1)
+        reader.read_available(limit=3)
+        reader.read_available(limit=1)
 
         def contents() -> tuple[bytes, bytes]:
             return data_path(writer.name).read_bytes(), control_path(writer.name).read_bytes()
@@ -207,7 +207,7 @@ def test_looking_disturbs_nothing(writer: Writer) -> None:
             shm.list_rings()
         assert contents() == before
         assert writer.try_publish(b"x") is not None
-        assert len(reader.poll()) == SLOTS - 4 + 1
+        assert len(reader.read_available()) == SLOTS - 4 + 1
 
 
 def test_looking_while_others_work(writer: Writer) -> None:

@@ -154,7 +154,7 @@ def test_publish_many_of_many_more_than_fit(writer: Writer) -> None:
 
 def test_topic_and_kind_of_publish_many(writer: Writer, reader: Reader) -> None:
     writer.publish_many([b"a", b"b"], topic=5, kind=shm.Kind.TEXT)
-    assert [(m.topic, m.kind) for m in reader.poll()] == [(5, shm.Kind.TEXT)] * 2
+    assert [(m.topic, m.kind) for m in reader.read_available()] == [(5, shm.Kind.TEXT)] * 2
 
 
 def test_a_closed_writer_can_do_nothing_more(writer: Writer) -> None:

@@ -46,8 +46,8 @@ def test_a_name_and_a_url_are_enough() -> None:
     config = Config(name="md", url=URL)
     assert config.reconnect
     assert config.verify
-    assert config.ping_every == 20.0
-    assert config.silent_after is None
+    assert config.ping_interval == 20.0
+    assert config.idle_timeout is None
     assert (config.slots, config.capacity, config.mode) == (65536, 64 << 20, 0o600)
 
 
@@ -122,7 +122,7 @@ def test_urls_that_are_refused(url: str) -> None:
         ({"subprotocols": ("a b",)}, "subprotocols=('a b',)"),
         ({"subprotocols": ("",)}, "subprotocols"),
         ({"subprotocols": ("a", "a")}, "subprotocols"),
-        ({"say": ("\udc80",)}, "say: message 1"),
+        ({"initial_messages": ("\udc80",)}, "initial_messages: message 1"),
         ({"server_name": "https://h"}, "server_name='https://h'"),
         ({"ca": Path("/nowhere/ca.pem")}, "ca='/nowhere/ca.pem'"),
         ({"ca": Path("long" * 100)}, "File name too long"),
@@ -130,13 +130,13 @@ def test_urls_that_are_refused(url: str) -> None:
         ({"private_key_password": "pass"}, "private_key_password"),
         ({"url": "ws://h", "verify": False}, "verify=False"),
         ({"url": "ws://h", "server_name": "h"}, "server_name='h'"),
-        ({"connect_timeout": 0}, "connect_timeout=0"),
-        ({"connect_timeout": float("inf")}, "connect_timeout=inf"),
-        ({"ping_every": float("nan")}, "ping_every=nan"),
-        ({"pong_within": -1}, "pong_within=-1"),
-        ({"drain": 10**400}, "drain"),
-        ({"stable_after": -0.1}, "stable_after=-0.1"),
-        ({"backoff_first": 5, "backoff_most": 1}, "backoff_most=1.0"),
+        ({"open_timeout": 0}, "open_timeout=0"),
+        ({"open_timeout": float("inf")}, "open_timeout=inf"),
+        ({"ping_interval": float("nan")}, "ping_interval=nan"),
+        ({"ping_timeout": -1}, "ping_timeout=-1"),
+        ({"drain_timeout": 10**400}, "drain_timeout"),
+        ({"reconnect_reset_after": -0.1}, "reconnect_reset_after=-0.1"),
+        ({"reconnect_delay": 5, "reconnect_delay_max": 1}, "reconnect_delay_max=1.0"),
         ({"demote_after": None}, "evict_after=5.0"),
     ],
 )
@@ -149,8 +149,8 @@ def test_errors_name_the_key_and_the_value(values: dict[str, Any], said: str) ->
     [
         ("name", 5),
         ("url", None),
-        ("say", "text"),
-        ("say", (5,)),
+        ("initial_messages", "text"),
+        ("initial_messages", (5,)),
         ("headers", ["a"]),
         ("headers", {"a": 5}),
         ("subprotocols", "v1"),
@@ -159,10 +159,10 @@ def test_errors_name_the_key_and_the_value(values: dict[str, Any], said: str) ->
         ("ca", "ca.pem"),
         ("verify", 1),
         ("reconnect", "yes"),
-        ("drain", True),
-        ("drain", "5"),
-        ("drain", None),
-        ("ping_every", "20"),
+        ("drain_timeout", True),
+        ("drain_timeout", "5"),
+        ("drain_timeout", None),
+        ("ping_interval", "20"),
         ("slots", 4.0),
         ("slots", True),
         ("mode", None),
@@ -173,8 +173,14 @@ def test_wrong_types_are_refused(key: str, value: Any) -> None:
 
 
 def test_bounds_that_are_allowed() -> None:
-    config = make(drain=0, stable_after=0, backoff_first=1, backoff_most=1, ping_every=None)
-    assert (config.drain, config.ping_every) == (0.0, None)
+    config = make(
+        drain_timeout=0,
+        reconnect_reset_after=0,
+        reconnect_delay=1,
+        reconnect_delay_max=1,
+        ping_interval=None,
+    )
+    assert (config.drain_timeout, config.ping_interval) == (0.0, None)
     assert make(demote_after=None, evict_after=None).evict_after is None
     assert make(demote_after=1, evict_after=None).demote_after == 1.0
 
@@ -199,7 +205,7 @@ def test_a_file_with_every_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     write(
         file,
         """
-        say = ['{"op":"${TOKEN}"}', "$${TOKEN}"]
+        initial_messages = ['{"op":"${TOKEN}"}', "$${TOKEN}"]
         cookie = "a=b"
         origin = "https://example.com"
         subprotocols = ["v2", "v1"]
@@ -210,21 +216,21 @@ def test_a_file_with_every_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         private_key_password = "${TOKEN}"
         server_name = "example.org"
         verify = true
-        connect_timeout = 5
+        open_timeout = 5
         reconnect = false
-        backoff_first = 0.25
-        backoff_most = 8
-        stable_after = 30
-        ping_every = "never"
-        pong_within = 3
-        silent_after = 90
+        reconnect_delay = 0.25
+        reconnect_delay_max = 8
+        reconnect_reset_after = 30
+        ping_interval = "never"
+        ping_timeout = 3
+        idle_timeout = 90
         slots = "${SLOTS}"
         capacity = "1 MiB"
         max_readers = 8
         mode = "0640"
         demote_after = "never"
         evict_after = "never"
-        drain = 0.5
+        drain_timeout = 0.5
         [headers]
         Authorization = "Bearer ${TOKEN}"
         """,
@@ -233,7 +239,7 @@ def test_a_file_with_every_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert Config.load(file) == Config(
         name="md",
         url=URL,
-        say=('{"op":"abcdef"}', "${TOKEN}"),
+        initial_messages=('{"op":"abcdef"}', "${TOKEN}"),
         headers={"Authorization": "Bearer abcdef"},
         cookie="a=b",
         origin="https://example.com",
@@ -244,48 +250,48 @@ def test_a_file_with_every_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         private_key=ca,
         private_key_password="abcdef",  # noqa: S106
         server_name="example.org",
-        connect_timeout=5,
+        open_timeout=5,
         reconnect=False,
-        backoff_first=0.25,
-        backoff_most=8,
-        stable_after=30,
-        ping_every=None,
-        pong_within=3,
-        silent_after=90,
+        reconnect_delay=0.25,
+        reconnect_delay_max=8,
+        reconnect_reset_after=30,
+        ping_interval=None,
+        ping_timeout=3,
+        idle_timeout=90,
         slots=1024,
         capacity=1 << 20,
         max_readers=8,
         mode=0o640,
         demote_after=None,
         evict_after=None,
-        drain=0.5,
+        drain_timeout=0.5,
     )
 
 
 def test_options_take_precedence_and_are_not_expanded(file: Path) -> None:
-    write(file, 'cookie = "${MISSING}"\ndrain = 1')
-    config = Config.load(str(file), cookie="${LITERAL}", drain=2, ping_every=None)
-    assert (config.cookie, config.drain, config.ping_every) == ("${LITERAL}", 2.0, None)
+    write(file, 'cookie = "${MISSING}"\ndrain_timeout = 1')
+    config = Config.load(str(file), cookie="${LITERAL}", drain_timeout=2, ping_interval=None)
+    assert (config.cookie, config.drain_timeout, config.ping_interval) == ("${LITERAL}", 2.0, None)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("conect_timeout = 1", "did you mean connect_timeout?"),
+        ("conect_timeout = 1", "did you mean open_timeout?"),
         ("xyzzy = 1", "known are name, url"),
         ("_expanded = {}", "no key '_expanded'"),
-        ("drain = '5'", "drain"),
-        ("drain = true", "drain"),
-        ("drain = 'never'", "drain"),
-        ("ping_every = 'often'", "ping_every"),
+        ("drain_timeout = '5'", "drain_timeout"),
+        ("drain_timeout = true", "drain_timeout"),
+        ("drain_timeout = 'never'", "drain_timeout"),
+        ("ping_interval = 'often'", "ping_interval"),
         ("slots = 1.5", "slots"),
         ("slots = '64KiB'", "slots"),
         ("capacity = '64 MB'", "capacity"),
         ("capacity = '-1'", "capacity"),
         ("mode = 'rw'", "mode"),
-        ("say = 'text'", "say"),
-        ("say = [1]", "say"),
-        ("say = [{a = 'b'}]", "say"),
+        ("initial_messages = 'text'", "initial_messages"),
+        ("initial_messages = [1]", "initial_messages"),
+        ("initial_messages = [{a = 'b'}]", "initial_messages"),
         ("headers = 'a'", "headers"),
         ("[headers]\na = 1", "headers"),
         ("cookie = 1979-05-27", "cookie"),
@@ -293,7 +299,7 @@ def test_options_take_precedence_and_are_not_expanded(file: Path) -> None:
         ("cookie = '${NOT_THERE}'", "cookie: the environment variable NOT_THERE is not set"),
         ("cookie = '${no good}'", "cookie: write ${NAME}"),
         ("cookie = ", "not valid TOML (at "),
-        ("drain = " + "9" * 5000, "not valid TOML"),
+        ("drain_timeout = " + "9" * 5000, "not valid TOML"),
     ],
 )
 def test_files_that_are_refused(file: Path, text: str, said: str) -> None:
@@ -320,8 +326,10 @@ def test_what_is_not_there(file: Path) -> None:
 def test_each_kind_of_dollar(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A", "${B}")
     monkeypatch.setenv("EMPTY", "")
-    config = Config.load(write(file, "say = ['${A}', '$A $$ $', '$$${A}', '${EMPTY}']"))
-    assert config.say == ("${B}", "$A $$ $", "$${A}", "")
+    config = Config.load(
+        write(file, "initial_messages = ['${A}', '$A $$ $', '$$${A}', '${EMPTY}']")
+    )
+    assert config.initial_messages == ("${B}", "$A $$ $", "$${A}", "")
 
 
 # -- hand-over ---------------------------------------------------------------------------------
@@ -331,7 +339,9 @@ def test_a_child_gets_the_same(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (file.parent / "ca.pem").touch()
     monkeypatch.setenv("TOKEN", "abc-def")
     write(file, "origin = 'https://${TOKEN}'\nca = 'ca.pem'\nheaders = {a = 'b${TOKEN}'}")
-    config = Config.load(file, say=("${X}", b"\x00\xff", ""), subprotocols=("v1",), silent_after=3)
+    config = Config.load(
+        file, initial_messages=("${X}", b"\x00\xff", ""), subprotocols=("v1",), idle_timeout=3
+    )
     monkeypatch.delenv("TOKEN")
     child = Config.from_json(config.as_json())
     assert child == config
@@ -397,7 +407,7 @@ def test_redact_takes_out_every_kind_of_secret() -> None:
         headers={"Authorization": "Bearer bearer-token", "X-Key": "header value"},
         cookie="a=cookie-one; b=cookie-two",
         proxy="http://proxy-user:proxy-pass@localhost:1",
-        say=("subscribe to plain things",),
+        initial_messages=("subscribe to plain things",),
     )
     for secret in (
         *("user%40x", "user@x", "pass/word", "pass%2fword", "query-value", "bearer-token"),
@@ -440,7 +450,7 @@ def secretive(header: str, cookie: str, password: str, query: str) -> dict[str, 
         "cookie": cookie,
         "proxy": f"http://{user}:{word}@localhost:1",
         "origin": f"https://{header}/{cookie}/{password}/{query}",
-        "say": (password,),
+        "initial_messages": (password,),
     }
 
 
