@@ -300,7 +300,7 @@ class Plan:
         seconds: of each run.
         repeat: rounds.
         brief: whether only the cases that matter most are run.
-        captures: folder of files for `ringcast.broker.captures`, or None.
+        captures: folder of files for `ringcast.broker.exchange.captures`, or None.
     """
 
     seconds: float

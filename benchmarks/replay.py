@@ -1,12 +1,12 @@
 """What exchanges really sent, from capture files through a server to a manager and one worker.
 
 Of each capture the first 20,000 messages that the client received. Without a folder of captures:
-one made up by `ringcast.broker.market`, 20,000 messages a second. The server is on the first core,
+one made up by `exchange.market`, 20,000 messages a second. The server is on the first core,
 everything else where the scheduler likes. Every message that comes is compared with the file's,
 whole and in order, and the count at the end with what the server said; for that the worker copies
 the payload, as whoever gets memoryviews does here.
 
-At its own timing: the server of `ringcast replay`, `ringcast.broker.server`, says the first seconds
+At its own timing: the server of `ringcast replay`, `exchange.server`, says the first seconds
 of each capture, as many as a run has; one that has fewer than 100 messages in that time is sped up
 until it has them, or all of itself. Latency is
 
@@ -47,8 +47,8 @@ import numpy as np
 
 import ringcast
 from ringcast import shm
-from ringcast.broker import captures, market
-from ringcast.broker.server import Item, Server, timed
+from ringcast.broker.exchange import captures, market
+from ringcast.broker.exchange.server import Item, Server, timed
 
 from .method import (
     Channel,

@@ -11,9 +11,8 @@ with attach("md") as feed:                                         # any other p
 from __future__ import annotations
 
 from .config import Config, ConfigError
-from .feed import Feed, attach
 from .manager import Manager, ManagerError
-from .state import ConnectionState, Phase
+from .worker import ConnectionState, Feed, Phase, attach
 
 __all__ = [
     "Config",

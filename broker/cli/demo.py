@@ -16,8 +16,8 @@ from rich.table import Table
 
 from ringcast import shm
 
-from ..captures import CaptureError
-from ..demo import DemoError, Report, Script, default_name, run
+from ..exchange.captures import CaptureError
+from ..exchange.demo import DemoError, Report, Script, default_name, run
 from ..manager import ManagerError
 from . import look
 

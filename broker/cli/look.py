@@ -28,7 +28,7 @@ from ringcast import shm
 from ringcast.shm import mpsc
 from ringcast.shm.broadcast import Message, Reader
 
-from .. import state
+from ..worker import state
 
 __all__ = [
     "Look",

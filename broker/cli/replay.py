@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from ..captures import CaptureError, Record, read
-from ..server import Item, Said, Server, Source, repeated, timed
+from ..exchange.captures import CaptureError, Record, read
+from ..exchange.server import Item, Said, Server, Source, repeated, timed
 
 __all__ = ["replay"]
 

@@ -1,7 +1,7 @@
 """Real traffic, from servers of several makers, through a manager to four workers: every byte of
 every message, in order.
 
-The servers: the `websockets` package, Debian's `websocketd`, and `ringcast.broker.server`.
+The servers: the `websockets` package, Debian's `websocketd`, and `ringcast.broker.exchange.server`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import pytest
 from websockets.sync.server import ServerConnection, serve
 
 from ringcast import Config, Manager, attach, shm
-from ringcast.broker.captures import Record, chain, read
-from ringcast.broker.server import Server
+from ringcast.broker.exchange.captures import Record, chain, read
+from ringcast.broker.exchange.server import Server
 from tests.conftest import DEADLINE, Processes, eventually
 
 from .manager import HOST, Authority, listen, quick, url_of
@@ -229,7 +229,7 @@ def test_captures_said_by_websocketd(
 
 
 def say_with_our_server(capture: str, certificate: Path | None, pipe: Connection) -> None:
-    """A process: `ringcast.broker.server.Server`, on a word from the pipe, until the next word."""
+    """A process: `exchange.server.Server`, on a word from the pipe, until the next word."""
     context = None
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -25,7 +25,7 @@ from typing import Any, Final
 import pytest
 
 from ringcast import Config, Manager, Phase, attach, shm
-from ringcast.broker.upstream import Backoff
+from ringcast.broker.connection.upstream import Backoff
 from tests.conftest import DEADLINE, Processes, eventually, leftovers, reader_status
 
 from .manager import (

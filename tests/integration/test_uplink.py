@@ -17,7 +17,7 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.server import ServerConnection, serve
 
 from ringcast import ConfigError, Feed, Manager, attach, shm
-from ringcast.broker.outbox import Bucket
+from ringcast.broker.manager.outbox import Bucket
 from ringcast.shm import mpsc
 from tests.conftest import DEADLINE, Processes, eventually
 

@@ -13,10 +13,11 @@ from typing import Final
 
 import pytest
 
-from ringcast import broker, shm
+from ringcast import shm
+from ringcast.broker import connection
 
 HERE: Final = Path(__file__).parent
-INCLUDES: Final = [Path(broker.__file__).parent, Path(shm.__file__).parent]
+INCLUDES: Final = [Path(connection.__file__).parent, Path(shm.__file__).parent]
 DEADLINE: Final = 300.0
 """Seconds for all cases of one build. Each case has its own, far shorter one."""
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ringcast.broker import captures, market
-from ringcast.broker.captures import CaptureError, Record
+from ringcast.broker.exchange import captures, market
+from ringcast.broker.exchange.captures import CaptureError, Record
 
 CAPTURES = Path(__file__).parents[4] / "shared" / "captures"
 EXCHANGES = (

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from ringcast import shm
 from ringcast.broker.cli import app
-from ringcast.broker.state import ConnectionState, Phase
+from ringcast.broker.worker.state import ConnectionState, Phase
 from ringcast.shm.broadcast import Reader, Writer
 from tests.conftest import DEADLINE, eventually, reader_status
 
@@ -228,7 +228,7 @@ def test_inspect_for_people(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> 
         reconnects=6,
         last_error="bad" + HOSTILE,
     )
-    monkeypatch.setattr("ringcast.broker.state.connection", lambda _status: connection)
+    monkeypatch.setattr("ringcast.broker.worker.state.connection", lambda _status: connection)
     with Reader.attach(writer.name, label="a" + HOSTILE[:8]):
         text = "\n".join(lines("inspect", writer.name, "--interval", "0.01"))
         as_json = parsed("inspect", writer.name, "--json")["connection"]

@@ -23,8 +23,8 @@ import websocket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from ringcast.broker.captures import Record, chain, read
-from ringcast.broker.server import Item, Said, Server, at_rate, repeated, timed
+from ringcast.broker.exchange.captures import Record, chain, read
+from ringcast.broker.exchange.server import Item, Said, Server, at_rate, repeated, timed
 from tests.conftest import DEADLINE
 
 from .test_captures import CAPTURES

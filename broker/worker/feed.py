@@ -200,7 +200,7 @@ def attach(
         label: what to call this worker in `ringcast inspect`.
         owner: user id of the manager, if it is another's.
         events: hand out the records of kind EVENT, too, each where it happened: JSON, see
-            `ringcast.broker.state`. Without it they are passed over.
+            `ringcast.broker.worker.state`. Without it they are passed over.
 
     Raises: as `shm.broadcast.Reader.attach` does; RingNotFound while there is no manager.
     """

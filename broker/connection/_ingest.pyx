@@ -257,7 +257,7 @@ cdef class Ingest:
         return self.done(outcome)
 
     def receive_tls(self, stream, *, bint receiving=True) -> int:
-        """The same from a non-blocking `ringcast.broker.tls.Stream`; with `receiving` off, only what was
+        """The same from a non-blocking `ringcast.broker.connection.tls.Stream`; with `receiving` off, only what was
         received before and is not yet decrypted.
 
         Raises: as `receive` does, and ssl.SSLError.

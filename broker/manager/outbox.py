@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Final
 from ringcast import shm
 from ringcast.shm import mpsc
 
-from . import parts
-from .config import Config
-from .tell import Bell, tell
+from ..config import Config
+from ..logs import Bell, tell
+from ..worker import parts
 
 if TYPE_CHECKING:
-    from .upstream import Connection
+    from ..connection.upstream import Connection
 
 __all__ = ["Bucket", "Outbox"]
 

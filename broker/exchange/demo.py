@@ -1,8 +1,8 @@
 """The whole of it on one machine: a server, a manager and workers, each a process of its own, and a
 check of every message at its end. `ringcast demo` shows it.
 
-The server stands in for an exchange (`ringcast.broker.server`). What it says and what each worker
-gets go through the same chain of checksums (`ringcast.broker.captures.chain`): they agree only if
+The server stands in for an exchange (`exchange.server`). What it says and what each worker
+gets go through the same chain of checksums (`exchange.captures.chain`): they agree only if
 every message came, whole, once and in order.
 """
 
@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 
 from ringcast import shm
 
+from ..config import Config
+from ..manager import Manager
+from ..worker.feed import attach
 from . import captures, market
-from .config import Config
-from .feed import attach
-from .manager import Manager
 from .server import Item, Server, Source, at_rate, timed
 
 __all__ = ["DemoError", "Latency", "Report", "Script", "WorkerReport", "run"]
@@ -57,7 +57,7 @@ class Script:
 
     Attributes:
         seconds: for how long, at most.
-        capture: a file of `ringcast.broker.captures`; None for made-up market data.
+        capture: a file of `ringcast.broker.exchange.captures`; None for made-up market data.
         rate: messages a second of the latter.
         speed: pace of the former; 1 is its own.
         flood: as fast as it can instead.

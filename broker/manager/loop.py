@@ -28,12 +28,12 @@ from typing import IO, Any, Final, Self
 from ringcast import shm
 from ringcast.shm import broadcast, mpsc
 
-from . import _ingest
-from .config import Config, ConfigError
+from ..config import Config, ConfigError
+from ..connection import _ingest
+from ..connection.upstream import GOING_AWAY, Backoff, Connection, Dialer, Lost, Opened
+from ..logs import Bell, log, tell
+from ..worker.state import ConnectionState, Phase
 from .outbox import Outbox
-from .state import ConnectionState, Phase
-from .tell import Bell, log, tell
-from .upstream import GOING_AWAY, Backoff, Connection, Dialer, Lost, Opened
 
 __all__ = ["Manager", "ManagerError"]
 
@@ -216,7 +216,7 @@ class Manager:
                 sys.executable,
                 "-P",  # not the working directory: a user's select.py is not ours
                 "-m",
-                "ringcast.broker.child",
+                "ringcast.broker.manager.child",
                 str(log.getEffectiveLevel()),
                 str(os.getpid()),
             ],

@@ -2,7 +2,7 @@
 
 websocket-client knows proxies, TLS, cookies and the handshake, and reads the handshake byte by
 byte, so nothing of the first frame is swallowed; the socket is taken over as soon as it is open.
-From then on `ringcast.broker._ingest` receives into the ring, and this module does what is rare:
+From then on `_ingest` receives into the ring, and this module does what is rare:
 answering pings, pinging, sending, and the closing handshake (RFC 6455 section 7).
 """
 
@@ -22,16 +22,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import websocket
 from websocket import ABNF
 
+from ..config import Config
 from . import _ingest
-from .config import Config
-from .outbox import Outbox
 from .tls import Stream, StreamContext
+
+if TYPE_CHECKING:
+    from ..manager.outbox import Outbox
 
 __all__ = ["Backoff", "Connection", "Dialer", "Lost", "Opened"]
 

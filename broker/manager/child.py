@@ -13,8 +13,8 @@ import sys
 
 from ringcast import shm
 
-from .config import Config, ConfigError
-from .manager import Manager, ManagerError
+from ..config import Config, ConfigError
+from . import Manager, ManagerError
 
 
 def main() -> int:
