@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import enum
 
-from . import _ring
+from . import _reader, _writer
+from ._endpoint import KINDS
 from .errors import (
     Evicted,
     LayoutMismatch,
@@ -29,9 +30,10 @@ from .errors import (
     TooManyReaders,
     TooManySenders,
 )
-from .segment import check_name, unlink
-from .signals import Blocking, BusySpin, Yielding
-from .status import ReaderStatus, RingEntry, RingStatus, list_rings, status
+from .inspection import ReaderStatus, RingEntry, RingStatus, list_rings, status
+from .names import check_name
+from .ownership import unlink
+from .waiting import Blocking, BusySpin, WaitStrategy, Yielding
 
 __all__ = [
     "DESCRIPTOR",
@@ -62,19 +64,16 @@ __all__ = [
     "unlink",
 ]
 
-#: Base of BusySpin, Yielding and Blocking.
-WaitStrategy = _ring.Wait
-
 #: numpy dtype of a descriptor, as `Batch.descriptors` has it.
-DESCRIPTOR = _ring.DESCRIPTOR
+DESCRIPTOR = _reader.DESCRIPTOR
 
 
 class Kind(enum.IntEnum):
     """What a payload is."""
 
-    TEXT = _ring.KIND_TEXT
-    BINARY = _ring.KIND_BINARY
-    EVENT = _ring.KIND_EVENT
+    TEXT = _writer.KIND_TEXT
+    BINARY = _writer.KIND_BINARY
+    EVENT = _writer.KIND_EVENT
 
 
-_ring.KINDS.update({int(kind): kind for kind in Kind})
+KINDS.update({int(kind): kind for kind in Kind})

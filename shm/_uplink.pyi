@@ -1,32 +1,32 @@
 """Types of the native module; what the methods do stands in _uplink.pyx and in help()."""
 
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Sequence
+from typing import Final, Literal, Self
 
 from typing_extensions import Buffer
 
-from . import _ring
+from ._endpoint import Endpoint, NewMapping, Semaphores, WaitStrategy
+from .counters import LaneCounters, UplinkCounters
 
-LOCK_RECEIVER: int
-LOCK_LANE: int
-SENDERS_MAX: int
-LANE_MIN: int
-LANE_MAX: int
-HEADER: int
-
-Watch = Callable[[], str | None]
+LOCK_RECEIVER: Final[int]
+LOCK_LANE: Final[int]
+FREE: Final[int]
+ACTIVE: Final[int]
+EVICTED: Final[int]
+SENDERS_MAX: Final[int]
+LANE_MIN: Final[int]
+LANE_MAX: Final[int]
 
 def check_sizes(max_senders: int, lane_bytes: int) -> None: ...
 def segment_size(max_senders: int, lane_bytes: int) -> int: ...
-def format_segment(
-    mapping: _ring.Mapping, max_senders: int, lane_bytes: int, instance: int
+def format_uplink(
+    mapping: NewMapping, max_senders: int, lane_bytes: int, instance: int
 ) -> None: ...
-def check_header(name: str, head: bytes, size: int) -> None: ...
-def wake_receiver(semaphores: _ring.Semaphores) -> None: ...
 
 class Uplink:
-    name: str
-    def __new__(cls, name: str, mapping: _ring.Mapping) -> Self: ...
+    def __new__(cls, name: str, access: Literal["look", "write"], owner: int | None) -> Self: ...
+    @property
+    def name(self) -> str: ...
     @property
     def instance(self) -> int: ...
     @property
@@ -37,22 +37,11 @@ class Uplink:
     def max_message(self) -> int: ...
     @property
     def max_senders(self) -> int: ...
-    def counters(self) -> tuple[bool, int, int, int, int, int]: ...
-    def lane_state(self, index: int) -> int: ...
-    def lane_counters(
-        self, index: int
-    ) -> tuple[int, int, int, str, int, int, int, int, int, int]: ...
+    def counters(self) -> UplinkCounters: ...
+    def lane_counters(self, index: int) -> LaneCounters: ...
 
 class Sender:
-    def __new__(
-        cls,
-        uplink: Uplink,
-        endpoint: _ring.Endpoint,
-        index: int,
-        semaphores: _ring.Semaphores,
-        receiver_gone: Watch,
-    ) -> Self: ...
-    def _join(self, label: bytes, started: int) -> bool: ...
+    def __new__(cls, making: object, name: str, label: str | None, owner: int | None) -> Self: ...
     def _send(self, data: Buffer, kind: int, wait: bool, timeout: float | None) -> int | None: ...
     def flush(self, ticket: int | None = None, timeout: float | None = None) -> None: ...
     @property
@@ -84,10 +73,11 @@ class Envelope:
 class Receiver:
     def __new__(
         cls,
+        making: object,
         uplink: Uplink,
-        endpoint: _ring.Endpoint,
-        semaphores: _ring.Semaphores,
-        wait: _ring.Wait,
+        endpoint: Endpoint,
+        semaphores: Semaphores,
+        wait: WaitStrategy,
         auto_ack: bool,
     ) -> Self: ...
     def _open(self) -> None: ...
@@ -102,6 +92,8 @@ class Receiver:
     def close(self) -> None: ...
     def _end(self) -> bool: ...
     def abandon(self) -> None: ...
+    @property
+    def abandoned(self) -> bool: ...
     @property
     def closed(self) -> bool: ...
     @property

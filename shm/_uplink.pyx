@@ -16,120 +16,46 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from ringcast.shm._ring cimport (
-    CLOCK_REALTIME, RC_CLOSED_MEANWHILE, RC_FREE, RC_KIND_BINARY, RC_LABEL_MAX, RC_MY_TURN, RC_OK,
-    RC_OPEN, RC_FORKED, RC_RING_CLOSED, RC_SLICE_NS, Endpoint, Mapping, Semaphores, Wait,
-    deadline_of, is_finalizing, rc_clock_ns, rc_copy_out,
-    rc_endpoint_phase, rc_endpoint_turn, rc_endpoint_wake_up, rc_fault_found, rc_load_u32,
-    rc_load_u64, rc_lock_held, rc_lock_release, rc_lock_try, rc_now_ns, rc_post, rc_store_u32,
-    rc_store_u64, rc_turn, rc_wait_begins, rc_wait_ended, rc_wait_strategy, rc_waits, sem_t, write,
+from ringcast.shm._core cimport (
+    CLOCK_REALTIME, RC_ACTIVE, RC_CLOSED_MEANWHILE, RC_EVICTED, RC_FORKED, RC_FREE, RC_KIND_BINARY, RC_LANE_MAX,
+    RC_LANE_MIN, RC_LOCK_LANE, RC_LOCK_RECEIVER, RC_LOOKING, RC_MY_TURN, RC_NO_RECEIVER,
+    RC_NO_ROOM, RC_OPEN, RC_READING, RC_REJECTED, RC_RING_CLOSED, RC_SENDERS_MAX,
+    RC_SENDER_EVICTED, RC_SENT, RC_SLICE_NS, RC_TAKEN, RC_VOIDED, RC_WRONG, is_finalizing,
+    rc_access, rc_attached_sender, rc_attached_sender_is_abandoned, rc_attached_sender_wait,
+    rc_clock_ns, rc_copy_out, rc_endpoint_phase, rc_endpoint_turn, rc_endpoint_wake_up, rc_error,
+    rc_item, rc_lane, rc_load_u32, rc_load_u64, rc_lock_release, rc_lock_try, rc_now_ns,
+    rc_receiver, rc_receiver_close, rc_receiver_done, rc_receiver_evict, rc_receiver_free,
+    rc_receiver_hole, rc_receiver_map, rc_receiver_mend, rc_receiver_open, rc_receiver_ready,
+    rc_receiver_reap, rc_receiver_republish, rc_receiver_sleep, rc_receiver_spoiled,
+    rc_receiver_take, rc_receiver_touch_all, rc_receiver_void_hole, rc_receiver_wait,
+    rc_receiver_wake_senders, rc_sender, rc_sender_flushed, rc_sender_has_room, rc_sender_state,
+    rc_sender_try, rc_sending, rc_store_u32, rc_store_u64, rc_taking, rc_turn, rc_uplink,
+    rc_uplink_fits, rc_uplink_format, rc_uplink_geometry, rc_uplink_message_limit, rc_uplink_open,
+    rc_uplink_seal, rc_uplink_segment, rc_uplink_size, rc_uplink_tickets, rc_uplink_unmap,
+    rc_wait_begins, rc_wait_ended, rc_wait_strategy, rc_waits, sem_t, write,
+)
+from ringcast.shm._endpoint cimport (
+    Endpoint, NewMapping, Semaphores, WaitStrategy, attach_sender, check_making, check_open, deadline_of,
+    detach_sender, error_of, label_of, label_text, leave, leave_sender, owner_of,
 )
 
 import collections
 import os
 
-from . import _ring
+from ._endpoint import KINDS
+from .counters import LaneCounters, UplinkCounters
 from .errors import (
     Evicted, MessageTooLarge, RingClosed, RingCorrupt, RingFull, SendRejected, SendUnconfirmed,
 )
 
-cdef extern from "mpsc.h" nogil:
-    int RC_SENDERS_MAX, RC_LANES_OFFSET, RC_LANE_MIN, RC_LOCK_RECEIVER, RC_LOCK_LANE
-    uint64_t RC_LANE_MAX
-
-    ctypedef struct rc_uplink_identity:
-        uint64_t created_ns
-
-    ctypedef struct rc_lane:
-        uint64_t written, sent, taken, taken_count, done_count, rejected, unconfirmed
-        uint64_t state, started, joined_ns
-        uint32_t pid
-        char label[64]
-
-    ctypedef struct rc_uplink:
-        rc_uplink_identity identity
-        uint64_t head, flushed, window, tail, receiver_pid, receiver_since_ns
-        uint32_t state, epoch, rejecting
-        rc_lane *lanes
-
-    ctypedef struct rc_uplink_geometry:
-        uint64_t tickets, lane_bytes, max_message, instance
-        uint32_t max_senders
-
-    ctypedef struct rc_uplink_map:
-        rc_uplink *shared
-        rc_uplink_geometry g
-
-    uint64_t rc_uplink_tickets(uint32_t, uint64_t)
-    uint64_t rc_uplink_message_limit(uint64_t)
-    uint64_t rc_uplink_size(const rc_uplink_geometry *)
-    int rc_uplink_fits(uint32_t, uint64_t)
-    rc_fault_found rc_uplink_check(const void *, uint64_t, rc_uplink_geometry *)
-    void rc_uplink_format(void *, const rc_uplink_geometry *, uint64_t)
-    void rc_uplink_seal(void *)
-    void rc_uplink_place(rc_uplink_map *, void *, const rc_uplink_geometry *)
-
-    ctypedef enum rc_sending:
-        RC_SENT, RC_NO_ROOM, RC_SENDER_EVICTED, RC_NO_RECEIVER, RC_REJECTED, RC_WRONG
-
-    ctypedef struct rc_sender:
-        rc_uplink_map map
-        rc_lane *lane
-        sem_t *wake
-        uint64_t sent, last, rejected, unconfirmed
-        uint32_t index
-
-    void rc_sender_map(rc_sender *, void *, const rc_uplink_geometry *, uint32_t, sem_t *, sem_t *)
-    int rc_sender_claim(rc_sender *)
-    void rc_sender_leave(rc_sender *)
-    rc_sending rc_sender_state(const rc_sender *)
-    rc_sending rc_sender_try(rc_sender *, const uint8_t *, uint32_t, uint16_t, uint64_t *)
-    int rc_sender_sleep(rc_sender *, int (*)(const rc_sender *, uint64_t), uint64_t, int64_t)
-    int rc_sender_has_room(const rc_sender *, uint64_t)
-    int rc_sender_flushed(const rc_sender *, uint64_t)
-
-    ctypedef enum rc_taking:
-        RC_TAKEN, RC_NOTHING, RC_VOIDED
-
-    ctypedef struct rc_item:
-        const uint8_t *payload
-        uint64_t ticket
-        uint32_t length, lane
-        uint16_t kind
-
-    ctypedef struct rc_receiver:
-        rc_uplink_map map
-        sem_t *wake
-        uint64_t head, voided, evicted, window
-        uint32_t rejecting, epoch
-
-    void rc_receiver_map(rc_receiver *, void *, const rc_uplink_geometry *, sem_t **, sem_t *,
-                         uint64_t *, uint64_t *)
-    int rc_receiver_open(rc_receiver *, uint64_t, uint64_t)
-    rc_taking rc_receiver_take(rc_receiver *, rc_item *)
-    void rc_receiver_free(rc_receiver *, const rc_item *)
-    void rc_receiver_done(rc_receiver *, uint64_t, uint32_t, int)
-    void rc_receiver_wake_senders(rc_receiver *)
-    int rc_receiver_reap(rc_receiver *, uint32_t)
-    void rc_receiver_evict(rc_receiver *, uint32_t)
-    uint64_t rc_receiver_hole(rc_receiver *)
-    void rc_receiver_touch_all(rc_receiver *)
-    void rc_receiver_void_hole(rc_receiver *)
-    void rc_receiver_say_again(rc_receiver *)
-    int rc_receiver_spoiled(const rc_receiver *, uint32_t)
-    void rc_receiver_mend(rc_receiver *, uint32_t)
-    int rc_receiver_ready(const rc_receiver *)
-    int rc_receiver_sleep(const rc_receiver *, int64_t)
-    int rc_receiver_wait(const rc_receiver *, rc_wait_strategy, int64_t)
-    void rc_receiver_close(rc_receiver *)
-
-KINDS = _ring.KINDS
 LOCK_RECEIVER = RC_LOCK_RECEIVER
+FREE = RC_FREE
+ACTIVE = RC_ACTIVE
+EVICTED = RC_EVICTED
 LOCK_LANE = RC_LOCK_LANE
 SENDERS_MAX = RC_SENDERS_MAX
 LANE_MIN = RC_LANE_MIN
 LANE_MAX = RC_LANE_MAX
-HEADER = RC_LANES_OFFSET
 
 cdef int64_t FOR_EVER = INT64_MAX
 cdef enum:
@@ -166,8 +92,8 @@ def segment_size(uint32_t max_senders, uint64_t lane_bytes) -> int:
     return rc_uplink_size(&g)
 
 
-def format_segment(Mapping mapping not None, uint32_t max_senders, uint64_t lane_bytes,
-                   uint64_t instance) -> None:
+def format_uplink(NewMapping mapping not None, uint32_t max_senders, uint64_t lane_bytes,
+                  uint64_t instance) -> None:
     """Write the header of a new, zeroed uplink; the magic last."""
     cdef rc_uplink_geometry g
     fill_geometry(&g, max_senders, lane_bytes)
@@ -178,94 +104,71 @@ def format_segment(Mapping mapping not None, uint32_t max_senders, uint64_t lane
     rc_uplink_seal(mapping.address)
 
 
-def check_header(str name, bytes head not None, uint64_t size) -> None:
-    """Check a copy of the header, before anything is mapped, against the segment's true size.
-
-    Raises:
-        RingNotFound, LayoutMismatch, RingCorrupt: it does not pass.
-    """
-    cdef rc_uplink_geometry geometry
-    cdef uint8_t copy[640]
-    if len(head) < RC_LANES_OFFSET:
-        raise _ring.explain_fault(1, f"{name} (uplink)")
-    memcpy(copy, PyBytes_AS_STRING(head), RC_LANES_OFFSET)
-    cdef rc_fault_found fault = rc_uplink_check(copy, size, &geometry)
-    if fault != RC_OK:
-        raise _ring.explain_fault(fault, f"{name} (uplink)")
-
-
 @cython.final
 cdef class Uplink:
-    """An uplink's segment, mapped and checked, with the geometry copied out.
+    """An uplink's segment, checked and mapped until nothing refers to this object.
+
+    Args:
+        name: the uplink's.
+        access: "look": it is not mapped for writing; "write".
+        owner: user id it must belong to; None for the caller's own or root.
 
     Raises:
-        RingNotFound, LayoutMismatch, RingCorrupt: the header does not pass.
+        RingNotFound, LayoutMismatch, RingCorrupt, RingError: it does not pass.
     """
 
-    cdef rc_uplink_map map
+    cdef rc_uplink_segment c
     cdef readonly str name
-    cdef Mapping mapping
 
-    def __cinit__(self, str name not None, Mapping mapping not None):
-        cdef rc_uplink_geometry geometry
-        cdef rc_fault_found fault = rc_uplink_check(mapping.address, mapping.size, &geometry)
-        if fault != RC_OK:
-            raise _ring.explain_fault(fault, f"{name} (uplink)")
+    def __cinit__(self, str name not None, str access not None, owner):
+        cdef rc_error error
+        cdef rc_access how = RC_READING if access == "write" else RC_LOOKING
+        if rc_uplink_open(&self.c, name.encode(), how, owner_of(owner), &error):
+            raise error_of(&error)
         self.name = name
-        self.mapping = mapping
-        rc_uplink_place(&self.map, mapping.address, &geometry)
+
+    def __dealloc__(self):
+        if not is_finalizing():  # as for Segments
+            rc_uplink_unmap(&self.c)
 
     @property
     def instance(self) -> int:
-        return self.map.g.instance
+        return self.c.map.g.instance
 
     @property
     def tickets(self) -> int:
-        return self.map.g.tickets
+        return self.c.map.g.tickets
 
     @property
     def lane_bytes(self) -> int:
-        return self.map.g.lane_bytes
+        return self.c.map.g.lane_bytes
 
     @property
     def max_message(self) -> int:
-        return self.map.g.max_message
+        return self.c.map.g.max_message
 
     @property
     def max_senders(self) -> int:
-        return self.map.g.max_senders
+        return self.c.map.g.max_senders
 
-    def counters(self) -> tuple:
-        """(closed, epoch, receiver pid, head, flushed, tail), each read once."""
-        cdef rc_uplink *u = self.map.shared
-        return (rc_load_u32(&u.state) == RC_RING_CLOSED, rc_load_u32(&u.epoch),
-                rc_load_u64(&u.receiver_pid), rc_load_u64(&u.head), rc_load_u64(&u.flushed),
-                rc_load_u64(&u.tail))
+    def counters(self):
+        """An `UplinkCounters`."""
+        cdef rc_uplink *u = self.c.map.shared
+        return UplinkCounters(rc_load_u32(&u.state) == RC_RING_CLOSED, rc_load_u32(&u.epoch),
+                              rc_load_u64(&u.receiver_pid), rc_load_u64(&u.head),
+                              rc_load_u64(&u.flushed), rc_load_u64(&u.tail))
 
-    def lane_state(self, uint32_t index) -> int:
-        """State of a lane: 0 for free."""
-        if index >= self.map.g.max_senders:
-            raise IndexError(f"the uplink has {self.map.g.max_senders} lanes")
-        return rc_load_u64(&self.map.shared.lanes[index].state) & 0xff
-
-    def lane_counters(self, uint32_t index) -> tuple:
-        """(state, pid, joined_ns, label, sent, taken, done, rejected, unconfirmed, pending bytes)."""
-        cdef int state = self.lane_state(index)
-        cdef rc_lane *lane = &self.map.shared.lanes[index]
-        cdef bytes label = PyBytes_FromStringAndSize(lane.label, RC_LABEL_MAX).partition(b"\0")[0]
+    def lane_counters(self, uint32_t index):
+        """A `LaneCounters`."""
+        if index >= self.c.map.g.max_senders:
+            raise IndexError(f"the uplink has {self.c.map.g.max_senders} lanes")
+        cdef rc_lane *lane = &self.c.map.shared.lanes[index]
         cdef uint64_t pending = rc_load_u64(&lane.written) - rc_load_u64(&lane.taken)
-        return (state, rc_load_u32(&lane.pid), rc_load_u64(&lane.joined_ns),
-                label.decode("utf-8", "replace"), rc_load_u64(&lane.sent),
-                rc_load_u64(&lane.taken_count), rc_load_u64(&lane.done_count),
-                rc_load_u64(&lane.rejected), rc_load_u64(&lane.unconfirmed),
-                min(pending, self.map.g.lane_bytes))
-
-
-def wake_receiver(Semaphores semaphores not None) -> None:
-    """Have the receiver look around: `semaphores` holds its own."""
-    if semaphores.count != 1:
-        raise ValueError("that is not the receiver's semaphore")
-    rc_post(semaphores.handles[0])
+        return LaneCounters(
+            rc_load_u64(&lane.state) & 0xff, rc_load_u32(&lane.pid), rc_load_u64(&lane.joined_ns),
+            label_text(lane.label), rc_load_u64(&lane.sent), rc_load_u64(&lane.taken_count),
+            rc_load_u64(&lane.done_count), rc_load_u64(&lane.rejected),
+            rc_load_u64(&lane.unconfirmed), min(pending, self.c.map.g.lane_bytes))
 
 
 # ---- the sender ----------------------------------------------------------------------------
@@ -274,69 +177,51 @@ def wake_receiver(Semaphores semaphores not None) -> None:
 cdef class Sender:
     """The native half of `shm.mpsc.Sender`, which see."""
 
-    cdef rc_sender c
-    cdef Uplink uplink
-    cdef Endpoint endpoint
-    cdef Semaphores semaphores
-    cdef object receiver_gone
-    cdef int64_t looked_ns
-    cdef bint joined
+    cdef rc_attached_sender a
+    cdef readonly str name
+    cdef bint attached, joined
     cdef uint32_t sends
     cdef object __weakref__
 
-    def __cinit__(self, Uplink uplink not None, Endpoint endpoint not None, uint32_t index,
-                  Semaphores semaphores not None, receiver_gone):
-        if index >= uplink.map.g.max_senders or semaphores.count != 2:
-            raise ValueError("a sender needs a lane of the uplink and its two semaphores")
-        self.uplink = uplink
-        self.endpoint = endpoint
-        self.semaphores = semaphores
-        self.receiver_gone = receiver_gone
-        self.looked_ns = rc_now_ns()
-        rc_sender_map(&self.c, uplink.mapping.address, &uplink.map.g, index, semaphores.handles[0],
-                      semaphores.handles[1])
+    def __cinit__(self, *args, **kwargs):
+        check_making(args, "senders are made by Sender.attach(name)")
+        _, name, label, owner = args
+        self.attach_to(name, label, owner)
 
-    def _join(self, bytes label, uint64_t started) -> bool:
-        """Become the sender of the lane, whose lock is held; False: it is not free."""
-        cdef rc_lane *lane = self.c.lane
-        if not rc_sender_claim(&self.c):
-            return False
-        rc_store_u32(&lane.pid, os.getpid())
-        rc_store_u64(&lane.started, started)
-        rc_store_u64(&lane.joined_ns, rc_clock_ns(CLOCK_REALTIME))
-        memset(lane.label, 0, RC_LABEL_MAX)
-        memcpy(lane.label, PyBytes_AS_STRING(label), min(len(label), RC_LABEL_MAX - 1))
-        self.joined = True
-        return True
+    cdef int attach_to(self, str name, label, owner) except -1:
+        attach_sender(&self.a, name.encode(), label_of(label), owner_of(owner))
+        self.attached = self.joined = True
+        self.name = name
+        return 0
 
     def __dealloc__(self):
-        if self.joined and self.endpoint is not None and not is_finalizing():
+        if self.attached and not is_finalizing():
             self.finish()
+            detach_sender(&self.a)
 
     @cython.final
     cdef void finish(self) noexcept:
         if self.joined:
             self.joined = False
-            if rc_endpoint_phase(&self.endpoint.c) != RC_FORKED:
-                rc_sender_leave(&self.c)
-                self.endpoint.finish()
+            if rc_endpoint_phase(&self.a.endpoint) != RC_FORKED:
+                leave_sender(&self.a)
 
     @cython.final
-    cdef int tell(self) except -1:
-        """What has become of messages that were sent before is told once."""
-        cdef uint64_t rejected = rc_load_u64(&self.c.lane.rejected)
-        cdef uint64_t unconfirmed = rc_load_u64(&self.c.lane.unconfirmed)
+    cdef int report(self) except -1:
+        """Raise what became of messages that were sent before; once each."""
+        cdef uint64_t rejected = rc_load_u64(&self.a.sender.lane.rejected)
+        cdef uint64_t unconfirmed = rc_load_u64(&self.a.sender.lane.unconfirmed)
         cdef uint64_t count
-        if rc_sender_state(&self.c) == RC_SENDER_EVICTED:
+        if rc_sender_state(&self.a.sender) == RC_SENDER_EVICTED:
             raise self.why_not(RC_SENDER_EVICTED)
-        if rejected != self.c.rejected:
-            count = rejected - self.c.rejected
-            self.c.rejected = rejected
+        if rejected != self.a.sender.rejected:
+            count = rejected - self.a.sender.rejected
+            self.a.sender.rejected = rejected
             raise SendRejected(f"{count} of the messages sent before were rejected: they were not"
                               " delivered, for there was no connection", count)
-        if unconfirmed != self.c.unconfirmed:
-            count = unconfirmed - self.c.unconfirmed
-            self.c.unconfirmed = unconfirmed
+        if unconfirmed != self.a.sender.unconfirmed:
+            count = unconfirmed - self.a.sender.unconfirmed
+            self.a.sender.unconfirmed = unconfirmed
             raise SendUnconfirmed(f"{count} of the messages sent before may or may not have been"
                                   " delivered: the receiver died while it had them", count)
         return 0
@@ -344,45 +229,36 @@ cdef class Sender:
     @cython.final
     cdef object why_not(self, rc_sending state):
         if state == RC_SENDER_EVICTED:
-            return Evicted(f"the receiver of uplink {self.uplink.name!r} evicted lane {self.c.index}"
+            return Evicted(f"the receiver of uplink {self.name!r} evicted lane {self.a.sender.index}"
                            ": it held what no sender writes; attach again")
         if state == RC_NO_RECEIVER:
-            return RingClosed(f"uplink {self.uplink.name!r} has ended: its receiver closed it")
+            return RingClosed(f"uplink {self.name!r} has ended: its receiver closed it")
         if state == RC_REJECTED:
-            return SendRejected(f"uplink {self.uplink.name!r} takes nothing now: there is no"
+            return SendRejected(f"uplink {self.name!r} takes nothing now: there is no"
                                " connection; nothing was sent", 0)
-        return RingCorrupt(f"uplink {self.uplink.name!r} holds what no receiver writes")
+        return RingCorrupt(f"uplink {self.name!r} holds what no receiver writes")
 
     @cython.final
-    cdef int wait_until(self, int64_t deadline, int (*ready)(const rc_sender *, uint64_t) noexcept nogil,
+    cdef int wait_until(self, int64_t deadline,
+                        int (*ready)(const rc_sender *, uint64_t) noexcept nogil,
                         uint64_t what) except -1:
         """Wait at most 100 ms; 0: the deadline is over."""
-        cdef rc_sender snapshot = self.c
-        cdef rc_turn turn
-        cdef int64_t now = rc_now_ns()
-        cdef int64_t limit
-        if now >= deadline:
+        cdef rc_sender snapshot = self.a.sender
+        if rc_now_ns() >= deadline:
             return 0
-        limit = deadline if deadline - now < RC_SLICE_NS else now + RC_SLICE_NS
         with nogil:
-            turn = rc_endpoint_turn(&self.endpoint.c, limit)
-            if turn == RC_MY_TURN:
-                rc_sender_sleep(&snapshot, ready, what, limit)
-                rc_endpoint_wake_up(&self.endpoint.c)
+            rc_attached_sender_wait(&self.a, &snapshot, ready, what, deadline)
         PyErr_CheckSignals()
-        self.endpoint.check()
+        check_open(&self.a.endpoint)
         self.look_around()
         return 1
 
     @cython.final
     cdef int look_around(self) except -1:
-        """Each 100 ms: will anybody ever receive?"""
-        cdef int64_t now = rc_now_ns()
-        if now - self.looked_ns >= RC_SLICE_NS:
-            self.looked_ns = now
-            reason = self.receiver_gone()
-            if reason:
-                raise RingClosed(reason)
+        """Will anybody ever receive? Looks each 100 ms at most."""
+        if rc_attached_sender_is_abandoned(&self.a):
+            raise RingClosed(f"uplink {self.name!r} has no receiver and was removed, so no message"
+                             " can go any more")
         return 0
 
     def _send(self, data, uint16_t kind, bint wait, timeout):
@@ -393,17 +269,18 @@ cdef class Sender:
         cdef int64_t deadline = FOR_EVER if timeout is None else deadline_of(timeout)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)  # may run code: check after
         try:
-            self.endpoint.check()
-            self.tell()
+            check_open(&self.a.endpoint)
+            self.report()
             self.sends += 1
             if self.sends % LOOKS_EACH == 0:
                 self.look_around()
-            if <uint64_t>view.len > self.c.map.g.max_message:
+            if <uint64_t>view.len > self.a.sender.map.g.max_message:
                 raise MessageTooLarge(
                     f"a message of {view.len} bytes is longer than this uplink's limit of"
-                    f" {self.c.map.g.max_message}: create it with a larger lane_bytes")
+                    f" {self.a.sender.map.g.max_message}: create it with a larger lane_bytes")
             while True:
-                state = rc_sender_try(&self.c, <const uint8_t *>view.buf, view.len, kind, &ticket)
+                state = rc_sender_try(&self.a.sender, <const uint8_t *>view.buf, view.len, kind,
+                                      &ticket)
                 if state == RC_SENT:
                     return ticket
                 if state != RC_NO_ROOM:
@@ -412,8 +289,9 @@ cdef class Sender:
                     self.look_around()
                     return None
                 if not self.wait_until(deadline, rc_sender_has_room, view.len):
-                    raise RingFull(f"no room for {view.len} bytes in lane {self.c.index} of uplink"
-                                   f" {self.uplink.name!r} in time: its receiver is behind")
+                    raise RingFull(f"no room for {view.len} bytes in lane {self.a.sender.index} of"
+                                   f" uplink {self.name!r} in time: its receiver is behind. Send less"
+                                   " often, or give the lanes more room (lane_bytes=)")
         finally:
             PyBuffer_Release(&view)
 
@@ -434,56 +312,51 @@ cdef class Sender:
         cdef uint64_t upto
         cdef rc_sending state
         cdef int64_t deadline = deadline_of(timeout)
-        self.endpoint.check()
-        if ticket is not None and not 0 <= ticket < <object>self.c.last:
+        check_open(&self.a.endpoint)
+        if ticket is not None and not 0 <= ticket < <object>self.a.sender.last:
             raise ValueError(f"ticket {ticket} was not sent here")
-        upto = self.c.last if ticket is None else <uint64_t>ticket + 1
-        while not rc_sender_flushed(&self.c, upto):
-            state = rc_sender_state(&self.c)
+        upto = self.a.sender.last if ticket is None else <uint64_t>ticket + 1
+        while not rc_sender_flushed(&self.a.sender, upto):
+            state = rc_sender_state(&self.a.sender)
             if state == RC_SENDER_EVICTED or state == RC_NO_RECEIVER:
                 raise self.why_not(state)
             if state == RC_REJECTED:  # those that wait will be rejected, too
-                self.tell()
+                self.report()
             if not self.wait_until(deadline, rc_sender_flushed, upto):
                 raise TimeoutError(f"message {upto - 1} was not delivered in time; it may still be")
-        self.tell()  # what was dropped when this sender was evicted is passed, too
+        self.report()  # what was dropped when this sender was evicted is passed, too
 
     @property
     def pending(self) -> int:
         """Messages sent here that are not delivered yet."""
-        self.endpoint.check()
-        cdef uint64_t done = rc_load_u64(&self.c.lane.done_count)
-        return self.c.sent - done if self.c.sent > done else 0
+        check_open(&self.a.endpoint)
+        cdef uint64_t done = rc_load_u64(&self.a.sender.lane.done_count)
+        return self.a.sender.sent - done if self.a.sender.sent > done else 0
 
     def close(self) -> None:
         """Leave the uplink. What was sent stays there for the receiver."""
         if not self.joined:
             return
-        if rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
+        if rc_endpoint_phase(&self.a.endpoint) == RC_FORKED:
             self.joined = False
             return
-        self.endpoint.leave(self.c.wake)
+        leave(&self.a.endpoint, self.a.sender.wake)
         self.finish()
 
     @property
     def closed(self) -> bool:
         """Is this end closed?"""
-        return not self.joined or rc_endpoint_phase(&self.endpoint.c) != RC_OPEN
-
-    @property
-    def name(self) -> str:
-        """The uplink's name."""
-        return self.uplink.name
+        return not self.joined or rc_endpoint_phase(&self.a.endpoint) != RC_OPEN
 
     @property
     def lane(self) -> int:
         """The lane, as `Envelope.sender` numbers it."""
-        return self.c.index
+        return self.a.sender.index
 
     @property
     def max_message(self) -> int:
         """Longest message, bytes."""
-        return self.c.map.g.max_message
+        return self.a.sender.map.g.max_message
 
 
 # ---- the receiver --------------------------------------------------------------------------
@@ -547,17 +420,23 @@ cdef class Receiver:
     cdef Uplink uplink
     cdef Endpoint endpoint
     cdef Semaphores semaphores
-    cdef Wait wait
+    cdef WaitStrategy wait
     cdef rc_waits waits  # used by the one thread whose turn it is
     cdef uint64_t *arrays
     cdef bint opened, auto_ack
+    cdef readonly bint abandoned
     cdef int64_t reaped_ns
     cdef object taken  # without auto_ack: what is to be acknowledged, in order
     cdef object __weakref__
 
-    def __cinit__(self, Uplink uplink not None, Endpoint endpoint not None,
-                  Semaphores semaphores not None, Wait wait not None, bint auto_ack):
-        cdef uint32_t n = uplink.map.g.max_senders
+    def __cinit__(self, *args, **kwargs):
+        check_making(args, "receivers are made by Receiver.create(name) or Receiver.resume(name)")
+        _, uplink, endpoint, semaphores, wait, auto_ack = args
+        self.bind(uplink, endpoint, semaphores, wait, auto_ack)
+
+    cdef int bind(self, Uplink uplink, Endpoint endpoint, Semaphores semaphores, WaitStrategy wait,
+                  bint auto_ack) except -1:
+        cdef uint32_t n = uplink.c.map.g.max_senders
         if semaphores.count != <int>n + 1:
             raise ValueError("a receiver needs every lane's semaphore, and its own last")
         self.arrays = <uint64_t *>calloc(2 * n, sizeof(uint64_t))
@@ -569,8 +448,9 @@ cdef class Receiver:
         self.wait = wait
         self.auto_ack = auto_ack
         self.taken = collections.deque()
-        rc_receiver_map(&self.c, uplink.mapping.address, &uplink.map.g, semaphores.handles,
+        rc_receiver_map(&self.c, uplink.c.segment.address, &uplink.c.map.g, semaphores.handles,
                         semaphores.handles[n], self.arrays, self.arrays + n)
+        return 0
 
     def __dealloc__(self):
         free(self.arrays)
@@ -585,7 +465,7 @@ cdef class Receiver:
 
     @cython.final
     cdef int check(self) except -1:
-        self.endpoint.check()
+        check_open(&self.endpoint.c)
         if not self.opened:
             raise RingClosed("this end of the uplink is closed")
         return 0
@@ -596,7 +476,7 @@ cdef class Receiver:
         them for a while."""
         cdef int64_t now = rc_now_ns()
         cdef uint32_t i
-        cdef uint64_t hole
+        cdef uint64_t hole, state
         cdef int fd
         self.check()
         fd = self.endpoint.c.lock_fd
@@ -604,13 +484,14 @@ cdef class Receiver:
             return
         self.reaped_ns = now
         for i in range(self.c.map.g.max_senders):
-            if self.uplink.lane_state(i) == RC_FREE and not rc_receiver_spoiled(&self.c, i):
+            state = rc_load_u64(&self.c.map.shared.lanes[i].state) & 0xff
+            if state == RC_FREE and not rc_receiver_spoiled(&self.c, i):
                 continue
             if rc_lock_try(fd, RC_LOCK_LANE + i) == 0:
                 rc_receiver_reap(&self.c, i)
                 rc_receiver_mend(&self.c, i)
                 rc_lock_release(fd, RC_LOCK_LANE + i)
-        rc_receiver_say_again(&self.c)
+        rc_receiver_republish(&self.c)
         if not rc_receiver_ready(&self.c):
             hole = rc_receiver_hole(&self.c)
             while hole and not rc_receiver_ready(&self.c):
@@ -793,12 +674,17 @@ cdef class Receiver:
         self.opened = False
         if rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
             return False
-        self.endpoint.leave(self.c.wake)
+        leave(&self.endpoint.c, self.c.wake)
         rc_receiver_close(&self.c)
         return True
 
     def abandon(self) -> None:
         """Let go of the uplink without ending it, as a crash would: `resume` goes on with it."""
+        if self.opened:
+            self.opened = False
+            self.abandoned = True
+            if rc_endpoint_phase(&self.endpoint.c) == RC_OPEN:
+                leave(&self.endpoint.c, self.c.wake)
         self.endpoint.finish()
 
     @property

@@ -10,21 +10,23 @@ from __future__ import annotations
 import asyncio
 from typing import Literal, Self
 
-from . import _ring, liveness, segment, signals
-from .errors import RingCorrupt, RingError
-from .signals import Blocking, Bridge
+from . import _endpoint, _reader, _writer, blocks
+from ._endpoint import MAKING
+from .aio import EventBridge
+from .names import check_name, ring_semaphores
+from .ownership import RING, Owner, create_ring
+from .waiting import Blocking, WaitStrategy
 
 __all__ = ["Batch", "Message", "Reader", "Reservation", "Writer"]
 
-Message = _ring.Message
-Batch = _ring.Batch
-Reservation = _ring.Reservation
+Message = _reader.Message
+Batch = _reader.Batch
+Reservation = _writer.Reservation
 
-_JOINS = 20
 _MESSAGES_A_TURN = 128  # how many ``async for`` takes before other tasks get their turn
 
 
-class Writer(segment.Owner, _ring.Writer):
+class Writer(Owner, _writer.Writer):
     """The one writer of a ring. Made with `create` or `resume`, not directly.
 
     Threads may share it. As a context manager it closes and unlinks the ring at the end.
@@ -32,8 +34,8 @@ class Writer(segment.Owner, _ring.Writer):
 
     __slots__ = ("_endpoint",)
 
-    _part = segment.RING
-    _endpoint: _ring.Endpoint
+    _part = RING
+    _endpoint: _endpoint.Endpoint
 
     @classmethod
     def create(
@@ -44,7 +46,7 @@ class Writer(segment.Owner, _ring.Writer):
         capacity: int = 64 << 20,
         max_readers: int = 64,
         mode: int = 0o600,
-        wait: _ring.Wait | None = None,
+        wait: WaitStrategy | None = None,
     ) -> Self:
         """Make a new ring; what a closed ring or a dead creator left of that name is replaced.
 
@@ -61,16 +63,16 @@ class Writer(segment.Owner, _ring.Writer):
             ValueError: a bad name or size.
             RingError: /dev/shm has no room.
         """
-        opened = segment.create(name, slots, capacity, max_readers, mode)
+        opened = create_ring(name, slots, capacity, max_readers, mode)
         try:
             return cls._open_ring(opened, wait, resume=False)
         except BaseException:
-            segment.remove(name)
+            blocks.remove_ring(name)
             opened.endpoint.close()
             raise
 
     @classmethod
-    def resume(cls, name: str, *, wait: _ring.Wait | None = None) -> Self:
+    def resume(cls, name: str, *, wait: WaitStrategy | None = None) -> Self:
         """Take over a ring whose writer died: sequences go on without a hole or a repeat, under a
         new epoch, and readers keep their attachment.
 
@@ -80,20 +82,22 @@ class Writer(segment.Owner, _ring.Writer):
             RingClosed: its writer ended it.
             LayoutMismatch, RingCorrupt: it can't be used.
         """
-        opened = segment.open_ring(name, writable=True)
+        opened = blocks.open_ring(name, writable=True)
         try:
-            segment.RING.take_over(name, opened.endpoint, opened.segments.ring_counters)
+            RING.take_over(name, opened.endpoint, opened.segments.counters)
             return cls._open_ring(opened, wait, resume=True)
         except BaseException:
             opened.endpoint.close()
             raise
 
     @classmethod
-    def _open_ring(cls, opened: segment.Opened, wait: _ring.Wait | None, *, resume: bool) -> Self:
+    def _open_ring(
+        cls, opened: blocks.OpenedRing, wait: WaitStrategy | None, *, resume: bool
+    ) -> Self:
         ring = opened.segments
-        names = signals.all_semaphores(ring.name, ring.instance, ring.max_readers)
-        semaphores = _ring.Semaphores(names)
-        writer = cls(ring, opened.endpoint, semaphores, wait or Blocking())
+        names = ring_semaphores(ring.name, ring.instance, ring.max_readers)
+        semaphores = _endpoint.Semaphores(names)
+        writer = cls.__new__(cls, MAKING, ring, opened.endpoint, semaphores, wait or Blocking())
         writer._endpoint = opened.endpoint
         writer._open(resume)
         return writer
@@ -103,7 +107,7 @@ class Writer(segment.Owner, _ring.Writer):
         return f"<Writer of {self.name!r} {state}>"
 
 
-class Reader(_ring.Reader):
+class Reader(_reader.Reader):
     """One reader of a ring. Made with `attach`, not directly.
 
     Iterating it, plainly or with ``async for``, waits for messages and ends with the ring. Threads
@@ -115,7 +119,7 @@ class Reader(_ring.Reader):
     __slots__ = ("_awaited", "_bridge")
 
     _awaited: int
-    _bridge: Bridge | None
+    _bridge: EventBridge | None
 
     @classmethod
     def attach(
@@ -124,7 +128,7 @@ class Reader(_ring.Reader):
         *,
         policy: Literal["block", "lossy"] = "block",
         start: Literal["latest", "oldest"] | int = "latest",
-        wait: _ring.Wait | None = None,
+        wait: WaitStrategy | None = None,
         label: str | None = None,
         owner: int | None = None,
         skip: int = 0,
@@ -152,34 +156,11 @@ class Reader(_ring.Reader):
             raise ValueError(f'policy is "block" or "lossy", not {policy!r}')
         if start not in ("latest", "oldest") and (not isinstance(start, int) or start < 0):
             raise ValueError(f'start is "latest", "oldest" or a sequence, not {start!r}')
-        name_bytes = liveness.label_bytes(label)
-        for _ in range(_JOINS):
-            opened = segment.open_ring(name, owner=owner)
-            try:
-                reader = cls._take_slot(opened, wait)
-                started = liveness.process_started()
-                if reader._join(policy == "lossy", name_bytes, start, started, skip):
-                    return reader
-            except BaseException:
-                opened.endpoint.close()
-                raise
-            opened.endpoint.close()  # evicted before it had begun: begin again
-        raise RingError(f"the writer of ring {name!r} evicts every reader that joins")
-
-    @classmethod
-    def _take_slot(cls, opened: segment.Opened, wait: _ring.Wait | None) -> Self:
-        ring = opened.segments
-        slot = liveness.take_slot(opened)
-        if not segment.leads_here(ring.name, opened.endpoint):
-            raise RingCorrupt(f"ring {ring.name!r} was replaced while it was opened: try again")
-        semaphores = _ring.Semaphores(
-            [
-                signals.reader_semaphore(ring.name, ring.instance, slot),
-                signals.space_semaphore(ring.name, ring.instance),
-            ]
+        check_name(name)
+        strategy = wait or Blocking()
+        reader = cls.__new__(
+            cls, MAKING, name, policy == "lossy", start, strategy, label, owner, skip
         )
-        gone = segment.RING.watch(ring.name, opened.endpoint)
-        reader = cls(ring, opened.endpoint, slot, semaphores, wait or Blocking(), gone)
         reader._awaited = 0
         reader._bridge = None
         return reader
@@ -194,7 +175,7 @@ class Reader(_ring.Reader):
         while (message := self._take_nowait()) is None:
             self._before_await()
             if self._bridge is None:
-                self._bridge = Bridge(self)
+                self._bridge = EventBridge(self)
             await self._bridge.wait()
         return message
 

@@ -7,13 +7,15 @@ successor. The protocol is told in mpsc.h.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
-from . import _ring, _uplink, liveness, segment, signals
-from .errors import RingClosed, RingNotFound, TooManySenders
-from .signals import Blocking
+from . import _endpoint, _uplink, blocks
+from ._endpoint import MAKING
+from .counters import LaneCounters
+from .names import check_name, uplink_semaphores
+from .ownership import UPLINK, Owner, create_uplink
+from .waiting import Blocking, WaitStrategy
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -22,13 +24,8 @@ __all__ = ["Envelope", "Receiver", "Sender", "SenderStatus", "UplinkStatus", "st
 
 Envelope = _uplink.Envelope
 
-_EMPTYING: Final = 1.0
-"""Seconds to wait for the lanes of dead senders to be emptied."""
-_LOOKS: Final = 3
-"""At the lanes before all count as taken: a reaper may hold a lane's lock for a moment."""
 
-
-class Receiver(segment.Owner, _uplink.Receiver):
+class Receiver(Owner, _uplink.Receiver):
     """The one receiver. Made with `create` or `resume`, not directly.
 
     As a context manager it closes and unlinks the uplink at the end.
@@ -36,8 +33,8 @@ class Receiver(segment.Owner, _uplink.Receiver):
 
     __slots__ = ("_endpoint",)
 
-    _part = segment.UPLINK
-    _endpoint: _ring.Endpoint
+    _part = UPLINK
+    _endpoint: _endpoint.Endpoint
 
     @classmethod
     def create(
@@ -47,7 +44,7 @@ class Receiver(segment.Owner, _uplink.Receiver):
         max_senders: int = 64,
         lane_bytes: int = 1 << 16,
         mode: int = 0o600,
-        wait: _ring.Wait | None = None,
+        wait: WaitStrategy | None = None,
         auto_ack: bool = True,
     ) -> Self:
         """Make a new uplink; what a closed one or a dead creator left of that name is replaced.
@@ -66,11 +63,11 @@ class Receiver(segment.Owner, _uplink.Receiver):
             ValueError: a bad name or size.
             RingError: /dev/shm has no room.
         """
-        opened = segment.create_uplink(name, max_senders, lane_bytes, mode)
+        opened = create_uplink(name, max_senders, lane_bytes, mode)
         try:
             return cls._open_uplink(opened, wait, auto_ack=auto_ack)
         except BaseException:
-            segment.remove_uplink(name)
+            blocks.remove_uplink(name)
             opened.endpoint.close()
             raise
 
@@ -79,7 +76,7 @@ class Receiver(segment.Owner, _uplink.Receiver):
         cls,
         name: str,
         *,
-        wait: _ring.Wait | None = None,
+        wait: WaitStrategy | None = None,
         auto_ack: bool = True,
     ) -> Self:
         """Take over an uplink whose receiver died: what was sent and not taken is still there, and
@@ -91,9 +88,9 @@ class Receiver(segment.Owner, _uplink.Receiver):
             RingClosed: its receiver ended it.
             LayoutMismatch, RingCorrupt: it can't be used.
         """
-        opened = segment.open_uplink(name)
+        opened = blocks.open_uplink(name, writable=True)
         try:
-            segment.UPLINK.take_over(name, opened.endpoint, opened.uplink.counters)
+            UPLINK.take_over(name, opened.endpoint, opened.uplink.counters)
             return cls._open_uplink(opened, wait, auto_ack=auto_ack)
         except BaseException:
             opened.endpoint.close()
@@ -102,15 +99,16 @@ class Receiver(segment.Owner, _uplink.Receiver):
     @classmethod
     def _open_uplink(
         cls,
-        opened: segment.OpenedUplink,
-        wait: _ring.Wait | None,
+        opened: blocks.OpenedUplink,
+        wait: WaitStrategy | None,
         *,
         auto_ack: bool,
     ) -> Self:
         uplink = opened.uplink
-        names = signals.uplink_semaphores(uplink.name, uplink.instance, uplink.max_senders)
-        semaphores = _ring.Semaphores(names)
-        receiver = cls(uplink, opened.endpoint, semaphores, wait or Blocking(), auto_ack)
+        names = uplink_semaphores(uplink.name, uplink.instance, uplink.max_senders)
+        semaphores = _endpoint.Semaphores(names)
+        strategy = wait or Blocking()
+        receiver = cls.__new__(cls, MAKING, uplink, opened.endpoint, semaphores, strategy, auto_ack)
         receiver._endpoint = opened.endpoint
         receiver._open()
         return receiver
@@ -144,71 +142,8 @@ class Sender(_uplink.Sender):
             RingClosed: it has ended.
             TooManySenders: every lane is taken, or was left by a dead sender and is not yet empty.
         """
-        label_bytes = liveness.label_bytes(label)
-        opened = segment.open_uplink(name, owner=owner)
-        try:
-            if opened.uplink.counters()[0]:
-                raise RingClosed(f"uplink {name!r} has ended")
-            return cls._take_lane(opened, label_bytes)
-        except BaseException:
-            opened.endpoint.close()
-            raise
-
-    @classmethod
-    def _take_lane(cls, opened: segment.OpenedUplink, label: bytes) -> Self:
-        uplink = opened.uplink
-        receiver = _ring.Semaphores([signals.receiver_semaphore(uplink.name, uplink.instance)])
-        end = time.monotonic() + _EMPTYING
-        tries = 0
-        while True:
-            sender, left_behind = cls._try_lanes(opened, label)
-            tries += 1
-            if sender is not None:
-                return sender
-            if uplink.counters()[0]:
-                raise RingClosed(f"uplink {uplink.name!r} has ended")
-            if time.monotonic() > end or (tries >= _LOOKS and not left_behind):
-                break
-            _uplink.wake_receiver(receiver)  # it frees the lanes of the dead
-            time.sleep(0.01)
-        raise TooManySenders(
-            f"all {uplink.max_senders} lanes of uplink {uplink.name!r} are taken"
-            + (", some by dead senders whose messages wait" if left_behind else "")
-            + ": create it with a larger max_senders"
-        )
-
-    @classmethod
-    def _try_lanes(cls, opened: segment.OpenedUplink, label: bytes) -> tuple[Self | None, bool]:
-        """A sender, if a lane is free; and whether any has no living sender and is not free."""
-        left_behind = False
-        for lane in range(opened.uplink.max_senders):
-            if not opened.endpoint.try_lock(_uplink.LOCK_LANE + lane):
-                continue
-            sender = cls._claim(opened, lane, label)
-            if sender is not None:
-                return sender, False
-            opened.endpoint.unlock(_uplink.LOCK_LANE + lane)
-            left_behind = True
-        return None, left_behind
-
-    @classmethod
-    def _claim(cls, opened: segment.OpenedUplink, lane: int, label: bytes) -> Self | None:
-        uplink = opened.uplink
-        if uplink.lane_state(lane) != 0:
-            return None
-        if not segment.leads_here(uplink.name, opened.endpoint, segment.uplink_name):
-            raise RingNotFound(
-                f"uplink {uplink.name!r} was replaced while it was opened: try again"
-            )
-        semaphores = _ring.Semaphores(
-            [
-                signals.sender_semaphore(uplink.name, uplink.instance, lane),
-                signals.receiver_semaphore(uplink.name, uplink.instance),
-            ]
-        )
-        gone = segment.UPLINK.watch(uplink.name, opened.endpoint)
-        sender = cls(uplink, opened.endpoint, lane, semaphores, gone)
-        return sender if sender._join(label, liveness.process_started()) else None
+        check_name(name)
+        return cls.__new__(cls, MAKING, name, label, owner)
 
     def send(self, data: Buffer, *, kind: int = 2, timeout: float | None = None) -> int:
         """Send one message; waits while this sender's lane is full.
@@ -314,52 +249,55 @@ def status(name: str, *, owner: int | None = None) -> UplinkStatus:
 
     Raises: as `Sender.attach` does.
     """
-    opened = segment.open_uplink(name, owner=owner, read_only=True)
+    opened = blocks.open_uplink(name, owner=owner)
     try:
         return _look(opened)
     finally:
         opened.endpoint.close()
 
 
-def _look(opened: segment.OpenedUplink) -> UplinkStatus:
+def _look(opened: blocks.OpenedUplink) -> UplinkStatus:
     uplink = opened.uplink
-    closed, epoch, pid, head, _flushed, _tail = uplink.counters()
+    counters = uplink.counters()
     alive = opened.endpoint.is_held(_uplink.LOCK_RECEIVER)
     senders = []
     pending = 0
     for lane in range(uplink.max_senders):
-        state, sender_pid, joined_ns, label, sent, taken, done, rejected, unconfirmed, held = (
-            uplink.lane_counters(lane)
-        )
-        if state == 0:
+        found = uplink.lane_counters(lane)
+        if found.state == _uplink.FREE:
             continue
+        pending += max(0, found.sent - found.taken)
         living = opened.endpoint.is_held(_uplink.LOCK_LANE + lane)
-        shown = "evicted" if state == 5 else "active" if living and state == 2 else "dead"
-        pending += max(0, sent - taken)
-        senders.append(
-            SenderStatus(
-                lane=lane,
-                pid=sender_pid,
-                label=label,
-                state=shown,
-                sent=sent,
-                pending=max(0, sent - done),
-                pending_bytes=held,
-                rejected=rejected,
-                unconfirmed=unconfirmed,
-                joined_ns=joined_ns,
-            )
-        )
+        senders.append(_sender_status(lane, found, living=living))
     return UplinkStatus(
         name=uplink.name,
-        state="closed" if closed else "open" if alive else "orphaned",
-        epoch=epoch,
+        state="closed" if counters.closed else "open" if alive else "orphaned",
+        epoch=counters.epoch,
         tickets=uplink.tickets,
         lane_bytes=uplink.lane_bytes,
         max_message=uplink.max_message,
         max_senders=uplink.max_senders,
-        ticket=head,
+        ticket=counters.head,
         pending=pending,
-        receiver_pid=pid,
+        receiver_pid=counters.receiver_pid,
         senders=tuple(senders),
+    )
+
+
+def _sender_status(lane: int, found: LaneCounters, *, living: bool) -> SenderStatus:
+    if found.state == _uplink.EVICTED:
+        state = "evicted"
+    else:
+        state = "active" if living and found.state == _uplink.ACTIVE else "dead"
+    return SenderStatus(
+        lane=lane,
+        pid=found.pid,
+        label=found.label,
+        state=state,
+        sent=found.sent,
+        pending=max(0, found.sent - found.done),
+        pending_bytes=found.pending_bytes,
+        rejected=found.rejected,
+        unconfirmed=found.unconfirmed,
+        joined_ns=found.joined_ns,
     )

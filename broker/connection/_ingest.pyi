@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from ringcast.shm import _ring
+from ringcast.shm import broadcast
 
 from .tls import Stream
 
@@ -16,7 +16,7 @@ FULL: int
 ENDED: int
 
 class Ingest:
-    def __new__(cls, writer: _ring.Writer) -> Self: ...
+    def __new__(cls, writer: broadcast.Writer) -> Self: ...
     @property
     def messages(self) -> int: ...
     @property

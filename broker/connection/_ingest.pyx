@@ -14,11 +14,13 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from ringcast.shm._ring cimport (
-    CLOCK_REALTIME, RC_KIND_BINARY, RC_KIND_TEXT, Writer, rc_clock_ns, rc_descriptor, rc_now_ns,
+from ringcast.shm._core cimport (
+    CLOCK_REALTIME, RC_KIND_BINARY, RC_KIND_TEXT, rc_clock_ns, rc_descriptor, rc_now_ns,
     rc_stream_commit, rc_stream_end, rc_stream_prefetch, rc_stream_room, rc_stream_skip, rc_writer,
     rc_writer_release,
 )
+from ringcast.shm._endpoint cimport check_open
+from ringcast.shm._writer cimport Writer
 
 import os
 import ssl
@@ -341,7 +343,7 @@ cdef class Ingest:
 
     cdef int begin_turn(self) except -1:
         """Nobody else publishes while bytes are received."""
-        self.writer.endpoint.check()
+        check_open(&self.writer.endpoint.c)
         if self.writer.reservation != NULL:
             raise BufferError("a reservation is open in this ring: commit or leave it first")
         if not self.writer.begin_turn(INT64_MAX):

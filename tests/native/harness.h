@@ -38,8 +38,10 @@ static void step(void);
     (step(), __atomic_compare_exchange_n((p), (expected), (v), 0, (success), (failure)))
 #define RC_FAULTS
 
-#include "broadcast.h"
-#include "endpoint.h"
+#define RC_ENDPOINT_REGISTRY
+#include "attach.h"
+#include "note.h"
+#include "stream.h"
 
 #define READERS 6    /* slots of a ring */
 #define LONGEST 4096 /* bytes of a message, in any ring here */

@@ -503,7 +503,7 @@ static void case_room_wakes_the_writer(void)
 
 /* ---- hostility --------------------------------------------------------------------------- */
 
-static rc_fault_found check_pair(const ring *x, uint64_t data_size, uint64_t control_size)
+static rc_check_result check_pair(const ring *x, uint64_t data_size, uint64_t control_size)
 {
     rc_geometry found;
     return rc_check_segments(x->data, data_size, x->control, control_size, &found);
@@ -521,7 +521,7 @@ static void flip_all(ring *x, uint8_t *header, uint64_t size)
         for (unsigned flip = 0; flip <= 8; flip++) {
             uint8_t mask = (uint8_t)(flip < 8 ? 1u << flip : 0xff);
             header[byte] ^= mask;
-            rc_fault_found found = check_pair(x, data_size_of(x), rc_control_size(READERS));
+            rc_check_result found = check_pair(x, data_size_of(x), rc_control_size(READERS));
             CHECK((found == RC_OK) == (byte >= offsetof(rc_identity, created_ns)));
             header[byte] ^= mask;
         }
@@ -540,7 +540,7 @@ static void cut_all(const ring *x)
             void *copy = zeroed(size[which]);
             memcpy(copy, which ? x->control : x->data, size[which]);
             *(which ? &cut.control : &cut.data) = copy;
-            rc_fault_found found = check_pair(&cut, size[0], size[1]);
+            rc_check_result found = check_pair(&cut, size[0], size[1]);
             CHECK(found == RC_TOO_SMALL || found == RC_BAD_SIZE);
             free(copy);
         }
@@ -550,7 +550,7 @@ static void check_faults(ring *x)
 {
     static const struct {
         uint64_t field, value;
-        rc_fault_found fault;
+        rc_check_result fault;
     } wrong[] = {
         {offsetof(rc_identity, magic), 0, RC_INCOMPLETE},
         {offsetof(rc_identity, magic), 1, RC_NOT_A_RING},

@@ -17,7 +17,7 @@ from ringcast import shm
 from ringcast.broker import connection
 
 HERE: Final = Path(__file__).parent
-INCLUDES: Final = [Path(connection.__file__).parent, Path(shm.__file__).parent]
+INCLUDES: Final = [Path(connection.__file__).parent, Path(shm.__file__).parent / "native"]
 DEADLINE: Final = 300.0
 """Seconds for all cases of one build. Each case has its own, far shorter one."""
 

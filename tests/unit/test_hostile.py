@@ -43,7 +43,7 @@ MAX_READERS = 2
 HEADER = 512
 """Bytes of either header that mean something; in the control segment, what comes before slot 0."""
 
-LAYOUT = (Path(shm.__file__).parent / "layout.h").read_text(encoding="utf-8")
+LAYOUT = (Path(shm.__file__).parent / "native" / "layout.h").read_text(encoding="utf-8")
 OFFSETS = {
     f"{struct}.{field}": int(offset, 0)
     for struct, field, offset in re.findall(

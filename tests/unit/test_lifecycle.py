@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ringcast import shm
-from ringcast.shm import segment
+from ringcast.shm import ownership
 from ringcast.shm.broadcast import Reader, Writer
 from tests.conftest import DEADLINE, SHM, Processes, eventually, leftovers
 from tests.unit.conftest import control_path, data_path
@@ -371,14 +371,14 @@ def test_a_ring_that_ends_while_it_is_resumed_stays_ended(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its writer ends it after the successor has opened it and before that takes it over."""
-    take_over = segment.Part.take_over
+    take_over = ownership.Part.take_over
     with create(name) as writer, Reader.attach(name) as reader:
 
         def close_and_take_over(*args: Any) -> None:
             writer.close()
             take_over(*args)
 
-        monkeypatch.setattr(segment.Part, "take_over", close_and_take_over)
+        monkeypatch.setattr(ownership.Part, "take_over", close_and_take_over)
         with pytest.raises(shm.RingClosed, match="was ended by its writer"):
             Writer.resume(name)
         assert list(reader) == []

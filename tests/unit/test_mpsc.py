@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from ringcast import shm
-from ringcast.shm import mpsc, segment
+from ringcast.shm import mpsc, ownership
 from ringcast.shm.mpsc import Receiver, Sender
 from tests.conftest import SHM, Processes, eventually, leftovers
 from tests.unit.conftest import Background
@@ -199,10 +199,10 @@ def test_mode(name: str, mode: int) -> None:
 
 
 def test_neither_end_is_made_directly(name: str) -> None:
-    with pytest.raises(TypeError):
-        Receiver(name)  # type: ignore[arg-type, call-arg]
-    with pytest.raises(TypeError):
-        Sender(name)  # type: ignore[arg-type, call-arg]
+    with pytest.raises(TypeError, match=r"Receiver\.create\(name\) or Receiver\.resume\(name\)"):
+        Receiver(name)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"Sender\.attach\(name\)"):
+        Sender(name)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="come from a Receiver"):
         mpsc.Envelope()
 
@@ -688,13 +688,13 @@ def test_an_uplink_that_ends_while_it_is_resumed_stays_ended(
     name: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its receiver ends it after the successor has opened it and before that takes it over."""
-    take_over = segment.Part.take_over
+    take_over = ownership.Part.take_over
 
     def close_and_take_over(*args: Any) -> None:
         receiver.close()
         take_over(*args)
 
-    monkeypatch.setattr(segment.Part, "take_over", close_and_take_over)
+    monkeypatch.setattr(ownership.Part, "take_over", close_and_take_over)
     with Sender.attach(name) as sender:
         with pytest.raises(shm.RingClosed, match="was ended by its receiver"):
             Receiver.resume(name)

@@ -247,7 +247,7 @@ typedef struct rc_geometry {
     uint32_t max_readers;
 } rc_geometry;
 
-typedef enum rc_fault_found {
+typedef enum rc_check_result {
     RC_OK = 0,
     RC_TOO_SMALL,       /* the segment is smaller than its header */
     RC_INCOMPLETE,      /* no magic: the creator has not finished, or died */
@@ -258,7 +258,7 @@ typedef enum rc_fault_found {
     RC_BAD_GEOMETRY,    /* slots, capacity or limits out of range */
     RC_BAD_SIZE,        /* the segment's size is not what its header says */
     RC_OTHER_INSTANCE,  /* data and control segments of different rings */
-} rc_fault_found;
+} rc_check_result;
 
 static inline int rc_is_power_of_two(uint64_t n) { return n && !(n & (n - 1)); }
 
@@ -277,7 +277,7 @@ static inline uint64_t rc_message_limit(uint64_t capacity)
     return capacity / 4 < RC_MESSAGE_MAX ? capacity / 4 : RC_MESSAGE_MAX;
 }
 
-static inline rc_fault_found rc_check_identity(const rc_identity *id, uint64_t magic)
+static inline rc_check_result rc_check_identity(const rc_identity *id, uint64_t magic)
 {
     /* acquire: pairs with the release in rc_seal(), so a visible magic means a whole header */
     uint64_t found = __atomic_load_n(&id->magic, __ATOMIC_ACQUIRE);
@@ -292,7 +292,7 @@ static inline rc_fault_found rc_check_identity(const rc_identity *id, uint64_t m
     return id->layout_hash == rc_layout_hash() ? RC_OK : RC_OTHER_LAYOUT;
 }
 
-static inline rc_fault_found rc_check_numbers(const rc_geometry *g)
+static inline rc_check_result rc_check_numbers(const rc_geometry *g)
 {
     if (!rc_is_power_of_two(g->slots) || g->slots < RC_SLOTS_MIN || g->slots > RC_SLOTS_MAX)
         return RC_BAD_GEOMETRY;
@@ -316,14 +316,14 @@ static inline void rc_read_numbers(const rc_identity *id, rc_geometry *g)
 
 /* Check both segments, of which data_size and control_size bytes are mapped, and copy the
  * geometry out. Nothing outside the mapped bytes is read, whatever the segments hold. */
-static inline rc_fault_found rc_check_segments(const void *data, uint64_t data_size,
+static inline rc_check_result rc_check_segments(const void *data, uint64_t data_size,
                                                const void *control, uint64_t control_size,
                                                rc_geometry *out)
 {
     const rc_header *header = data;
     const rc_control *shared = control;
     rc_geometry other;
-    rc_fault_found fault;
+    rc_check_result fault;
     if (data_size < RC_DESCRIPTORS_OFFSET || control_size < RC_READERS_OFFSET)
         return RC_TOO_SMALL;
     if ((fault = rc_check_identity(&header->identity, RC_MAGIC_DATA)) != RC_OK)
@@ -345,17 +345,6 @@ static inline rc_fault_found rc_check_segments(const void *data, uint64_t data_s
         control_size != rc_control_size(out->max_readers))
         return RC_BAD_SIZE;
     return RC_OK;
-}
-
-/* The same for copies of both headers, wherever in memory they lie. */
-static inline rc_fault_found rc_check_copies(const void *data_head, uint64_t data_size,
-                                             const void *control_head, uint64_t control_size,
-                                             rc_geometry *out)
-{
-    _Alignas(RC_LINE) unsigned char data[RC_DESCRIPTORS_OFFSET], control[RC_READERS_OFFSET];
-    memcpy(data, data_head, sizeof data);
-    memcpy(control, control_head, sizeof control);
-    return rc_check_segments(data, data_size, control, control_size, out);
 }
 
 static inline void rc_fill_identity(rc_identity *id, const rc_geometry *g, uint64_t size,

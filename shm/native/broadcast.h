@@ -63,6 +63,9 @@
  *                                                                  rc_reader_flush(r, r->next); break;
  *                                                 case RC_EMPTY:   rc_reader_wait(&copy_of_r, how, until);
  *
+ * The file stays whole, because it is one proof: each order that a line relies on is stated at its
+ * partner, and both stand here.
+ *
  * No function here allocates, and every loop is bounded by a number taken from the geometry or by
  * a deadline. One thread at a time works an rc_writer or an rc_reader. rc_reader_wait takes a
  * snapshot (a copy of the rc_reader), so one thread may wait while another works the original.
@@ -70,151 +73,13 @@
 #ifndef RINGCAST_BROADCAST_H
 #define RINGCAST_BROADCAST_H
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* sem_clockwait */
-#endif
-#include <errno.h>
-#include <sched.h>
-#include <semaphore.h>
-#include <string.h>
-#include <time.h>
-
+#include "base.h"
 #include "layout.h"
 
-#define RC_SLICE_NS INT64_C(100000000)       /* longest sleep before looking around: 100 ms */
-#define RC_ROOM_SLICE_NS INT64_C(20000000)   /* the writer's, so that it reaps in time: 20 ms */
-#define RC_FLUSH_MESSAGES UINT64_C(256)      /* most messages between two stores of a cursor */
-#define RC_SPINS_PER_CLOCK 64                /* looks between two readings of the clock */
-#define RC_AHEAD_MESSAGES 16u                /* descriptors fetched ahead of the writer's stores */
-#define RC_AHEAD_BYTES 2048u                 /* arena bytes, likewise */
-
-#define rc_likely(x) __builtin_expect(!!(x), 1)
-#define rc_unlikely(x) __builtin_expect(!!(x), 0)
-#define rc_load(p) atomic_load_explicit((p), memory_order_relaxed)
-#define rc_load_acquire(p) atomic_load_explicit((p), memory_order_acquire)
-#define rc_store(p, v) atomic_store_explicit((p), (v), memory_order_relaxed)
-#define rc_store_release(p, v) atomic_store_explicit((p), (v), memory_order_release)
-
-/* A test build can make the process die at a numbered step (see tests/integration). */
-#ifdef RC_FAULTS
-void rc_fault(int step);
-#define RC_FAULT(step) rc_fault(step)
-#else
-#define RC_FAULT(step) ((void)0)
-#endif
-
-/* ThreadSanitizer does not know seq_cst fences. Where only a fence orders two accesses both sides
- * are atomic, so nothing is hidden from it but the order itself, which the models check. */
-#if defined(__SANITIZE_THREAD__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wtsan"
-#endif
-
-static inline void rc_fence(void) { atomic_thread_fence(memory_order_seq_cst); }
-static inline void rc_fence_acquire(void) { atomic_thread_fence(memory_order_acquire); }
-
-static inline void rc_relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("isb" ::: "memory");
-#else
-    atomic_signal_fence(memory_order_seq_cst);
-#endif
-}
-
-static inline int64_t rc_clock_ns(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-static inline int64_t rc_now_ns(void) { return rc_clock_ns(CLOCK_MONOTONIC); }
-
-/* Copies between private memory and the arena. A lossy reader may copy what the writer is writing
- * and throws the copy away; ThreadSanitizer is shown that race as relaxed atomics. */
-static inline void rc_copy_in(uint8_t *arena, const uint8_t *from, size_t n)
-{
-#if defined(__SANITIZE_THREAD__)
-    for (size_t i = 0; i < n; i++)
-        __atomic_store_n(arena + i, from[i], __ATOMIC_RELAXED);
-#else
-    if (n)
-        memcpy(arena, from, n);
-#endif
-}
-
-static inline void rc_copy_out(uint8_t *to, const uint8_t *arena, size_t n)
-{
-#if defined(__SANITIZE_THREAD__)
-    for (size_t i = 0; i < n; i++)
-        to[i] = __atomic_load_n(arena + i, __ATOMIC_RELAXED);
-#else
-    if (n)
-        memcpy(to, arena, n);
-#endif
-}
-
-/* ---- semaphores and waiting ------------------------------------------------------------- */
-
-/* How an endpoint waits. spin_ns is how long to look before sleeping; RC_BLOCKING only. */
-typedef enum rc_wait_kind { RC_BUSY_SPIN = 0, RC_YIELDING = 1, RC_BLOCKING = 2 } rc_wait_kind;
-typedef struct rc_wait_strategy {
-    rc_wait_kind kind;
-    int64_t spin_ns;
-} rc_wait_strategy;
-
-/* To spin is worth its CPU time if what is waited for comes soon, and the last waits are the best
- * guess at the next one. So after RC_LONG_WAITS in a row that each lasted RC_LONG_SPINS times as long
- * as one spins, or longer, an endpoint sleeps at once, until a wait is short again. One long wait
- * alone says nothing: it is what comes before a burst. Who waits on after a slice (RC_SLICE_NS)
- * begins another wait. */
-#define RC_LONG_SPINS 4
-#define RC_LONG_WAITS 2
-
-/* What an endpoint remembers of its waits: {0} at first. */
-typedef struct {
-    int64_t began_ns;
-    int32_t long_ones; /* in a row, RC_LONG_WAITS at most */
-} rc_waits;
-
-static inline rc_wait_strategy rc_wait_begins(rc_waits *waits, rc_wait_strategy strategy)
-{
-    if (strategy.spin_ns == 0)
-        return strategy; /* a look at the clock would be in vain */
-    waits->began_ns = rc_now_ns();
-    if (waits->long_ones >= RC_LONG_WAITS)
-        strategy.spin_ns = 0;
-    return strategy;
-}
-
-static inline void rc_wait_ended(rc_waits *waits, rc_wait_strategy strategy)
-{
-    if (strategy.spin_ns == 0)
-        return;
-    if (rc_now_ns() - waits->began_ns < RC_LONG_SPINS * strategy.spin_ns)
-        waits->long_ones = 0;
-    else if (waits->long_ones < RC_LONG_WAITS)
-        waits->long_ones++;
-}
-
-/* Take a token before the deadline (CLOCK_MONOTONIC). 1: taken; 0: not, or a signal came. */
-static inline int rc_take_token_until(sem_t *semaphore, int64_t deadline_ns)
-{
-    struct timespec t = {.tv_sec = deadline_ns / 1000000000, .tv_nsec = deadline_ns % 1000000000};
-    return sem_clockwait(semaphore, CLOCK_MONOTONIC, &t) == 0;
-}
-
-/* EOVERFLOW would need 2^31 stale tokens; the sleeper looks at least each 100 ms all the same. */
-static inline void rc_post(sem_t *semaphore) { (void)sem_post(semaphore); }
-
-static inline void rc_drain(sem_t *semaphore)
-{
-    for (uint32_t i = 0; i < RC_READERS_MAX && sem_trywait(semaphore) == 0; i++)
-        ;
-}
+#define RC_ROOM_SLICE_NS INT64_C(20000000) /* the writer's, so that it reaps in time: 20 ms */
+#define RC_FLUSH_MESSAGES UINT64_C(256)    /* most messages between two stores of a cursor */
+#define RC_AHEAD_MESSAGES 16u              /* descriptors fetched ahead of the writer's stores */
+#define RC_AHEAD_BYTES 2048u               /* arena bytes, likewise */
 
 /* ---- bitmaps and slots, used from both sides -------------------------------------------- */
 
@@ -239,7 +104,7 @@ static inline uint64_t rc_demoting(uint64_t state)
 /* A writer that waits for room is told that a gating reader has left. */
 static inline void rc_wake_writer(rc_control *control, sem_t *space)
 {
-    rc_fence(); /* pairs with the fence in rc_writer_sleep() */
+    rc_fence(); /* pairs with the fence in rc_writer_want() */
     if (rc_load(&control->enough) &&
         atomic_exchange_explicit(&control->enough, 0, memory_order_acq_rel))
         rc_post(space);
@@ -647,85 +512,6 @@ static inline int rc_writer_resume(rc_writer *w)
     return 1;
 }
 
-/* ---- a stream, received in place
- *
- * Who receives bytes rather than messages lets the kernel put them where they will stay, and
- * describes the messages among them. From `head` on lie `held` bytes that are no message yet.
- *
- *   while ((bytes = rc_stream_room(w, need, want, &room, &length))) {
- *       w->held += recv(fd, bytes + w->held, room, 0);
- *       for each whole message among the held bytes: rc_stream_commit(w, &m, its position);
- *       rc_stream_skip(w, position of what is kept);
- *       rc_writer_release(w);
- *   }
- *   no room: rc_writer_wait(w, length, ...)
- */
-
-/* Where the held bytes lie, and after them `*room` bytes, at most `want` and not 0, to receive more
- * into; NULL if the ring is full, and then `*length` is what to wait for. `need`: how many bytes
- * from head on must lie together, as far as that is known. Held bytes move only where the arena
- * ends: when it has no place for `need`, or next to none at all. */
-static inline uint8_t *rc_stream_room(rc_writer *w, uint64_t need, uint64_t want, uint64_t *room,
-                                      uint64_t *length)
-{
-    uint64_t left = w->capacity - (w->head & (w->capacity - 1));
-    uint64_t start = w->head, total = w->held + want;
-    if (left < need || left < w->held + (want + 15) / 16) {
-        start += left;
-        *length = total > left ? total : left + 1;
-    } else {
-        total = total < left ? total : left;
-        *length = total;
-    }
-    if (rc_unlikely(!rc_writer_fits(w, start + total)) && !rc_writer_make_room(w, start + total))
-        return NULL;
-    if (rc_unlikely(w->wants))
-        rc_writer_want_nothing(w);
-    if (start != w->head) {
-        rc_copy_in(w->arena, w->arena + (w->head & (w->capacity - 1)), w->held);
-        w->head = start;
-    }
-    *room = total - w->held;
-    return w->arena + (start & (w->capacity - 1));
-}
-
-/* The held bytes at positions before `start` are no part of a message. */
-static inline void rc_stream_skip(rc_writer *w, uint64_t start)
-{
-    w->held -= start - w->head;
-    w->head = start;
-}
-
-/* The stream has ended: what is held is given up. */
-static inline void rc_stream_end(rc_writer *w)
-{
-    w->head = rc_align(w->head);
-    w->held = 0;
-}
-
-/* Ask for as many bytes as a message had, so far ahead of it that the next read will fill them: what
- * the kernel writes is then in the cache, and waiting for memory is done while messages are decoded.
- * For floods; a few messages at a time gain nothing. */
-static inline void rc_stream_prefetch(const rc_writer *w, uint64_t start, uint64_t length,
-                                      uint64_t ahead)
-{
-    for (uint64_t at = start + ahead; at < start + ahead + length; at += 64)
-        __builtin_prefetch(w->arena + (at & (w->capacity - 1)), 1);
-}
-
-/* The message.f.length held bytes at position `start` are the next message. 0: no descriptor is
- * free; wait for the length 1. */
-static inline int rc_stream_commit(rc_writer *w, rc_descriptor *message, uint64_t start)
-{
-    uint64_t end = start + message->f.length, held = w->held - (end - w->head);
-    if (rc_unlikely(w->next - w->gate >= w->slots) && !rc_writer_make_room(w, end))
-        return 0;
-    rc_writer_commit(w, message, start);
-    w->head = end; /* not aligned: what follows lies there already */
-    w->held = held;
-    return 1;
-}
-
 static inline void rc_writer_wake_all(rc_writer *w)
 {
     for (uint32_t i = 0; i < w->max_readers; i++)
@@ -738,44 +524,8 @@ static inline void rc_writer_end(rc_writer *w)
 {
     rc_writer_release(w);
     rc_store_release(&w->header->state, RC_RING_CLOSED); /* acquire: rc_reader_nothing() */
-    rc_fence();
+    rc_fence(); /* pairs with the fence in rc_reader_sleep(): it sees the end, or is woken below */
     rc_writer_wake_all(w);
-}
-
-/* ---- the note ---------------------------------------------------------------------------- */
-
-/* Replace the note; one thread at a time, the writer's. */
-static inline void rc_note_write(rc_header *header, const uint8_t *bytes, uint32_t length)
-{
-    uint64_t version = rc_load(&header->note_version), word;
-    rc_note *note = &header->notes[(version + 1) & 1];
-    /* release: pairs with the acquire fence in rc_note_read(): who sees a word of the new note sees
-     * that the version is past the one before */
-    atomic_thread_fence(memory_order_release);
-    rc_store(&note->length, length);
-    for (uint32_t at = 0; at < length; at += 8) {
-        word = 0;
-        memcpy(&word, bytes + at, length - at < 8 ? length - at : 8);
-        rc_store(&note->words[at / 8], word);
-    }
-    rc_store_release(&header->note_version, version + 1); /* acquire: rc_note_read() */
-}
-
-/* Copy the note, at most RC_NOTE_MAX bytes, rounded up to words, and return its length; -1 if it
- * changed meanwhile (look again), or is impossible. */
-static inline int32_t rc_note_read(const rc_header *header, uint8_t *bytes)
-{
-    uint64_t version = rc_load_acquire(&header->note_version), word;
-    const rc_note *note = &header->notes[version & 1];
-    uint64_t length = rc_load(&note->length);
-    if (length > RC_NOTE_MAX)
-        return -1;
-    for (uint32_t at = 0; at < length; at += 8) {
-        word = rc_load(&note->words[at / 8]);
-        memcpy(bytes + at, &word, 8);
-    }
-    rc_fence_acquire();
-    return rc_load(&header->note_version) == version ? (int32_t)length : -1;
 }
 
 /* ---- the reader -------------------------------------------------------------------------- */
@@ -963,7 +713,7 @@ static inline void rc_reader_flush(rc_reader *r, uint64_t upto)
     r->unflushed = 0;
     if (r->lossy)
         return;
-    rc_fence(); /* pairs with the fence in rc_writer_sleep() */
+    rc_fence(); /* pairs with the fence in rc_writer_want() */
     uint64_t enough = rc_load(&r->control->enough);
     if (enough && before < enough - 1 && upto >= enough - 1 &&
         atomic_compare_exchange_strong_explicit(&r->control->enough, &enough, 0,
@@ -1131,9 +881,5 @@ static inline int rc_reader_wait(const rc_reader *r, rc_wait_strategy strategy,
     }
     return rc_reader_sleep(r, limit);
 }
-
-#if defined(__SANITIZE_THREAD__)
-#pragma GCC diagnostic pop
-#endif
 
 #endif

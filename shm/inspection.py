@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from . import _ring, mpsc, segment
+from . import _endpoint, mpsc
+from .blocks import OpenedRing, open_ring
 from .errors import RingError, RingNotFound
 from .mpsc import UplinkStatus
+from .names import SHM, control_name, data_name, ring_names, uplink_name, uplink_names
 
 _STATES: Final = ("free", "joining", "active", "demoting", "demoted", "evicted", "dead")
-_EVICTED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +122,18 @@ def status(name: str, *, owner: int | None = None) -> RingStatus:
     Raises:
         RingNotFound, LayoutMismatch, RingCorrupt, RingError: as attaching does.
     """
-    opened = segment.open_ring(name, owner=owner, read_only=True)
+    opened = open_ring(name, owner=owner)
     try:
         return _look(opened)
     finally:
         opened.endpoint.close()
 
 
-def _look(opened: segment.Opened) -> RingStatus:
+def _look(opened: OpenedRing) -> RingStatus:
     ring = opened.segments
-    closed, epoch, pid, since_ns, published, gate = ring.ring_counters()
-    alive = opened.endpoint.is_held(_ring.LOCK_WRITER)
+    counters = ring.counters()
+    published = counters.published
+    alive = opened.endpoint.is_held(_endpoint.LOCK_WRITER)
     _, last, length = ring.position(published - 1) if published else (0, 0, 0)
     end = last + length
     readers = []
@@ -144,8 +146,8 @@ def _look(opened: segment.Opened) -> RingStatus:
     used_bytes = max((reader.lag_bytes for reader in gating), default=0)
     return RingStatus(
         name=ring.name,
-        state="closed" if closed else "open" if alive else "orphaned",
-        epoch=epoch,
+        state="closed" if counters.closed else "open" if alive else "orphaned",
+        epoch=counters.epoch,
         slots=ring.slots,
         capacity_bytes=ring.capacity,
         max_message=ring.max_message,
@@ -154,54 +156,50 @@ def _look(opened: segment.Opened) -> RingStatus:
         used_bytes=used_bytes,
         occupancy=min(1.0, max(used_slots / ring.slots, used_bytes / ring.capacity)),
         sequence=published,
-        oldest=gate,
-        writer_pid=pid,
+        oldest=counters.gate,
+        writer_pid=counters.writer_pid,
         created_ns=ring.created_ns,
-        writer_since_ns=since_ns,
+        writer_since_ns=counters.writer_since_ns,
         note=ring.note(),
         readers=tuple(readers),
     )
 
 
-def _look_at_reader(
-    opened: segment.Opened, slot: int, published: int, end: int
-) -> ReaderStatus | None:
+def _look_at_reader(opened: OpenedRing, slot: int, published: int, end: int) -> ReaderStatus | None:
     ring = opened.segments
-    (state, policy, pid, _, joined_ns, label, cursor, received, lost, gating, waiting) = (
-        ring.reader_counters(slot)
-    )
-    if state == 0:
+    found = ring.reader_counters(slot)
+    if found.state == _endpoint.FREE:
         return None
-    alive = opened.endpoint.is_held(_ring.LOCK_READER + slot)
-    lag = min(max(published - cursor, 0), ring.slots)
+    alive = opened.endpoint.is_held(_endpoint.LOCK_READER + slot)
+    lag = min(max(published - found.cursor, 0), ring.slots)
     lag_bytes = 0
     if lag:
-        seq1, position, _ = ring.position(cursor)
-        whole = seq1 == cursor + 1  # else it was overwritten: the reader is lossy and overrun
+        seq1, position, _ = ring.position(found.cursor)
+        whole = seq1 == found.cursor + 1  # else it was overwritten: the reader is lossy and overrun
         lag_bytes = min(max(end - position, 0), ring.capacity) if whole else ring.capacity
     return ReaderStatus(
         slot=slot,
-        pid=pid,
-        label=label,
-        policy="lossy" if policy == _ring.LOSSY else "block",
-        state=_STATES[state] if alive and state < len(_STATES) else "dead",
-        cursor=cursor,
+        pid=found.pid,
+        label=found.label,
+        policy="lossy" if found.policy == _endpoint.LOSSY else "block",
+        state=_STATES[found.state] if alive and found.state < len(_STATES) else "dead",
+        cursor=found.cursor,
         lag=lag,
         lag_bytes=lag_bytes,
-        received=received,
-        lost=lost,
-        waiting=waiting,
-        gating=gating and state != _EVICTED,
-        joined_ns=joined_ns,
+        received=found.received,
+        lost=found.lost,
+        waiting=found.waiting,
+        gating=found.gating and found.state != _endpoint.EVICTED,
+        joined_ns=found.joined_ns,
     )
 
 
 def list_rings() -> list[RingEntry]:
     """Every ring that has left anything in /dev/shm, by name; stale ones, and uplinks without a
     ring, included. What is not "open" can be removed with `shm.unlink`."""
-    rings = segment.names()
+    rings = ring_names()
     entries = [_entry(name, status, "") for name in rings]
-    for name in segment.uplink_names():
+    for name in uplink_names():
         if name not in rings:
             entries.append(_entry(name, mpsc.status, "an uplink without a ring"))
     return sorted(entries, key=lambda entry: entry.name)
@@ -209,9 +207,9 @@ def list_rings() -> list[RingEntry]:
 
 def _entry(name: str, look: Callable[[str], RingStatus | UplinkStatus], detail: str) -> RingEntry:
     size = 0
-    for path in (segment.data_name(name), segment.control_name(name), segment.uplink_name(name)):
+    for path in (data_name(name), control_name(name), uplink_name(name)):
         with contextlib.suppress(FileNotFoundError):
-            size += (segment.SHM / path.removeprefix("/")).stat().st_size
+            size += (SHM / path.removeprefix("/")).stat().st_size
     try:
         return RingEntry(name, look(name).state, size, detail)
     except RingNotFound as error:

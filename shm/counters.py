@@ -1,0 +1,60 @@
+"""What the native core counts, read once from shared memory, as records with names."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["LaneCounters", "ReaderCounters", "RingCounters", "UplinkCounters"]
+
+
+class RingCounters(NamedTuple):
+    """A ring's header."""
+
+    closed: bool
+    epoch: int
+    writer_pid: int
+    writer_since_ns: int
+    published: int
+    gate: int
+
+
+class ReaderCounters(NamedTuple):
+    """A reader slot; `state` as in layout.h."""
+
+    state: int
+    policy: int
+    pid: int
+    started: int
+    joined_ns: int
+    label: str
+    cursor: int
+    received: int
+    lost: int
+    gating: bool
+    waiting: bool
+
+
+class UplinkCounters(NamedTuple):
+    """An uplink's header."""
+
+    closed: bool
+    epoch: int
+    receiver_pid: int
+    head: int
+    flushed: int
+    tail: int
+
+
+class LaneCounters(NamedTuple):
+    """A lane; `state` as in layout.h."""
+
+    state: int
+    pid: int
+    joined_ns: int
+    label: str
+    sent: int
+    taken: int
+    done: int
+    rejected: int
+    unconfirmed: int
+    pending_bytes: int

@@ -1,0 +1,123 @@
+"""Names: which a ring may have, and what its shared-memory objects are called.
+
+A ring NAME is ``/rc.NAME.d`` (data, written by the writer alone), ``/rc.NAME.c`` (control, written
+by readers too) and semaphores ``/rc.NAME.INSTANCE.*``. An uplink NAME is ``/rc.NAME.u`` and
+semaphores. The rules are native/attach.h's, which C programs attach by.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from . import _endpoint
+
+__all__ = [
+    "SHM",
+    "SegmentName",
+    "check_name",
+    "control_name",
+    "data_name",
+    "is_uplink_semaphore",
+    "ring_names",
+    "ring_semaphores",
+    "uplink_name",
+    "uplink_names",
+    "uplink_semaphores",
+]
+
+SHM: Final = Path("/dev/shm")
+
+SegmentName = Callable[[str], str]
+"""`control_name` or `uplink_name`: the segment that carries the locks."""
+
+_OBJECT_PARTS: Final = 3
+"""Of the name of a segment: rc, the ring's name, what it is. A semaphore's has one more."""
+
+
+def check_name(name: str) -> str:
+    """Return `name` if a ring can have it.
+
+    Raises:
+        TypeError: it is no string.
+        ValueError: it can't name a ring; the text says why.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a ring's name is a string, not {type(name).__name__}")
+    if _endpoint.is_name(name):
+        return name
+    if not name:
+        why = "it is empty"
+    elif len(name) > _endpoint.NAME_MAX:
+        why = (
+            f"it has {len(name)} characters, at most {_endpoint.NAME_MAX} fit into a semaphore's"
+            " name"
+        )
+    elif name[0] in "_-":
+        why = f"it starts with {name[0]!r}"
+    else:
+        bad = next(c for c in name if not re.fullmatch("[a-z0-9_-]", c))
+        why = f"it has the character {bad!r}"
+    raise ValueError(
+        f"{name!r} can't name a ring: {why}. Use 1 to 20 of a-z, 0-9, _ and -, starting with a"
+        " letter or digit"
+    )
+
+
+def data_name(name: str) -> str:
+    """Shared-memory name of the data segment."""
+    return _endpoint.segment_name(name, "d")
+
+
+def control_name(name: str) -> str:
+    """Shared-memory name of the control segment."""
+    return _endpoint.segment_name(name, "c")
+
+
+def uplink_name(name: str) -> str:
+    """Shared-memory name of the uplink's segment."""
+    return _endpoint.segment_name(name, "u")
+
+
+def ring_semaphores(name: str, instance: int, max_readers: int) -> list[str]:
+    """Names of a ring's semaphores: every reader's, by reader slot, and the writer's last."""
+    readers = [_endpoint.semaphore_name(name, instance, "r", i) for i in range(max_readers)]
+    return [*readers, _endpoint.semaphore_name(name, instance, "space")]
+
+
+def uplink_semaphores(name: str, instance: int, max_senders: int) -> list[str]:
+    """Names of an uplink's semaphores: every sender's, by lane, and the receiver's last."""
+    senders = [_endpoint.semaphore_name(name, instance, "s", i) for i in range(max_senders)]
+    return [*senders, _endpoint.semaphore_name(name, instance, "up")]
+
+
+def is_uplink_semaphore(semaphore: str) -> bool:
+    """Does a semaphore of this name belong to an uplink, or to a ring?"""
+    return semaphore.rpartition(".")[2][:1] in ("u", "s") and not semaphore.endswith(".space")
+
+
+def ring_names() -> list[str]:
+    """Names of all rings that have left anything in /dev/shm, sorted."""
+    return _found(uplink=False)
+
+
+def uplink_names() -> list[str]:
+    """Names of all uplinks that have left anything in /dev/shm, sorted."""
+    return _found(uplink=True)
+
+
+def _found(*, uplink: bool) -> list[str]:
+    found = set()
+    for entry in os.scandir(SHM):
+        parts = entry.name.removeprefix("sem.").split(".")
+        if parts[0] != "rc" or len(parts) < _OBJECT_PARTS or not _endpoint.is_name(parts[1]):
+            continue
+        of_uplink = (
+            parts[-1] == "u" if len(parts) == _OBJECT_PARTS else is_uplink_semaphore(entry.name)
+        )
+        if of_uplink is uplink:
+            found.add(parts[1])
+    return sorted(found)

@@ -1,0 +1,531 @@
+/* ringcast.c - the implementation of ringcast.h, for C11 compilers on Linux: compile it into your
+ * program. It is a thin layer over the headers one folder up, which are also what the Python package
+ * is made of; they are no part of the interface.
+ */
+#define _GNU_SOURCE
+#define RC_ENDPOINT_REGISTRY
+#include "ringcast.h"
+
+#include "../attach.h"
+#include "../note.h"
+
+#define DEFAULT_SPIN_US 50
+#define SPIN_US_MAX 1000000
+#define NOTE_READS 1000 /* how often a note that changes while it is copied is copied again */
+#define RECOVERIES 64   /* of a lossy reader that is lapped, before it looks at its deadline */
+
+/* What an attached end has beside what attach.h knows. The second thread, that calls ringcast_wait(),
+ * must not look into `a.reader`, which the first one changes: it works on a snapshot that it makes
+ * from the constants there and from the two words that change, mirrored here as atomics. */
+struct ringcast_reader {
+    rc_attached_reader a;
+    rc_wait_strategy strategy;
+    _Atomic uint64_t next, state; /* of a.reader; relaxed: the ring's own words order everything */
+    int64_t waiter_looked_ns;     /* as a.looked_ns, of the thread in ringcast_wait() */
+    uint8_t *copy;                /* of a lossy reader's message */
+    size_t copy_size;
+    uint16_t skipped; /* a kind that is not handed out; 0: none */
+    int held;         /* messages were handed out and not given back */
+};
+
+struct ringcast_sender {
+    rc_attached_sender a;
+};
+
+static _Thread_local rc_error last_error;
+
+static const char *const texts[] = {
+    [RINGCAST_OK] = "fine",
+    [RINGCAST_TIMEOUT] = "nothing happened in time",
+    [RINGCAST_ENDED] = "the ring has ended, and every message was read",
+    [RINGCAST_INVALID] = "an argument is out of range",
+    [RINGCAST_NOT_FOUND] = "there is no such ring",
+    [RINGCAST_LAYOUT_MISMATCH] = "the ring is of another version, byte order or kind",
+    [RINGCAST_CORRUPT] = "the ring holds what no writer writes",
+    [RINGCAST_SYSTEM] = "the operating system refuses",
+    [RINGCAST_NO_MEMORY] = "there is no memory",
+    [RINGCAST_TOO_MANY_READERS] = "every reader slot is taken",
+    [RINGCAST_TOO_MANY_SENDERS] = "every lane is taken",
+    [RINGCAST_EVICTED] = "this end was evicted",
+    [RINGCAST_CLOSED] = "this end is closed, or what it was attached to is gone",
+    [RINGCAST_FULL] = "there was no room in time",
+    [RINGCAST_MESSAGE_TOO_LARGE] = "the message is too long",
+    [RINGCAST_SEND_REJECTED] = "messages were not delivered",
+    [RINGCAST_SEND_UNCONFIRMED] = "nobody knows whether messages were delivered",
+};
+
+const char *ringcast_status_text(ringcast_status status)
+{
+    size_t index = (size_t)status;
+    return index < sizeof texts / sizeof *texts ? texts[index] : "no status of ringcast";
+}
+
+const char *ringcast_last_error(void) { return last_error.text; }
+
+#define FAIL(status, ...) rc_fail(&last_error, (status), 0, __VA_ARGS__)
+
+/* ---- what readers and senders share --------------------------------------------------------- */
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int fork_handlers; /* 0, or an errno */
+
+static void register_once(void) { fork_handlers = rc_register_fork_handlers(); }
+
+/* Before anything is attached: a forked child must not keep its parent's locks. */
+static ringcast_status prepare(const char *name)
+{
+    pthread_once(&once, register_once);
+    if (fork_handlers)
+        return FAIL(RINGCAST_NO_MEMORY, "pthread_atfork: %s", strerror(fork_handlers));
+    return name ? RINGCAST_OK : FAIL(RINGCAST_INVALID, "the name is NULL");
+}
+
+static int64_t deadline_of(int64_t timeout_ns)
+{
+    int64_t now = rc_now_ns();
+    return timeout_ns < 0 || timeout_ns > INT64_MAX - now ? INT64_MAX : now + timeout_ns;
+}
+
+static ringcast_status check_open(rc_endpoint *e)
+{
+    int phase = rc_endpoint_phase(e);
+    if (rc_likely(phase == RC_OPEN))
+        return RINGCAST_OK;
+    return FAIL(RINGCAST_CLOSED, phase == RC_FORKED
+                                     ? "this end belongs to the parent process: a forked child has"
+                                       " to attach for itself"
+                                     : "this end is closed");
+}
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+static ringcast_status strategy_of(const ringcast_reader_options *options, rc_wait_strategy *out)
+{
+    static const rc_wait_kind kinds[] = {RC_BLOCKING, RC_BUSY_SPIN, RC_YIELDING};
+    int32_t spin_us = options->spin_us == 0 ? DEFAULT_SPIN_US : options->spin_us;
+    if ((unsigned)options->wait > RINGCAST_YIELDING || spin_us > SPIN_US_MAX ||
+        (unsigned)options->policy > RINGCAST_LOSSY ||
+        (unsigned)options->start > RINGCAST_SEQUENCE || options->owner < 0)
+        return FAIL(RINGCAST_INVALID,
+                    "the options are out of range: begin with all zero and set what differs");
+    out->kind = kinds[options->wait];
+    out->spin_ns = spin_us < 0 ? 0 : (int64_t)spin_us * 1000;
+    return RINGCAST_OK;
+}
+
+/* Show the thread in ringcast_wait() where the reader stands. */
+static void mirror(ringcast_reader *r)
+{
+    atomic_store_explicit(&r->next, r->a.reader.next, memory_order_relaxed);
+    atomic_store_explicit(&r->state, r->a.reader.state, memory_order_relaxed);
+}
+
+ringcast_status ringcast_reader_attach(ringcast_reader **reader, const char *name,
+                                       const ringcast_reader_options *options)
+{
+    static const ringcast_reader_options defaults;
+    rc_reader_options how;
+    ringcast_status status = prepare(name);
+    if (status != RINGCAST_OK)
+        return status;
+    if (!options)
+        options = &defaults;
+    ringcast_reader *r = calloc(1, sizeof *r);
+    if (!r)
+        return FAIL(RINGCAST_NO_MEMORY, "no memory for a reader");
+    how = (rc_reader_options){
+        .policy = options->policy,
+        .start = options->start,
+        .sequence = options->sequence,
+        .owner = options->owner,
+        .label = options->label ? options->label : program_invocation_short_name,
+    };
+    if ((status = strategy_of(options, &r->strategy)) != RINGCAST_OK ||
+        (status = rc_attach_reader(&r->a, name, &how, &last_error)) != RINGCAST_OK) {
+        free(r);
+        return status;
+    }
+    r->skipped = options->events ? 0 : RC_KIND_EVENT;
+    r->waiter_looked_ns = r->a.looked_ns;
+    mirror(r);
+    *reader = r;
+    return RINGCAST_OK;
+}
+
+static ringcast_status evicted(const ringcast_reader *r)
+{
+    return FAIL(RINGCAST_EVICTED,
+                "the writer evicted reader slot %u: it held the ring full for too long. What was read"
+                " last is not valid; attach again, and read faster or with RINGCAST_LOSSY",
+                r->a.reader.index);
+}
+
+static ringcast_status corrupt(const ringcast_reader *r)
+{
+    return FAIL(RINGCAST_CORRUPT,
+                "ring '%s' holds an impossible descriptor or counter at sequence %" PRIu64,
+                r->a.ring.name, r->a.reader.next);
+}
+
+void ringcast_release(ringcast_reader *reader)
+{
+    reader->held = 0;
+    if (rc_endpoint_phase(&reader->a.endpoint) == RC_OPEN)
+        rc_reader_flush(&reader->a.reader, reader->a.reader.next);
+}
+
+int ringcast_valid(const ringcast_reader *reader)
+{
+    return reader->a.reader.lossy || rc_reader_holds(&reader->a.reader);
+}
+
+/* Copy a lossy reader's message out and check the copy. RINGCAST_TIMEOUT: it was overrun. */
+static ringcast_status copy_out(ringcast_reader *r, const rc_descriptor *d, ringcast_message *m)
+{
+    if (r->copy_size < d->f.length || !r->copy) {
+        uint8_t *larger = realloc(r->copy, (size_t)d->f.length + 1);
+        if (!larger)
+            return FAIL(RINGCAST_NO_MEMORY, "no memory for a message of %u bytes", d->f.length);
+        r->copy = larger;
+        r->copy_size = d->f.length;
+    }
+    rc_copy_out(r->copy, m->payload, d->f.length);
+    m->payload = r->copy;
+    return rc_reader_intact(&r->a.reader, r->a.reader.next) ? RINGCAST_OK : RINGCAST_TIMEOUT;
+}
+
+static void describe(const ringcast_reader *r, const rc_descriptor *d, ringcast_message *m)
+{
+    m->payload = r->a.reader.arena + (d->f.position & (r->a.reader.capacity - 1));
+    m->length = d->f.length;
+    m->sequence = d->f.seq1 - 1;
+    m->time_ns = d->f.time_ns;
+    m->gap = r->a.reader.gap;
+    m->key = d->f.key;
+    m->topic = d->f.topic;
+    m->epoch = d->f.epoch;
+    m->kind = d->f.kind;
+    m->connection = d->f.connection;
+}
+
+/* Something stands in the way of the next message: deal with it. RINGCAST_OK: look again. */
+static ringcast_status recover(ringcast_reader *r, rc_result result)
+{
+    switch (result) {
+    case RC_OVERRUN:
+        return rc_reader_resync(&r->a.reader) ? RINGCAST_OK : corrupt(r);
+    case RC_STEP_DOWN: /* nothing is held: what was handed out was given back before */
+        return rc_reader_step_down(&r->a.reader) ? RINGCAST_OK : evicted(r);
+    case RC_TAKEN_AWAY:
+        return evicted(r);
+    default:
+        return corrupt(r);
+    }
+}
+
+/* Take the next message if there is one; RINGCAST_TIMEOUT: there is none. While messages are held, a
+ * demotion waits: it ends that they are valid. */
+static ringcast_status take(ringcast_reader *r, ringcast_message *m)
+{
+    rc_reader *reader = &r->a.reader;
+    rc_descriptor d;
+    ringcast_status status = check_open(&r->a.endpoint);
+    for (int i = 0; status == RINGCAST_OK && i < RECOVERIES; i++) {
+        rc_result result = rc_reader_peek(reader, &d);
+        if (result == RC_EMPTY || (result == RC_STEP_DOWN && r->held))
+            return RINGCAST_TIMEOUT;
+        if (result == RC_ENDED)
+            return RINGCAST_ENDED;
+        if (rc_unlikely(result != RC_MESSAGE)) {
+            status = recover(r, result);
+            continue;
+        }
+        describe(r, &d, m);
+        if (reader->lossy && (status = copy_out(r, &d, m)) == RINGCAST_TIMEOUT) {
+            status = recover(r, RC_OVERRUN);
+            continue;
+        }
+        uint64_t gap = reader->gap;
+        rc_reader_advance(reader, 1, d.f.length);
+        if (rc_likely(d.f.kind != r->skipped || !r->skipped)) {
+            r->held = !reader->lossy;
+            mirror(r);
+            return status;
+        }
+        reader->received--;
+        reader->gap = gap; /* reported with the next message that is handed out */
+        if (!r->held && rc_reader_flush_due(reader))
+            rc_reader_flush(reader, reader->next);
+        i--; /* bounded by what was published */
+    }
+    mirror(r);
+    return status == RINGCAST_OK ? RINGCAST_TIMEOUT : status;
+}
+
+/* Wait for a reason to look; RINGCAST_TIMEOUT: the deadline is over. */
+static ringcast_status wait_until(ringcast_reader *r, const rc_reader *snapshot,
+                                  int64_t *looked_ns, int64_t deadline)
+{
+    if (rc_now_ns() >= deadline)
+        return RINGCAST_TIMEOUT;
+    if (rc_attached_reader_wait(&r->a, snapshot, r->strategy, deadline) == RC_CLOSED_MEANWHILE)
+        return check_open(&r->a.endpoint);
+    if (rc_attached_reader_is_abandoned(&r->a, snapshot, looked_ns))
+        return FAIL(RINGCAST_CLOSED,
+                    "ring '%s' has no writer and was removed, so no message can come any more",
+                    r->a.ring.name);
+    return RINGCAST_OK;
+}
+
+ringcast_status ringcast_read(ringcast_reader *reader, ringcast_message *message,
+                              int64_t timeout_ns)
+{
+    int64_t deadline = 0;
+    if (rc_reader_flush_due(&reader->a.reader) &&
+        rc_endpoint_phase(&reader->a.endpoint) == RC_OPEN)
+        rc_reader_flush(&reader->a.reader, reader->a.reader.next);
+    reader->held = 0;
+    for (;;) {
+        ringcast_status status = take(reader, message);
+        if (rc_likely(status == RINGCAST_OK))
+            return status;
+        ringcast_release(reader); /* who waits for readers to have read it all sees that we have */
+        if (status != RINGCAST_TIMEOUT || timeout_ns == 0)
+            return status;
+        if (!deadline)
+            deadline = deadline_of(timeout_ns);
+        rc_reader snapshot = reader->a.reader;
+        if ((status = wait_until(reader, &snapshot, &reader->a.looked_ns, deadline)) !=
+            RINGCAST_OK)
+            return status;
+    }
+}
+
+ringcast_status ringcast_read_many(ringcast_reader *reader, ringcast_message *messages,
+                                   size_t limit, size_t *count, int64_t timeout_ns)
+{
+    *count = 0;
+    if (limit == 0)
+        return FAIL(RINGCAST_INVALID, "limit is a number of messages, 1 or more");
+    ringcast_status status = ringcast_read(reader, messages, timeout_ns);
+    if (status != RINGCAST_OK)
+        return status;
+    for (*count = 1; *count < limit && reader->held; ++*count)
+        if (take(reader, &messages[*count]) != RINGCAST_OK)
+            break; /* what it is, the next call reports */
+    return RINGCAST_OK;
+}
+
+ringcast_status ringcast_wait(ringcast_reader *reader, int64_t timeout_ns)
+{
+    int64_t deadline = deadline_of(timeout_ns);
+    rc_reader snapshot;
+    rc_reader_map(&snapshot, reader->a.ring.data.address, reader->a.ring.control.address,
+                  &reader->a.ring.g, reader->a.reader.index, reader->a.wake, reader->a.space);
+    for (;;) {
+        ringcast_status status = check_open(&reader->a.endpoint);
+        if (status != RINGCAST_OK)
+            return status;
+        snapshot.next = atomic_load_explicit(&reader->next, memory_order_relaxed);
+        snapshot.state = atomic_load_explicit(&reader->state, memory_order_relaxed);
+        if (rc_reader_ready(&snapshot))
+            return RINGCAST_OK;
+        if ((status = wait_until(reader, &snapshot, &reader->waiter_looked_ns, deadline)) !=
+            RINGCAST_OK)
+            return status;
+    }
+}
+
+ringcast_status ringcast_reader_get_info(ringcast_reader *reader, ringcast_reader_info *info)
+{
+    const rc_reader *r = &reader->a.reader;
+    ringcast_status status = check_open(&reader->a.endpoint);
+    if (status != RINGCAST_OK)
+        return status;
+    uint64_t published = rc_load(&r->header->published);
+    *info = (ringcast_reader_info){
+        .cursor = r->next,
+        .lag = published > r->next ? published - r->next : 0,
+        .received = r->received,
+        .lost = r->lost,
+        .max_message = r->max_message,
+        .policy = r->lossy ? RINGCAST_LOSSY : RINGCAST_BLOCK,
+        .slot = r->index,
+        .writer_alive = rc_lock_held(reader->a.endpoint.lock_fd, RC_LOCK_WRITER) == 1,
+    };
+    return RINGCAST_OK;
+}
+
+ringcast_status ringcast_note(ringcast_reader *reader, char *note, size_t size, size_t *length)
+{
+    uint8_t copy[RC_NOTE_MAX + 8];
+    int32_t n = -1;
+    ringcast_status status = check_open(&reader->a.endpoint);
+    if (status != RINGCAST_OK)
+        return status;
+    for (int i = 0; n < 0 && i < NOTE_READS; i++)
+        n = rc_note_read(reader->a.reader.header, copy);
+    if (n < 0)
+        return FAIL(RINGCAST_CORRUPT, "the writer's note in ring '%s' can't be read: its length is"
+                                      " impossible, or it changes without end", reader->a.ring.name);
+    *length = (size_t)n;
+    if (size) {
+        size_t kept = *length < size ? *length : size - 1;
+        memcpy(note, copy, kept);
+        note[kept] = 0;
+    }
+    return RINGCAST_OK;
+}
+
+void ringcast_reader_close(ringcast_reader *reader)
+{
+    if (!reader)
+        return;
+    if (rc_endpoint_phase(&reader->a.endpoint) == RC_OPEN) {
+        rc_endpoint_leave(&reader->a.endpoint, reader->a.wake);
+        rc_leave_reader(&reader->a);
+    }
+    rc_detach_reader(&reader->a);
+    free(reader->copy);
+    free(reader);
+}
+
+/* ---- sending ------------------------------------------------------------------------------- */
+
+ringcast_status ringcast_sender_attach(ringcast_sender **sender, const char *name,
+                                       const char *label, int64_t owner)
+{
+    ringcast_status status = prepare(name);
+    if (status != RINGCAST_OK)
+        return status;
+    if (owner < 0)
+        return FAIL(RINGCAST_INVALID, "owner is a user id + 1, or 0");
+    ringcast_sender *s = calloc(1, sizeof *s);
+    if (!s)
+        return FAIL(RINGCAST_NO_MEMORY, "no memory for a sender");
+    status = rc_attach_sender(&s->a, name, label ? label : program_invocation_short_name, owner,
+                              &last_error);
+    if (status != RINGCAST_OK) {
+        free(s);
+        return status;
+    }
+    *sender = s;
+    return RINGCAST_OK;
+}
+
+/* Why nothing can be sent. */
+static ringcast_status why_not(const ringcast_sender *s, rc_sending state)
+{
+    const char *name = s->a.uplink.name;
+    switch (state) {
+    case RC_SENDER_EVICTED:
+        return FAIL(RINGCAST_EVICTED,
+                    "the receiver of uplink '%s' evicted lane %u: it held what no sender writes, or"
+                    " text that is not UTF-8; attach again", name, s->a.sender.index);
+    case RC_NO_RECEIVER:
+        return FAIL(RINGCAST_CLOSED, "uplink '%s' has ended: its receiver closed it", name);
+    case RC_REJECTED:
+        return FAIL(RINGCAST_SEND_REJECTED,
+                    "uplink '%s' takes nothing now: there is no connection; nothing was sent", name);
+    default:
+        return FAIL(RINGCAST_CORRUPT, "uplink '%s' holds what no receiver writes", name);
+    }
+}
+
+/* What became of messages that were sent before: reported once. */
+static ringcast_status report(ringcast_sender *s)
+{
+    rc_sender *c = &s->a.sender;
+    uint64_t rejected = rc_load(&c->lane->rejected), unconfirmed = rc_load(&c->lane->unconfirmed);
+    if (rc_sender_state(c) == RC_SENDER_EVICTED)
+        return why_not(s, RC_SENDER_EVICTED);
+    if (rejected != c->rejected) {
+        uint64_t count = rejected - c->rejected;
+        c->rejected = rejected;
+        return FAIL(RINGCAST_SEND_REJECTED,
+                    "%" PRIu64 " of the messages sent before were rejected: they were not delivered,"
+                    " for there was no connection", count);
+    }
+    if (unconfirmed != c->unconfirmed) {
+        uint64_t count = unconfirmed - c->unconfirmed;
+        c->unconfirmed = unconfirmed;
+        return FAIL(RINGCAST_SEND_UNCONFIRMED,
+                    "%" PRIu64 " of the messages sent before may or may not have been delivered: the"
+                    " receiver died while it had them", count);
+    }
+    return RINGCAST_OK;
+}
+
+/* Wait for room or an acknowledgement; RINGCAST_TIMEOUT: the deadline is over. */
+static ringcast_status wait_for(ringcast_sender *s, int (*ready)(const rc_sender *, uint64_t),
+                                uint64_t what, int64_t deadline)
+{
+    if (rc_now_ns() >= deadline)
+        return RINGCAST_TIMEOUT;
+    rc_sender snapshot = s->a.sender;
+    rc_attached_sender_wait(&s->a, &snapshot, ready, what, deadline);
+    if (rc_attached_sender_is_abandoned(&s->a))
+        return FAIL(RINGCAST_CLOSED, "uplink '%s' has no receiver and was removed, so no message can"
+                                     " go any more", s->a.uplink.name);
+    return check_open(&s->a.endpoint);
+}
+
+ringcast_status ringcast_send(ringcast_sender *sender, const void *payload, size_t length,
+                              uint16_t kind, int64_t timeout_ns, uint64_t *ticket)
+{
+    uint64_t taken, max_message = sender->a.uplink.map.g.max_message;
+    int64_t deadline = deadline_of(timeout_ns);
+    ringcast_status status = check_open(&sender->a.endpoint);
+    if (status != RINGCAST_OK || (status = report(sender)) != RINGCAST_OK)
+        return status;
+    if (kind != RINGCAST_TEXT && kind != RINGCAST_BINARY)
+        return FAIL(RINGCAST_INVALID, "kind is RINGCAST_TEXT or RINGCAST_BINARY, not %u", kind);
+    if (length > max_message)
+        return FAIL(RINGCAST_MESSAGE_TOO_LARGE,
+                    "a message of %zu bytes is longer than this uplink's limit of %" PRIu64
+                    ": set send_buffer_bytes of the manager to twice that, or more", length,
+                    max_message);
+    for (;;) {
+        rc_sending state = rc_sender_try(&sender->a.sender, payload, (uint32_t)length, kind,
+                                         ticket ? ticket : &taken);
+        if (state == RC_SENT)
+            return RINGCAST_OK;
+        if (state != RC_NO_ROOM)
+            return why_not(sender, state);
+        status = wait_for(sender, rc_sender_has_room, length, deadline);
+        if (status == RINGCAST_TIMEOUT)
+            return FAIL(RINGCAST_FULL,
+                        "no room for %zu bytes in lane %u of uplink '%s' in time: its receiver is"
+                        " behind", length, sender->a.sender.index, sender->a.uplink.name);
+        if (status != RINGCAST_OK)
+            return status;
+    }
+}
+
+ringcast_status ringcast_flush(ringcast_sender *sender, int64_t timeout_ns)
+{
+    int64_t deadline = deadline_of(timeout_ns);
+    rc_sender *s = &sender->a.sender;
+    ringcast_status status = check_open(&sender->a.endpoint);
+    while (status == RINGCAST_OK && !rc_sender_flushed(s, s->last)) {
+        rc_sending state = rc_sender_state(s);
+        if (state == RC_SENDER_EVICTED || state == RC_NO_RECEIVER)
+            return why_not(sender, state);
+        if (state == RC_REJECTED && (status = report(sender)) != RINGCAST_OK)
+            return status; /* those that wait will be rejected, too */
+        status = wait_for(sender, rc_sender_flushed, s->last, deadline);
+    }
+    return status == RINGCAST_OK ? report(sender) : status;
+}
+
+void ringcast_sender_close(ringcast_sender *sender)
+{
+    if (!sender)
+        return;
+    if (rc_endpoint_phase(&sender->a.endpoint) == RC_OPEN) {
+        rc_endpoint_leave(&sender->a.endpoint, sender->a.wake);
+        rc_leave_sender(&sender->a);
+    }
+    rc_detach_sender(&sender->a);
+    free(sender);
+}
