@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .output import AsJson, fail, print_json, print_notice
+from .output import AsJson, fail, print_json
 
 __all__ = ["bench"]
 
@@ -25,14 +25,8 @@ def bench(
     try:
         from ringcast.benchmarks import __main__ as benchmarks
         from ringcast.benchmarks.method import Plan, RunFailedError
-        from ringcast.benchmarks.transports import available
     except ModuleNotFoundError as error:
         fail("bench", f"{error.name} is not installed: pip install 'ringcast[bench]'")
-    _, missing = available()
-    for name, reason in missing.get("not measured", {}).items():
-        print_notice(f"{name} is not measured: {reason}")
-    if missing:
-        print_notice("pip install 'ringcast[bench]' installs what it is compared with")
     try:
         plan = Plan(seconds, repeat=1, brief=True)
         reports = benchmarks.run(
