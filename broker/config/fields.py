@@ -113,7 +113,7 @@ class Config:
         Proxy(
             "Proxy to connect through: http://, socks4://, socks4a://, socks5:// or socks5h://,"
             " with user:password@ if it asks for them.",
-            "None connects directly, whatever the environment says.",
+            "None connects directly; the environment's proxies are never used.",
         ),
         default=None,
     )

@@ -521,7 +521,7 @@ def test_tail_the_last_and_follow(writer: Writer) -> None:
     assert [line.split()[0] for line in out.splitlines()] == ["2", "3"]
 
 
-def test_tail_says_what_it_missed(writer: Writer) -> None:
+def test_tail_reports_what_it_missed(writer: Writer) -> None:
     with started("tail", writer.name, "--json") as process:
         attached(writer.name, process)
         process.send_signal(signal.SIGSTOP)

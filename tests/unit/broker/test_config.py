@@ -105,7 +105,7 @@ def test_urls_that_are_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "expected"),
     [
         ({"name": "Not a name"}, "name='Not a name'"),
         ({"proxy": "https://h:1"}, "proxy='https://h:1'"),
@@ -151,8 +151,8 @@ def test_urls_that_are_refused(url: str) -> None:
         ({"offline_sends": "drop"}, 'offline_sends=\'drop\': it must be "buffer" or "reject"'),
     ],
 )
-def test_errors_name_the_key_and_the_value(values: dict[str, Any], said: str) -> None:
-    assert said in refused(**values)
+def test_errors_name_the_key_and_the_value(values: dict[str, Any], expected: str) -> None:
+    assert expected in refused(**values)
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_options_take_precedence_and_are_not_expanded(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("conect_timeout = 1", "did you mean open_timeout?"),
         ("xyzzy = 1", "known are name, url"),
@@ -469,11 +469,11 @@ def test_options_take_precedence_and_are_not_expanded(file: Path) -> None:
         ("drain_timeout = " + "9" * 5000, "not valid TOML"),
     ],
 )
-def test_files_that_are_refused(file: Path, text: str, said: str) -> None:
+def test_files_that_are_refused(file: Path, text: str, expected: str) -> None:
     write(file, text)
     with pytest.raises(ConfigError) as caught:
         Config.load(file)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_what_is_not_there(file: Path) -> None:
@@ -691,9 +691,9 @@ def test_no_secret_shows_in_an_error(
     broken = data.draw(st.sampled_from(breakages(values)))
     with pytest.raises(ConfigError) as caught:
         make(**values | broken)
-    told = str(caught.value)
+    shown = str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     for secret in secrets:
-        assert secret not in told
-        assert quote(secret, safe="") not in told
+        assert secret not in shown
+        assert quote(secret, safe="") not in shown
