@@ -190,7 +190,7 @@ def _say(channel: Channel, items: Sequence[Item]) -> None:
         async with Server(source, on_leave=lambda *_: left.set()) as server:
             channel.tell(urlsplit(server.url).port)
             await left.wait()
-        channel.tell({"sent": server.said[0].messages, "began_ns": began[0]})
+        channel.tell({"sent": server.sent[0].messages, "began_ns": began[0]})
 
     asyncio.run(main())
 

@@ -1,5 +1,8 @@
-"""The command `ringcast`. Each group of commands has a module beside this one and is registered
-here; the order of registration is the order of the help."""
+"""The command `ringcast`: one module per command, registered here in the order of the help.
+
+A command parses its options, calls what does the work and prints the result. What commands share
+is in `output`.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,8 @@ from ringcast import shm
 
 from ..config import ConfigError
 from ..manager import ManagerError
-from . import look
-from .bench import bench
-from .demo import demo
-from .replay import replay
-from .send import send
-from .serve import serve
+from . import bench, clean, demo, inspect, ls, replay, send, serve, tail
+from .output import visible
 
 __all__ = ["app", "main"]
 
@@ -29,9 +28,10 @@ written once, into shared memory; workers attach to it by name.
 
 [bold]demo[/] shows it at work on this machine; [bold]serve[/] is the real thing. \
 [bold]ls[/], [bold]inspect[/] and [bold]tail[/] show what there is without holding anybody up; \
-[bold]send[/] says something to the server; \
-[bold]clean[/] removes what the killed have left; [bold]replay[/] is a server to try it all with; \
-[bold]bench[/] measures it beside what else there is.
+[bold]send[/] sends a message to the server; \
+[bold]clean[/] removes what killed processes left; \
+[bold]replay[/] is a server to try clients with; \
+[bold]bench[/] measures it beside other ways to carry messages.
 
 Exit code 0: fine, 1: failed, 2: bad usage."""
 
@@ -55,46 +55,37 @@ def _print_version(wanted: bool) -> None:
 def _options(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     pass
 
 
-# See it work, run it.
-app.command()(demo)
-app.command()(serve)
-
-# Look at it.
-app.command()(look.ls)
-app.command()(look.inspect)
-app.command()(look.tail)
-
-# Talk to the server.
-app.command()(send)
-
-# Play a capture.
-app.command()(replay)
-
-# Tidy up.
-app.command()(look.clean)
-
-# Measure it.
-app.command()(bench)
+app.command()(demo.demo)
+app.command()(serve.serve)
+app.command()(ls.ls)
+app.command()(inspect.inspect)
+app.command()(tail.tail)
+app.command()(send.send)
+app.command()(replay.replay)
+app.command()(clean.clean)
+app.command()(bench.bench)
 
 
 def main() -> None:
-    """Run the command line; the entry of the console script. Always ends the process: 0 fine, 1
-    failed with one line on stderr, 2 bad usage, 130 Ctrl-C."""
+    """Run the command line: the entry of the console script. It always ends the process: with 0 if
+    all is fine, 1 if it failed, with one line on stderr, 2 for bad usage, 130 after Ctrl-C."""
     try:
         try:
             app(prog_name="ringcast")
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # who read our output has seen enough
-        # What is still buffered is written at exit, to where nobody complains.
+    except BrokenPipeError:  # the reader of our output has gone
+        # What is still buffered is written at exit, to where that is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (shm.RingError, ConfigError, ManagerError) as error:
-        typer.echo(f"ringcast: {look.visible(' '.join(str(error).split()))}", err=True)
+        typer.echo(f"ringcast: {visible(' '.join(str(error).split()))}", err=True)
         sys.exit(1)

@@ -13,13 +13,16 @@ from typing import Annotated
 import typer
 
 from ..exchange.captures import CaptureError, Record, read
-from ..exchange.server import Item, Said, Server, Source, repeated, timed
+from ..exchange.server import Item, Server, Source, Tally, repeated, timed
+from .output import fail
 
 __all__ = ["replay"]
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="Capture to replay: .tsv or .tsv.gz.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Capture to replay: .tsv or .tsv.gz.")
+    ],
     speed: Annotated[
         float, typer.Option(help="Pace: 1 is the capture's own, 10 ten times as fast.")
     ] = 1.0,
@@ -28,7 +31,9 @@ def replay(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")
     ] = 9001,
-    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end, for ever.")] = False,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Begin again at the end, without end.")
+    ] = False,
     cert: Annotated[
         Path | None, typer.Option(help="Certificate (PEM) for wss; with its key, or see --key.")
     ] = None,
@@ -36,9 +41,8 @@ def replay(
 ) -> None:
     """Serve a capture over WebSocket: each client gets all of it from the beginning, then a close.
 
-    The file is read into memory first. Prints the URL, and what each client that goes was told.
-    Ends with Ctrl-C or SIGTERM.
-    """
+    The file is read into memory first. The command prints the URL, and for each client that leaves
+    what was sent to it. It ends with Ctrl-C or SIGTERM."""
     if not speed > 0:
         raise typer.BadParameter("must be above 0", param_hint="--speed")
     if flood and speed != 1.0:
@@ -48,11 +52,10 @@ def replay(
     pace = math.inf if flood else speed
     try:
         source = _source(_load(file), pace, loop)
-        server = Server(source, host, port, ssl=_tls(cert, key), on_leave=_tell)
+        server = Server(source, host, port, ssl=_tls(cert, key), on_leave=_print_client)
         asyncio.run(_serve(server))
     except (CaptureError, OSError) as error:
-        typer.echo(f"ringcast replay: {error}", err=True)
-        raise typer.Exit(1) from error
+        fail("replay", error)
 
 
 def _load(file: Path) -> list[Record]:
@@ -78,14 +81,14 @@ def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(cert, key)
-    except OSError as error:  # its own text names no file
+    except OSError as error:  # its own text does not name the files
         raise OSError(f"--cert {cert}, --key {key}: cannot be used ({error})") from error
     return context
 
 
-def _tell(address: str, said: Said) -> None:
+def _print_client(address: str, sent: Tally) -> None:
     typer.echo(
-        f"{address}: {said.messages} messages, {said.payload_bytes} bytes, digest {said.digest:08x}"
+        f"{address}: {sent.messages} messages, {sent.payload_bytes} bytes, digest {sent.digest:08x}"
     )
 
 

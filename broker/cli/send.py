@@ -11,24 +11,24 @@ import typer
 from ringcast import shm
 from ringcast.shm import mpsc
 
-from . import look
+from .output import Name, Owner, fail
 
 __all__ = ["send"]
 
 
 def send(
-    name: look.Name,
+    name: Name,
     text: Annotated[str, typer.Argument(help="What to send.", metavar="TEXT")],
     as_base64: Annotated[
         bool, typer.Option("--base64", help="TEXT is base64 of a binary message.")
     ] = False,
     flush: Annotated[
-        bool, typer.Option(help="Wait until it was handed to the socket, or not.")
+        bool, typer.Option(help="Wait until the message was handed to the socket, or rejected.")
     ] = True,
     timeout: Annotated[
         float, typer.Option(metavar="S", min=0, help="Seconds to wait at most.")
     ] = 10.0,
-    owner: look.Owner = None,
+    owner: Owner = None,
 ) -> None:
     """Send a message to the server, through the manager, and print its ticket: its place in the
     order of all workers' messages."""
@@ -44,6 +44,5 @@ def send(
             if flush:
                 sender.flush(ticket, timeout)
     except TimeoutError as error:
-        typer.echo(f"ringcast send: {look.visible(str(error))}", err=True)
-        raise typer.Exit(1) from error
+        fail("send", error)
     typer.echo(ticket)

@@ -1,10 +1,13 @@
-"""What one manager is told to do: fields and their checks, files, and what is kept secret.
+"""What a manager is to do: keys and their checks, files, and what is kept secret.
 
-Nothing here connects or writes; every room above reads its settings from a checked `Config`.
+Nothing here connects or writes. Every room above reads its settings from a checked `Config`; a new
+setting is a field of `fields.Config`, written once, and what may hold it is a kind in `kinds`.
 """
 
 from __future__ import annotations
 
-from .fields import Config, ConfigError
+from .fields import KEYS, Config, OfflineSends
+from .keys import Key
+from .kinds import ConfigError, Seconds
 
-__all__ = ["Config", "ConfigError"]
+__all__ = ["KEYS", "Config", "ConfigError", "Key", "OfflineSends", "Seconds"]

@@ -1,4 +1,5 @@
-"""The stand-in for an exchange: a server that plays captures or made-up market data, and the demo.
+"""A stand-in for an exchange: a server that plays captures or made-up market data, and the demo.
 
-For trying, testing and measuring; nothing in the product needs it.
+For trying, testing and measuring. The product needs nothing of it; the commands `demo` and `replay`
+run it.
 """

@@ -5,8 +5,8 @@ A file is lines of three fields, gzipped when its name ends with ``.gz``:
     receive time in ns TAB text|binary|sent TAB payload
 
 Nothing is escaped: a text payload is whatever follows the second TAB up to the end of the line,
-further TABs included, so a text with a line feed can't be kept. A binary payload is in base64.
-``sent`` is text that the client had sent.
+further TABs included, so a capture can't hold a text with a line feed. A binary payload is in
+base64. ``sent`` is text that the client sent.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, cast
 
-__all__ = ["CaptureError", "Kind", "Record", "chain", "read"]
+__all__ = ["CaptureError", "Kind", "Record", "extend_digest", "read"]
 
 Kind = Literal["text", "binary", "sent"]
 
 
 class CaptureError(ValueError):
-    """A line that is no record. The message names file, line and what is wrong."""
+    """A file that is not a capture. The message names the file, the line and what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Record:
     """One message.
 
     Attributes:
-        time_ns: when it was received or sent, Unix time.
-        kind: "text" and "binary" were received, "sent" was sent by the client.
+        time_ns: when the client received or sent it, Unix time.
+        kind: "text" or "binary" if it was received, "sent" if it was sent.
         payload: its bytes; UTF-8 unless it is binary.
     """
 
@@ -45,17 +45,17 @@ class Record:
 
 
 def read(path: Path | str) -> Iterator[Record]:
-    """The records of a capture, in the order of the file; read as they are asked for.
+    """The records of a capture, in the order of the file, each read when it is asked for.
 
     Raises:
-        CaptureError: a line is no record, or the file is not (whole) gzip data.
+        CaptureError: a line is not a record, or the file is not whole gzip data.
         OSError: the file cannot be opened or read.
     """
     path = Path(path)
     number = 0
     with _open(path) as lines:
         try:
-            for number, line in enumerate(lines, start=1):  # noqa: B007 - told in the error
+            for number, line in enumerate(lines, start=1):  # noqa: B007 - for the errors
                 yield _record(line.removesuffix(b"\n"))
         except ValueError as error:
             raise CaptureError(f"{path}, line {number}: {error}") from error
@@ -65,11 +65,11 @@ def read(path: Path | str) -> Iterator[Record]:
             ) from error
 
 
-def chain(digest: int, is_text: bool, payload: bytes | memoryview) -> int:
-    """The digest of a sequence of messages, one message on; the first starts from 0.
+def extend_digest(digest: int, is_text: bool, payload: bytes | memoryview) -> int:
+    """The digest of a sequence of messages after one more; that of no messages is 0.
 
-    Two sequences with the same digest had the same messages, in the same order, cut at the same
-    places and alike in text or binary; but for a chance of one in 2**32.
+    Two sequences with the same digest had the same messages in the same order, cut at the same
+    places, and text and binary at the same places; but for a chance of one in 2**32.
     """
     head = len(payload).to_bytes(8, "little") + (b"t" if is_text else b"b")
     return zlib.crc32(payload, zlib.crc32(head, digest))

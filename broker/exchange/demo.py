@@ -1,15 +1,16 @@
-"""The whole of it on one machine: a server, a manager and workers, each a process of its own, and a
-check of every message at its end. `ringcast demo` shows it.
+"""The whole system on one machine: a server, a manager and workers, each in a process of its own,
+and a check of every message in every worker. `ringcast demo` runs it.
 
-The server stands in for an exchange (`exchange.server`). What it says and what each worker
-gets go through the same chain of checksums (`exchange.captures.chain`): they agree only if
-every message came, whole, once and in order.
+The server stands in for an exchange (`exchange.server`). What it sends and what each worker gets go
+through the same digest (`exchange.captures.extend_digest`): the two agree only if every message
+arrived whole, once and in order.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -33,34 +34,41 @@ from ..config import Config
 from ..manager import Manager
 from ..worker.feed import attach
 from . import captures, market
-from .server import Item, Server, Source, at_rate, timed
+from .server import Item, Server, Source, Tally, at_rate, timed
 
-__all__ = ["DemoError", "Latency", "Report", "Script", "WorkerReport", "run"]
+__all__ = ["DemoError", "Latency", "Report", "Scenario", "WorkerReport", "default_name", "run"]
 
-SLOTS: Final = 16384
-CAPACITY: Final = 16 << 20
-"""Bytes. With the descriptors 17 MiB: it fits into a container's /dev/shm of 64 MB."""
+_SLOTS: Final = 16384
+_CAPACITY: Final = 16 << 20
+"""Bytes. With the descriptors 17 MiB, which fits into a container's /dev/shm of 64 MB."""
 
-_PATIENCE: Final = 30.0
-_LOOK: Final = 0.1
-_GATHERED: Final = 8192
-_BINS: Final = numpy.geomspace(100.0, 1e11, 2700)  # ns; each a hundredth wider than the one before
+_DEADLINE: Final = 30.0
+"""Seconds for anything that another process is to do."""
+_WATCH_INTERVAL: Final = 0.1
+"""Seconds between looks at the ring."""
+_EXIT_TIMEOUT: Final = 1.0
+"""Seconds for a child to end by itself before it is killed."""
+_DELAYS_PER_STEP: Final = 8192
+"""Delays that are gathered before they are counted, many at once."""
+_BINS_NS: Final = numpy.geomspace(100.0, 1e11, 2700)
+"""Upper ends of the bins of delays; each is a hundredth above the one before."""
+_QUANTILES: Final = (0.5, 0.99, 0.999)
 
 
 class DemoError(RuntimeError):
-    """The demonstration did not come to its end."""
+    """The demonstration did not reach its end."""
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """What the server says.
+class Scenario:
+    """What the server sends.
 
     Attributes:
         seconds: for how long, at most.
         capture: a file of `ringcast.broker.exchange.captures`; None for made-up market data.
-        rate: messages a second of the latter.
-        speed: pace of the former; 1 is its own.
-        flood: as fast as it can instead.
+        rate: made-up messages per second.
+        speed: pace of the capture; 1 is its own.
+        flood: send as fast as possible instead.
     """
 
     seconds: float
@@ -70,7 +78,7 @@ class Script:
     flood: bool = False
 
     def source(self) -> Source:
-        """The stream.
+        """The stream that the server sends.
 
         Raises:
             captures.CaptureError, OSError: the capture can't be read.
@@ -83,15 +91,15 @@ class Script:
 
 
 def _until(items: Iterator[Item], seconds: float) -> Iterator[Item]:
-    for item in items:
-        if item[0] > seconds * 1e9:
+    for due_ns, is_text, payload in items:
+        if due_ns > seconds * 1e9:
             return
-        yield item
+        yield due_ns, is_text, payload
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """From the manager's receiving a message to a worker's having it, microseconds."""
+    """Time from when the manager received a message until a worker had it, microseconds."""
 
     p50: float
     p99: float
@@ -100,15 +108,15 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """One worker.
+    """One worker's result.
 
     Attributes:
-        label: its name.
-        received: messages that the manager received, all of them for this worker.
-        delivered: those this worker got.
-        lost: those it was told it missed.
-        whole: what it got is what the server said, every byte and in order.
-        latency_us: from receiving to having, microseconds; None if nothing was delivered.
+        label: the worker's name.
+        received: messages that the manager received; each was for this worker, too.
+        delivered: messages that this worker got.
+        lost: messages that were reported to it as missed.
+        whole: what it got is what the server sent, every byte and in order.
+        latency_us: time from the manager to this worker; None if nothing was delivered.
     """
 
     label: str
@@ -121,17 +129,17 @@ class WorkerReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of it.
+    """The result of a demonstration.
 
     Attributes:
-        said: messages that the server said.
+        sent: messages that the server sent.
         payload_bytes: their bytes.
-        seconds: from the first to the end of the ring.
-        occupancy: how full the ring was at most, 0..1, of looks 100 ms apart.
-        workers: one each.
+        seconds: from the first message to the end of the ring.
+        occupancy: how full the ring was at most, 0..1, seen every 100 ms.
+        workers: one result per worker.
     """
 
-    said: int
+    sent: int
     payload_bytes: int
     seconds: float
     occupancy: float
@@ -140,19 +148,20 @@ class Report:
     @property
     def ok(self) -> bool:
         """Did every worker get everything, whole and in order?"""
-        return all(w.whole and not w.lost and w.delivered == self.said for w in self.workers)
+        return all(w.whole and not w.lost and w.delivered == self.sent for w in self.workers)
 
 
 # ---- the processes -------------------------------------------------------------------------
 
 
-def _tell(pipe: Connection, value: Any) -> None:
+def _send(pipe: Connection, value: Any) -> None:
     pipe.send_bytes(json.dumps(value).encode())
 
 
-def _hear(pipe: Connection, seconds: float, what: str) -> Any:
-    if not pipe.poll(seconds):
-        raise DemoError(f"{what} did not answer within {seconds:g} s")
+def _receive(pipe: Connection, what: str) -> Any:
+    """The next value from `what`, the process at the other end."""
+    if not pipe.poll(_DEADLINE):
+        raise DemoError(f"{what} did not answer within {_DEADLINE:g} s")
     try:
         value = json.loads(pipe.recv_bytes())
     except EOFError:
@@ -162,67 +171,80 @@ def _hear(pipe: Connection, seconds: float, what: str) -> Any:
     return value
 
 
-def _process(pipe: Connection, work: Callable[..., None], *arguments: Any) -> None:
-    """A child's frame: Ctrl-C is for the parent, which ends it; errors are told."""
+def _run_child(pipe: Connection, work: Callable[..., None], *arguments: Any) -> None:
+    """Run a child's work. Ctrl-C is for the parent, which then ends the child; the child's errors
+    are reported to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         work(pipe, *arguments)
     except (OSError, captures.CaptureError, shm.RingError) as error:
-        _tell(pipe, {"error": str(error)})
+        _send(pipe, {"error": str(error)})
 
 
-def _serve(pipe: Connection, script: Script) -> None:
-    asyncio.run(_say(pipe, script))
+def _run_server(pipe: Connection, scenario: Scenario) -> None:
+    asyncio.run(_serve(pipe, scenario))
 
 
-async def _say(pipe: Connection, script: Script) -> None:
-    """Say the stream between the parent's two words, "go" and "stop"."""
+async def _serve(pipe: Connection, scenario: Scenario) -> None:
+    """Send the stream from the parent's "go" to its "stop"."""
     loop = asyncio.get_running_loop()
-    async with Server(script.source(), hold=True) as server:
-        _tell(pipe, server.url)
+    async with Server(scenario.source(), hold=True) as server:
+        _send(pipe, server.url)
         await loop.run_in_executor(None, pipe.recv_bytes)
         server.release()
         await loop.run_in_executor(None, pipe.recv_bytes)
         await server.stop()
-        said = server.said[0]
-    _tell(pipe, [said.messages, said.payload_bytes, said.digest])
+        sent = server.sent[0] if server.sent else Tally()  # the manager is the only client
+    _send(pipe, dataclasses.asdict(sent))
 
 
-def _work(pipe: Connection, name: str, label: str) -> None:
-    """A worker: take every message, check it, and time it."""
+def _run_worker(pipe: Connection, name: str, label: str) -> None:
+    """Take every message, add it to the digest, and measure its delay."""
     delivered = digest = 0
-    delays = array("q")
-    counts = numpy.zeros(len(_BINS) + 1, numpy.int64)
+    delays_ns = array("q")
+    counts = numpy.zeros(len(_BINS_NS) + 1, numpy.int64)
     with attach(name, start="oldest", label=label) as feed:
-        _tell(pipe, "attached")
+        _send(pipe, "attached")
         for message in feed:
-            delays.append(time.time_ns() - message.time_ns)
+            delays_ns.append(time.time_ns() - message.time_ns)
             with message.payload as payload:
-                digest = captures.chain(digest, message.kind == shm.Kind.TEXT, payload)
+                is_text = message.kind == shm.Kind.TEXT
+                digest = captures.extend_digest(digest, is_text, payload)
             delivered += 1
-            if len(delays) == _GATHERED:
-                counts += _binned(delays)
-                del delays[:]
-        counts += _binned(delays)
-        _tell(pipe, [delivered, feed.lost, digest, _percentiles(counts)])
+            if len(delays_ns) == _DELAYS_PER_STEP:
+                counts += _count_by_bin(delays_ns)
+                del delays_ns[:]
+        counts += _count_by_bin(delays_ns)
+        result = _WorkerResult(delivered, feed.lost, digest, _percentiles_us(counts))
+        _send(pipe, dataclasses.asdict(result))
 
 
-def _binned(delays: array[int]) -> NDArray[numpy.int64]:
-    places = numpy.searchsorted(_BINS, numpy.array(delays, numpy.float64))
-    return numpy.bincount(places, minlength=len(_BINS) + 1)
+@dataclass(frozen=True, slots=True)
+class _WorkerResult:
+    """What a worker reports to the parent."""
+
+    delivered: int
+    lost: int
+    digest: int
+    percentiles_us: list[float] | None
 
 
-def _percentiles(counts: NDArray[numpy.int64]) -> list[float] | None:
-    """p50, p99 and p99.9 in microseconds, each the upper end of its bin."""
+def _count_by_bin(delays_ns: array[int]) -> NDArray[numpy.int64]:
+    places = numpy.searchsorted(_BINS_NS, numpy.array(delays_ns, numpy.float64))
+    return numpy.bincount(places, minlength=len(_BINS_NS) + 1)
+
+
+def _percentiles_us(counts: NDArray[numpy.int64]) -> list[float] | None:
+    """p50, p99 and p99.9, each the upper end of its bin; None if nothing was counted."""
     total = int(counts.sum())
     if total == 0:
         return None
     up_to = numpy.cumsum(counts)
-    places = [int(numpy.searchsorted(up_to, math.ceil(total * q))) for q in (0.5, 0.99, 0.999)]
-    return [round(float(_BINS[min(place, len(_BINS) - 1)]) / 1000, 2) for place in places]
+    bins = [int(numpy.searchsorted(up_to, math.ceil(total * quantile))) for quantile in _QUANTILES]
+    return [round(float(_BINS_NS[min(place, len(_BINS_NS) - 1)]) / 1000, 2) for place in bins]
 
 
-class _Cast:
+class _Children:
     """The child processes; none outlives the block."""
 
     def __init__(self) -> None:
@@ -231,102 +253,106 @@ class _Cast:
 
     def start(self, work: Callable[..., None], *arguments: Any) -> Connection:
         """Start one; returns the pipe to it."""
-        mine, theirs = self._context.Pipe()
+        ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_process, args=(theirs, work, *arguments), daemon=True
+            target=_run_child, args=(theirs, work, *arguments), daemon=True
         )
         process.start()
         theirs.close()
         self._started.append(process)
-        return mine
+        return ours
 
-    def __enter__(self) -> _Cast:
+    def __enter__(self) -> _Children:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         for process in self._started:
-            process.join(1.0)
+            process.join(_EXIT_TIMEOUT)
             if process.is_alive():
                 process.kill()
-            process.join(_PATIENCE)
+            process.join(_DEADLINE)
 
 
-# ---- the play ------------------------------------------------------------------------------
+# ---- the demonstration ---------------------------------------------------------------------
 
 
-def run(name: str, script: Script, workers: int, watch: Callable[[shm.RingStatus], None]) -> Report:
-    """Run it to the end.
+def run(
+    name: str, scenario: Scenario, workers: int, watch: Callable[[shm.RingStatus], None]
+) -> Report:
+    """Run a demonstration to its end.
 
     Args:
         name: of the ring.
-        script: what the server says.
+        scenario: what the server sends.
         workers: how many.
-        watch: called each 100 ms with the ring's status.
+        watch: called every 100 ms with the ring's status.
 
     Raises:
         DemoError: a process died or did not answer.
-        broker.ManagerError, shm.RingError: the manager could not start.
+        ManagerError, shm.RingError: the manager could not start.
     """
-    with _Cast() as cast:
-        server = cast.start(_serve, script)
-        url = _hear(server, _PATIENCE, "the server")
-        config = Config(
-            name=name,
-            url=url,
-            reconnect=False,
-            ping_interval=1.0,
-            slots=SLOTS,
-            capacity=CAPACITY,
-            max_readers=workers + 2,
-            drain_timeout=_PATIENCE,
-            demote_after=None,
-            evict_after=None,
-        )
-        with Manager(config) as manager:
+    with _Children() as children:
+        server = children.start(_run_server, scenario)
+        url = _receive(server, "the server")
+        with Manager(_config(name, url, workers)) as manager:
             labels = [f"worker-{number}" for number in range(workers)]
-            pipes = {label: cast.start(_work, name, label) for label in labels}
+            pipes = {label: children.start(_run_worker, name, label) for label in labels}
             for label, pipe in pipes.items():
-                _hear(pipe, _PATIENCE, label)
-            return _play(name, script, manager, server, pipes, watch)
+                _receive(pipe, label)
+            return _measure(name, scenario, manager, server, pipes, watch)
 
 
-def _play(
+def _config(name: str, url: str, workers: int) -> Config:
+    return Config(
+        name=name,
+        url=url,
+        reconnect=False,
+        ping_interval=1.0,
+        slots=_SLOTS,
+        capacity=_CAPACITY,
+        max_readers=workers + 2,  # people may look on
+        drain_timeout=_DEADLINE,
+        demote_after=None,
+        evict_after=None,
+    )
+
+
+def _measure(
     name: str,
-    script: Script,
+    scenario: Scenario,
     manager: Manager,
     server: Connection,
     workers: dict[str, Connection],
     watch: Callable[[shm.RingStatus], None],
 ) -> Report:
     began = time.monotonic()
-    _tell(server, "go")
+    _send(server, "go")
     occupancy = 0.0
-    while time.monotonic() < began + script.seconds and manager.join(_LOOK) is None:
+    while time.monotonic() < began + scenario.seconds and manager.join(_WATCH_INTERVAL) is None:
         with contextlib.suppress(shm.RingNotFound):  # it may just have ended
             status = shm.status(name)
             occupancy = max(occupancy, status.occupancy)
             watch(status)
-    _tell(server, "stop")
-    said, payload_bytes, digest = _hear(server, _PATIENCE, "the server")
-    told = {label: _hear(pipe, _PATIENCE, label) for label, pipe in workers.items()}
+    _send(server, "stop")
+    sent = Tally(**_receive(server, "the server"))
+    results = {label: _WorkerResult(**_receive(pipe, label)) for label, pipe in workers.items()}
     seconds = time.monotonic() - began
-    if manager.join(_PATIENCE) != 0:
+    if manager.join(_DEADLINE) != 0:
         raise DemoError("the manager did not end in order")
-    reports = tuple(_report(label, said, digest, *values) for label, values in told.items())
-    return Report(said, payload_bytes, seconds, occupancy, reports)
+    reports = tuple(_report(label, sent, result) for label, result in results.items())
+    return Report(sent.messages, sent.payload_bytes, seconds, occupancy, reports)
 
 
-def _report(
-    label: str,
-    said: int,
-    digest_said: int,
-    delivered: int,
-    lost: int,
-    digest: int,
-    percentiles: list[float] | None,
-) -> WorkerReport:
-    latency = Latency(*percentiles) if percentiles is not None else None
-    return WorkerReport(label, said, delivered, lost, digest == digest_said, latency)
+def _report(label: str, sent: Tally, result: _WorkerResult) -> WorkerReport:
+    percentiles = result.percentiles_us
+    return WorkerReport(
+        label=label,
+        received=sent.messages,
+        delivered=result.delivered,
+        lost=result.lost,
+        whole=result.digest == sent.digest,
+        latency_us=None if percentiles is None else Latency(*percentiles),
+    )
 
 
 def default_name() -> str:

@@ -1,4 +1,4 @@
-"""Made-up market data: the messages of an exchange that never sleeps, as fast as wanted."""
+"""Made-up market data: the messages of an exchange that never closes, as fast as wanted."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _SYMBOLS: Final = (
 _FLOOR: Final = 1_000
 _START_MS: Final = 1_700_000_000_000  # Unix time of the first message
 
-_BLOCK: Final = 1 << 14  # messages that are made once and then told again and again
-_PER_MS: Final = 8  # messages in a millisecond of the time they tell
+_BLOCK: Final = 1 << 14  # messages that are made once and then repeated
+_PER_MS: Final = 8  # messages in a millisecond of the time that they show
 
 _HEAD: Final = b'{"id":%d,"time":%d,%b'
 _TRADE: Final = (
@@ -36,7 +36,7 @@ _BEST: Final = (
 )
 _LEVEL: Final = b'["%d.%02d","%d.%04d"]'
 _BOOK: Final = b'"type":"%b","symbol":"%%b","bids":[%b],"asks":[%b]}'
-_SNAPSHOT_LEVELS: Final = 240  # a side: some 10 kB
+_SNAPSHOT_LEVELS: Final = 240  # per side: about 10 kB
 _SNAPSHOT_EVERY: Final = 2048
 
 
@@ -51,11 +51,11 @@ _SNAPSHOT: Final = _book(b"snapshot", _SNAPSHOT_LEVELS)
 
 def messages(seed: int = 1) -> Iterator[bytes]:
     """Endless JSON texts: trades, best bid and ask, and changes of the order books of several
-    symbols, whose prices walk at random. Some 200 bytes each, and every 2048th or so a snapshot of
-    some 10 kB. ``id`` is the first field and counts from 1. The same for the same seed.
+    symbols, whose prices walk at random. About 200 bytes each, and every 2048th or so a snapshot of
+    about 10 kB. ``id`` is the first field and counts from 1. The same seed gives the same messages.
 
-    To be fast, only ``id`` and ``time`` are new in each: the rest is a block of 16,384 messages,
-    told forwards and backwards in turn, so that no price jumps where it ends.
+    To be fast, only ``id`` and ``time`` are new in each message: the rest comes from a block of
+    16,384 messages, forwards and backwards in turn, so that no price jumps where the block ends.
     """
     block = list(_tails(Random(seed)))
     for number, tail in enumerate(itertools.cycle(block + block[::-1]), start=1):

@@ -25,7 +25,7 @@ import pytest
 from websockets.sync.server import ServerConnection, serve
 
 from ringcast import Config, Manager, attach, shm
-from ringcast.broker.exchange.captures import Record, chain, read
+from ringcast.broker.exchange.captures import Record, extend_digest, read
 from ringcast.broker.exchange.server import Server
 from tests.conftest import DEADLINE, Processes, eventually
 
@@ -49,7 +49,7 @@ class Tally:
     Attributes:
         texts, binaries: how many of each.
         payload_bytes: all of them.
-        digest: `captures.chain` over them.
+        digest: `captures.extend_digest` over them.
         lost: as the worker counts them.
     """
 
@@ -66,7 +66,7 @@ class Tally:
             self.texts + is_text,
             self.binaries + (not is_text),
             self.payload_bytes + len(payload),
-            chain(self.digest, is_text, payload),
+            extend_digest(self.digest, is_text, payload),
             self.lost,
         )
 

@@ -113,10 +113,10 @@ def test_the_digest_tells_order_kind_and_cuts_apart() -> None:
     for sequence in sequences:
         digest = 0
         for is_text, payload in sequence:
-            digest = captures.chain(digest, is_text, payload)
-            assert captures.chain(digest, is_text, memoryview(payload)) == captures.chain(
-                digest, is_text, payload
-            )
+            digest = captures.extend_digest(digest, is_text, payload)
+            assert captures.extend_digest(
+                digest, is_text, memoryview(payload)
+            ) == captures.extend_digest(digest, is_text, payload)
         digests.append(digest)
     assert len(set(digests)) == len(digests)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
+import tomllib
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ringcast.broker.config import Config, ConfigError
+from ringcast.broker.config import KEYS, Config, ConfigError
 
 URL = "wss://example.com/ws"
 
@@ -102,7 +105,7 @@ def test_urls_that_are_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "expected"),
     [
         ({"name": "Not a name"}, "name='Not a name'"),
         ({"proxy": "https://h:1"}, "proxy='https://h:1'"),
@@ -122,7 +125,7 @@ def test_urls_that_are_refused(url: str) -> None:
         ({"subprotocols": ("a b",)}, "subprotocols=('a b',)"),
         ({"subprotocols": ("",)}, "subprotocols"),
         ({"subprotocols": ("a", "a")}, "subprotocols"),
-        ({"initial_messages": ("\udc80",)}, "initial_messages: message 1"),
+        ({"initial_messages": ("\udc80",)}, "message 1 is not valid Unicode"),
         ({"server_name": "https://h"}, "server_name='https://h'"),
         ({"ca": Path("/nowhere/ca.pem")}, "ca='/nowhere/ca.pem'"),
         ({"ca": Path("long" * 100)}, "File name too long"),
@@ -138,10 +141,18 @@ def test_urls_that_are_refused(url: str) -> None:
         ({"reconnect_reset_after": -0.1}, "reconnect_reset_after=-0.1"),
         ({"reconnect_delay": 5, "reconnect_delay_max": 1}, "reconnect_delay_max=1.0"),
         ({"demote_after": None}, "evict_after=5.0"),
+        ({"close_timeout": 0}, "close_timeout=0"),
+        ({"close_timeout": 1e7}, "close_timeout=10000000"),
+        ({"max_in_flight": 0}, "max_in_flight=0: give a number, 1 or more"),
+        ({"max_in_flight": -3}, "max_in_flight=-3"),
+        ({"send_burst": 0}, "send_burst=0"),
+        ({"send_rate": 0}, "send_rate=0"),
+        ({"send_rate": 1e7}, "send_rate=10000000"),
+        ({"offline_sends": "drop"}, 'offline_sends=\'drop\': it must be "buffer" or "reject"'),
     ],
 )
-def test_errors_name_the_key_and_the_value(values: dict[str, Any], said: str) -> None:
-    assert said in refused(**values)
+def test_errors_name_the_key_and_the_value(values: dict[str, Any], expected: str) -> None:
+    assert expected in refused(**values)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +167,8 @@ def test_errors_name_the_key_and_the_value(values: dict[str, Any], said: str) ->
         ("subprotocols", "v1"),
         ("subprotocols", (b"v1",)),
         ("cookie", b"a=b"),
-        ("ca", "ca.pem"),
+        ("ca", b"ca.pem"),
+        ("ca", 5),
         ("verify", 1),
         ("reconnect", "yes"),
         ("drain_timeout", True),
@@ -166,10 +178,15 @@ def test_errors_name_the_key_and_the_value(values: dict[str, Any], said: str) ->
         ("slots", 4.0),
         ("slots", True),
         ("mode", None),
+        ("close_timeout", None),
+        ("max_in_flight", 2.0),
+        ("max_in_flight", True),
+        ("offline_sends", 1),
+        ("send_rate", "fast"),
     ],
 )
 def test_wrong_types_are_refused(key: str, value: Any) -> None:
-    assert key in refused(**{key: value})
+    assert refused(**{key: value}).startswith(f"{key} must ")
 
 
 def test_bounds_that_are_allowed() -> None:
@@ -183,6 +200,137 @@ def test_bounds_that_are_allowed() -> None:
     assert (config.drain_timeout, config.ping_interval) == (0.0, None)
     assert make(demote_after=None, evict_after=None).evict_after is None
     assert make(demote_after=1, evict_after=None).demote_after == 1.0
+
+
+def test_settings_of_what_is_under_way() -> None:
+    config = make()
+    assert (config.close_timeout, config.max_in_flight) == (2.0, None)
+    config = make(close_timeout=1, max_in_flight=1)
+    assert (config.close_timeout, config.max_in_flight) == (1.0, 1)
+    assert type(config.close_timeout) is float
+
+
+def test_lists_are_kept_as_tuples() -> None:
+    messages, subprotocols = ["one", b"two"], ["v2", "v1"]
+    config = make(initial_messages=messages, subprotocols=subprotocols)
+    messages.append("three")
+    assert config.initial_messages == ("one", b"two")
+    assert config.subprotocols == ("v2", "v1")
+    assert config == make(initial_messages=("one", b"two"), subprotocols=("v2", "v1"))
+
+
+def test_files_may_be_given_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "some.pem").touch()
+    monkeypatch.chdir(tmp_path)
+    config = make(ca="some.pem", certificate=str(tmp_path / "some.pem"), private_key="some.pem")
+    assert config.ca == config.private_key == Path("some.pem")
+    assert config.certificate == tmp_path / "some.pem"
+    assert "no such file" in refused(ca="none.pem")
+
+
+def test_replace_checks_again_and_keeps_the_rest() -> None:
+    config = make(initial_messages=["one"], drain_timeout=1, ca=None)
+    other = dataclasses.replace(config, drain_timeout=2, subprotocols=["v1"])
+    assert (config.drain_timeout, other.drain_timeout) == (1.0, 2.0)
+    assert (other.initial_messages, other.subprotocols) == (("one",), ("v1",))
+    with pytest.raises(ConfigError, match="drain_timeout=-1"):
+        dataclasses.replace(config, drain_timeout=-1)
+    with pytest.raises(ConfigError, match="did you mean drain_timeout"):
+        dataclasses.replace(config, drain=1)  # type: ignore[call-arg]
+
+
+def test_a_copy_is_equal() -> None:
+    config = make(headers={"a": "b"})
+    assert copy.copy(config) == config
+
+
+# -- keys --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("conect_timeout", "open_timeout"),  # misspelt
+        ("subprotocls", "subprotocols"),
+        ("open-timeout", "open_timeout"),
+        ("URL", "url"),
+        ("drain", "drain_timeout"),  # a part of it
+        ("initial", "initial_messages"),
+        ("header", "headers"),
+        ("ring_name", "name"),  # a longer form
+        ("verify_ssl", "verify"),
+        ("my_private_key", "private_key"),
+        ("extra_headers", "headers"),  # another library's
+        ("additional_headers", "headers"),
+        ("http_proxy_host", "proxy"),
+        ("connect_timeout", "open_timeout"),
+        ("heartbeat", "ping_interval"),
+        ("uri", "url"),
+    ],
+)
+def test_the_nearest_key_is_named(wrong: str, right: str, file: Path) -> None:
+    expected = f"there is no key {wrong!r}: did you mean {right}?"
+    assert refused(**{wrong: 1}) == expected
+    with pytest.raises(ConfigError) as caught:
+        Config.load(write(file, f"{wrong} = 1"))
+    assert str(caught.value) == expected
+    with pytest.raises(ConfigError) as caught:
+        Config.load(write(file, ""), **{wrong: 1})
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("wrong", "candidates"),
+    [
+        (
+            "timeout",
+            "open_timeout, close_timeout, ping_timeout, idle_timeout, drain_timeout",
+        ),
+        ("ping", "ping_interval, ping_timeout"),
+        ("max_rea", "max_readers"),
+        ("key", "private_key, private_key_password"),
+        ("ssl", "ca, certificate, private_key, verify"),
+    ],
+)
+def test_all_keys_that_may_be_meant_are_named(wrong: str, candidates: str) -> None:
+    assert refused(**{wrong: 1}).endswith(f" {candidates}?")
+
+
+def test_a_key_like_no_other() -> None:
+    for wrong in ("xyzzy", "", "q"):
+        assert refused(**{wrong: 1}).startswith(f"there is no key {wrong!r}: known are name, url, ")
+
+
+def test_required_keys() -> None:
+    with pytest.raises(ConfigError, match="name is missing"):
+        Config(url=URL)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match="url is missing"):
+        Config(name="md")  # type: ignore[call-arg]
+
+
+def test_each_key_is_written_once_and_explained() -> None:
+    public = [part.name for part in dataclasses.fields(Config) if not part.name.startswith("_")]
+    assert [*KEYS] == public
+    assert Config.__doc__ is not None
+    _, _, listed = Config.__doc__.partition("Attributes:\n")
+    items = [line for line in listed.splitlines() if line.startswith("    ") and line[4] != " "]
+    assert [item.split()[0] for item in items] == public
+    assert max(map(len, Config.__doc__.splitlines())) <= 100
+    config = make()
+    for name, key in KEYS.items():
+        assert key.name == name
+        assert key.kind.summary.endswith("."), name
+        assert key.is_required == (name in ("name", "url")), name
+        if not key.is_required:
+            assert getattr(config, name) == key.default, name
+    assert list(inspect.signature(Config).parameters) == [*public, "_expanded"]
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_each_key_has_a_type(name: str) -> None:
+    assert refused(**{name: object()}).startswith(f"{name} must be ")
+    if not KEYS[name].is_optional:
+        assert refused(**{name: None}).startswith(f"{name} must be ")
 
 
 def test_tls_files_are_for_tls_and_must_be_readable(tmp_path: Path) -> None:
@@ -231,11 +379,19 @@ def test_a_file_with_every_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         demote_after = "never"
         evict_after = "never"
         drain_timeout = 0.5
+        close_timeout = 1
+        max_senders = "8"
+        send_buffer_bytes = "4KiB"
+        max_in_flight = 3
+        offline_sends = "reject"
+        send_rate = 10
+        send_burst = 5
         [headers]
         Authorization = "Bearer ${TOKEN}"
         """,
     )
     ca = file.parent / "ca.pem"
+    assert tomllib.loads(file.read_text("utf-8")).keys() == KEYS.keys()
     assert Config.load(file) == Config(
         name="md",
         url=URL,
@@ -265,6 +421,13 @@ def test_a_file_with_every_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         demote_after=None,
         evict_after=None,
         drain_timeout=0.5,
+        close_timeout=1,
+        max_senders=8,
+        send_buffer_bytes=4096,
+        max_in_flight=3,
+        offline_sends="reject",
+        send_rate=10,
+        send_burst=5,
     )
 
 
@@ -275,7 +438,7 @@ def test_options_take_precedence_and_are_not_expanded(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("conect_timeout = 1", "did you mean open_timeout?"),
         ("xyzzy = 1", "known are name, url"),
@@ -286,6 +449,10 @@ def test_options_take_precedence_and_are_not_expanded(file: Path) -> None:
         ("ping_interval = 'often'", "ping_interval"),
         ("slots = 1.5", "slots"),
         ("slots = '64KiB'", "slots"),
+        ("max_in_flight = 0", "max_in_flight=0"),
+        ("max_in_flight = 'never'", "max_in_flight"),
+        ("close_timeout = 'never'", "close_timeout"),
+        ("offline_sends = 'never'", "offline_sends='never'"),
         ("capacity = '64 MB'", "capacity"),
         ("capacity = '-1'", "capacity"),
         ("mode = 'rw'", "mode"),
@@ -302,11 +469,11 @@ def test_options_take_precedence_and_are_not_expanded(file: Path) -> None:
         ("drain_timeout = " + "9" * 5000, "not valid TOML"),
     ],
 )
-def test_files_that_are_refused(file: Path, text: str, said: str) -> None:
+def test_files_that_are_refused(file: Path, text: str, expected: str) -> None:
     write(file, text)
     with pytest.raises(ConfigError) as caught:
         Config.load(file)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_what_is_not_there(file: Path) -> None:
@@ -340,7 +507,11 @@ def test_a_child_gets_the_same(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("TOKEN", "abc-def")
     write(file, "origin = 'https://${TOKEN}'\nca = 'ca.pem'\nheaders = {a = 'b${TOKEN}'}")
     config = Config.load(
-        file, initial_messages=("${X}", b"\x00\xff", ""), subprotocols=("v1",), idle_timeout=3
+        file,
+        initial_messages=("${X}", b"\x00\xff", ""),
+        subprotocols=["v1"],
+        idle_timeout=3,
+        max_in_flight=4,
     )
     monkeypatch.delenv("TOKEN")
     child = Config.from_json(config.as_json())
@@ -520,9 +691,9 @@ def test_no_secret_shows_in_an_error(
     broken = data.draw(st.sampled_from(breakages(values)))
     with pytest.raises(ConfigError) as caught:
         make(**values | broken)
-    told = str(caught.value)
+    shown = str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     for secret in secrets:
-        assert secret not in told
-        assert quote(secret, safe="") not in told
+        assert secret not in shown
+        assert quote(secret, safe="") not in shown

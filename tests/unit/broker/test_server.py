@@ -1,4 +1,4 @@
-"""The server says the same to each client, whole, in order and when it is due; and ends cleanly."""
+"""The server sends the same to each client, whole, in order, when it is due, and ends cleanly."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ import websocket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from ringcast.broker.exchange.captures import Record, chain, read
-from ringcast.broker.exchange.server import Item, Said, Server, at_rate, repeated, timed
+from ringcast.broker.exchange.captures import Record, extend_digest, read
+from ringcast.broker.exchange.server import Item, Server, Tally, at_rate, repeated, timed
 from tests.conftest import DEADLINE
 
 from .test_captures import CAPTURES
@@ -55,12 +55,12 @@ def at_once(messages: Iterable[Message]) -> Iterator[Item]:
     return ((0, is_text, payload) for is_text, payload in messages)
 
 
-def digest(messages: Sequence[Message]) -> Said:
-    """What a server that said just these should report."""
+def digest(messages: Sequence[Message]) -> Tally:
+    """What a server that sent just these should report."""
     value = 0
     for is_text, payload in messages:
-        value = chain(value, is_text, payload)
-    return Said(len(messages), sum(len(payload) for _, payload in messages), value)
+        value = extend_digest(value, is_text, payload)
+    return Tally(len(messages), sum(len(payload) for _, payload in messages), value)
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def test_every_length_of_frame_arrives_as_it_was(receive: Any) -> None:
         async with Server(lambda: at_once(MESSAGES)) as server:
             got = await asyncio.to_thread(receive, server.url)
         assert got == MESSAGES
-        assert server.said == (digest(MESSAGES),)
+        assert server.sent == (digest(MESSAGES),)
 
     run(main())
 
@@ -135,13 +135,13 @@ def test_a_capture_arrives_as_it_was(exchange: str, receive: Any) -> None:
         async with Server(lambda: timed(read(path), math.inf)) as server:
             got = await asyncio.to_thread(receive, server.url)
         assert got == expected
-        assert server.said == (digest(expected),)
+        assert server.sent == (digest(expected),)
 
     run(main())
 
 
-def test_each_client_is_told_all_from_the_beginning() -> None:
-    left: list[Said] = []
+def test_each_client_gets_all_from_the_beginning() -> None:
+    left: list[Tally] = []
 
     async def main() -> None:
         async with Server(
@@ -152,7 +152,7 @@ def test_each_client_is_told_all_from_the_beginning() -> None:
             )
             assert one == other == MESSAGES
             assert await asyncio.to_thread(all_of, server.url) == MESSAGES
-        assert server.said == (digest(MESSAGES),) * 3
+        assert server.sent == (digest(MESSAGES),) * 3
         assert left == [digest(MESSAGES)] * 3
 
     run(main())
@@ -166,7 +166,7 @@ def test_a_flood_of_small_messages_arrives_whole() -> None:
         async with Server(flood) as server:
             got = await asyncio.to_thread(all_of, server.url)
         assert got == [(True, b"%d" % number) for number in range(200_000)]
-        assert server.said == (digest(got),)
+        assert server.sent == (digest(got),)
 
     run(main())
 
@@ -181,18 +181,18 @@ def held(url: str, then: Callable[[], object]) -> list[Message]:
         return rest(client)
 
 
-def test_hold_says_nothing_until_release() -> None:
+def test_hold_sends_nothing_until_release() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
 
         def release() -> None:
-            assert server.said == (Said(),)
+            assert server.sent == (Tally(),)
             loop.call_soon_threadsafe(server.release)
 
         async with Server(lambda: at_once(MESSAGES), hold=True) as server:
             assert await asyncio.to_thread(held, server.url, release) == MESSAGES
             assert await asyncio.to_thread(all_of, server.url) == MESSAGES
-        assert list(server.said) == [digest(MESSAGES)] * 2
+        assert list(server.sent) == [digest(MESSAGES)] * 2
 
     run(main())
 
@@ -212,7 +212,7 @@ def test_a_held_server_can_be_stopped() -> None:
 
 
 @pytest.mark.parametrize("per_second", [0, 50_000])
-def test_stop_ends_an_endless_stream_with_all_that_was_said(per_second: float) -> None:
+def test_stop_ends_an_endless_stream_with_all_that_was_sent(per_second: float) -> None:
     async def main() -> None:
         enough = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -230,7 +230,7 @@ def test_stop_ends_an_endless_stream_with_all_that_was_said(per_second: float) -
             got = await task
         assert len(got) > 5000
         assert got == [(True, b"%d" % number) for number in range(len(got))]
-        assert server.said == (digest(got),)
+        assert server.sent == (digest(got),)
 
     run(main())
 
@@ -257,7 +257,7 @@ def test_stop_does_not_wait_for_what_is_not_due() -> None:
     run(main())
 
 
-def test_what_is_due_later_is_said_later() -> None:
+def test_what_is_due_later_is_sent_later() -> None:
     async def main() -> None:
         items = [(0, True, b"a"), (20_000_000, False, b"b"), (20_000_000, True, b"c")]
         loop = asyncio.get_running_loop()
@@ -316,7 +316,7 @@ def test_a_client_that_does_not_read_or_is_cut_off_disturbs_nobody() -> None:
         async with Server(lambda: at_once(stream)) as server:
             assert await asyncio.to_thread(first_of_two, server.url) == stream
             assert await asyncio.to_thread(all_of, server.url) == stream
-        stuck, *others = server.said
+        stuck, *others = server.sent
         assert others == [digest(stream)] * 2
         assert stuck.messages < len(stream)
 
@@ -336,12 +336,12 @@ def test_what_is_no_websocket_client_is_refused() -> None:
     async def main() -> None:
         async with Server(lambda: at_once(MESSAGES)) as server:
             assert (await asyncio.to_thread(ask, server.url)).startswith(b"HTTP/1.1 426 ")
-            assert server.said == ()
+            assert server.sent == ()
 
     run(main())
 
 
-def test_a_failing_source_is_told_to_the_client_and_to_the_caller() -> None:
+def test_a_failing_source_is_reported_to_the_client_and_to_the_caller() -> None:
     def source() -> Iterator[Item]:
         yield 0, True, b"fine"
         raise LookupError("no more")
@@ -438,8 +438,9 @@ def test_repeated_goes_on_in_time() -> None:
 
 COMMAND = (
     sys.executable,
-    "-c",
-    "import typer; from broker.cli.replay import replay; typer.run(replay)",
+    "-m",
+    "ringcast",
+    "replay",
 )
 
 
@@ -461,8 +462,8 @@ def test_the_command_replays_until_a_signal(tmp_path: Path, number: signal.Signa
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert all_of(url) == expected
-        said = digest(expected)
-        assert f": 2 messages, 5 bytes, digest {said.digest:08x}" in process.stdout.readline()
+        sent = digest(expected)
+        assert f": 2 messages, 5 bytes, digest {sent.digest:08x}" in process.stdout.readline()
         process.send_signal(number)
         output, _ = process.communicate(timeout=DEADLINE)
         assert (process.returncode, output) == (0, "")
@@ -471,7 +472,7 @@ def test_the_command_replays_until_a_signal(tmp_path: Path, number: signal.Signa
         process.communicate(timeout=DEADLINE)
 
 
-def test_the_command_tells_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+def test_the_command_reports_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     bad = tmp_path / "bad.tsv"
     bad.write_bytes(b"1\ttext\tfine\nnonsense\n")
     empty = tmp_path / "empty.tsv"

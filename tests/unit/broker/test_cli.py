@@ -1,4 +1,4 @@
-"""The commands that look at rings, and `clean`: in this process, and as a person runs them."""
+"""The commands: in this process, and as a person runs them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from typer.testing import CliRunner, Result
 
-from ringcast import shm
+from ringcast import Config, shm
 from ringcast.broker.cli import app
+from ringcast.broker.config import KEYS
 from ringcast.broker.worker.state import ConnectionState, Phase
+from ringcast.shm import mpsc
 from ringcast.shm.broadcast import Reader, Writer
 from tests.conftest import DEADLINE, eventually, reader_status
 
@@ -29,6 +32,7 @@ INSPECTED = (
     "name epoch state slots capacity_bytes used_bytes occupancy sequence readers uplink connection"
 )
 READER = "slot pid label policy state cursor lag lag_bytes lost waiting"
+SENDER = "lane pid label state sent pending pending_bytes rejected unconfirmed"
 CONNECTION = "phase url since_ns rtt_ns received sent reconnects last_error"
 HOSTILE = "\x1b]0;owned\x07\x9b2J\u202e\r\n"
 
@@ -156,6 +160,149 @@ def test_names_complete(writer: Writer) -> None:
     assert writer.name in out.split()
 
 
+def test_bench_names_the_extra_if_a_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ringcast.benchmarks.method", None)
+    result = run("bench")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("ringcast bench: ")
+    assert "is not installed: pip install 'ringcast[bench]'" in result.stderr
+
+
+def test_the_commands_alone_load_no_benchmark() -> None:
+    code = (
+        "import sys, ringcast.broker.cli\n"
+        "print([name for name in sys.modules if name.startswith('ringcast.benchmarks')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+# ---- serve ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """What `serve` gives to its manager, which does nothing."""
+    given: list[Config] = []
+
+    class Idle:
+        def __init__(self, config: Config) -> None:
+            given.append(config)
+
+        def run(self) -> None:
+            """Return at once."""
+
+    monkeypatch.setattr("ringcast.broker.cli.serve.Manager", Idle)
+    return given
+
+
+def test_serve_takes_options(configured: list[Config], tmp_path: Path) -> None:
+    pem = tmp_path / "some.pem"
+    pem.touch()
+    lines(
+        *("serve", "--name", "md", "--url", "wss://example.org/"),
+        *("--initial-message", "one", "--initial-message", "two"),
+        *("--header", "X-Key: a:b", "--header", "X-Other:c", "--proxy", "http://localhost:1"),
+        *("--ca", str(pem), "--certificate", str(pem), "--private-key", str(pem)),
+        *("--no-reconnect", "--ping-interval", "never", "--idle-timeout", "1.5"),
+        *("--slots", "1024", "--capacity", "65536", "--max-readers", "3"),
+        *("--demote-after", "9", "--evict-after", "never", "--offline-sends", "reject"),
+        *("--send-rate", "10", "--drain-timeout", "0"),
+    )
+    assert configured == [
+        Config(
+            name="md",
+            url="wss://example.org/",
+            initial_messages=["one", "two"],
+            headers={"X-Key": "a:b", "X-Other": "c"},
+            proxy="http://localhost:1",
+            ca=pem,
+            certificate=pem,
+            private_key=pem,
+            reconnect=False,
+            ping_interval=None,
+            idle_timeout=1.5,
+            slots=1024,
+            capacity=65536,
+            max_readers=3,
+            demote_after=9,
+            evict_after=None,
+            offline_sends="reject",
+            send_rate=10,
+            drain_timeout=0,
+        )
+    ]
+
+
+def test_serve_prefers_options_to_the_file(configured: list[Config], tmp_path: Path) -> None:
+    file = tmp_path / "md.toml"
+    file.write_text("name = 'md'\nurl = 'ws://h'\nreconnect = false\nping_interval = 'never'")
+    lines("serve", "--config", str(file))
+    lines("serve", "--config", str(file), "--reconnect", "--ping-interval", "7", "--name", "other")
+    first, second = configured
+    assert (first.name, first.reconnect, first.ping_interval) == ("md", False, None)
+    assert (second.name, second.reconnect, second.ping_interval) == ("other", True, 7.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--name", "md"],
+        ["--url", "ws://h"],
+        ["--name", "md", "--url", "ws://h", "--header", "no colon"],
+        ["--name", "md", "--url", "ws://h", "--ping-interval", "often"],
+        ["--name", "md", "--url", "ws://h", "--offline-sends", "drop"],
+    ],
+)
+def test_serve_refuses_bad_usage(options: list[str], configured: list[Config]) -> None:
+    assert run("serve", *options).exit_code == 2
+    assert configured == []
+
+
+def test_serve_reports_a_bad_value_in_one_line() -> None:
+    code, out, err = executed("serve", "--name", "md", "--url", "http://h/")
+    assert (code, out) == (1, "")
+    assert err == "ringcast: url='http://h/': it must start with ws:// or wss://\n"
+
+
+def test_options_of_serve_have_the_help_of_their_keys() -> None:
+    command: Any = typer.main.get_command(app)
+    singular = {"initial_message": "initial_messages", "header": "headers"}
+    options = {singular.get(p.name, p.name): p.help for p in command.commands["serve"].params}
+    named_otherwise = {"config", "log"}
+    assert options.keys() - named_otherwise <= KEYS.keys()
+    for name in options.keys() - named_otherwise:
+        assert options[name].startswith(KEYS[name].kind.summary)
+
+
+# ---- demo ----------------------------------------------------------------------------------
+
+
+def test_demo_reports_what_each_worker_got(name: str) -> None:
+    code, out, err = executed(
+        *("demo", "--json", "--seconds", "0.5", "--workers", "2", "--rate", "2000", "--name", name)
+    )
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["ok"] is True
+    assert report["sent"] > 0
+    assert [worker["label"] for worker in report["workers"]] == ["worker-0", "worker-1"]
+    for worker in report["workers"]:
+        assert worker["received"] == worker["delivered"] == report["sent"]
+        assert (worker["lost"], worker["whole"]) == (0, True)
+        latency = worker["latency_us"]
+        assert 0 < latency["p50"] <= latency["p99"] <= latency["p999"]
+
+
+def test_demo_reports_a_missing_capture_in_one_line(tmp_path: Path) -> None:
+    code, out, err = executed("demo", "--capture", str(tmp_path / "none.tsv"))
+    assert (code, out) == (1, "")
+    assert err.startswith("ringcast demo: the server: ")
+    assert err.count("\n") == 1
+
+
 # ---- ls ------------------------------------------------------------------------------------
 
 
@@ -243,6 +390,25 @@ def test_inspect_for_people(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> 
     assert (as_json["phase"], as_json["rtt_ns"]) == ("open", 1_500_000)
 
 
+def test_inspect_shows_senders(writer: Writer) -> None:
+    with (
+        mpsc.Receiver.create(writer.name, auto_ack=False) as receiver,
+        mpsc.Sender.attach(writer.name, label="mine") as sender,
+    ):
+        sender.send(b"12345678")
+        uplink = parsed("inspect", writer.name, "--json")["uplink"]
+        text = "\n".join(lines("inspect", writer.name, "--interval", "0.01"))
+        assert receiver.read(timeout=0) is not None
+    (found,) = uplink.pop("senders")
+    assert uplink.keys() == {"tickets", "pending"}
+    assert uplink["pending"] == 1
+    assert list(found) == SENDER.split()
+    assert (found["lane"], found["pid"], found["label"]) == (0, os.getpid(), "mine")
+    assert (found["sent"], found["pending"], found["state"]) == (1, 1, "active")
+    assert "unconfirmed" in text
+    assert "mine" in text
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_watch_ends_with_the_ring(as_json: bool, writer: Writer) -> None:
     options = ["--json"] if as_json else []
@@ -255,8 +421,8 @@ def test_watch_ends_with_the_ring(as_json: bool, writer: Writer) -> None:
     assert code == 0
     assert err == f"ringcast: ring {writer.name!r} is gone\n"
     if as_json:
-        looks = [json.loads(line) for line in [first, *out.splitlines()]]
-        assert all(list(look) == INSPECTED.split() for look in looks)
+        shown = [json.loads(line) for line in [first, *out.splitlines()]]
+        assert all(list(ring) == INSPECTED.split() for ring in shown)
     else:
         assert first.split() == ["ring", writer.name]
 
@@ -355,7 +521,7 @@ def test_tail_the_last_and_follow(writer: Writer) -> None:
     assert [line.split()[0] for line in out.splitlines()] == ["2", "3"]
 
 
-def test_tail_says_what_it_missed(writer: Writer) -> None:
+def test_tail_reports_what_it_missed(writer: Writer) -> None:
     with started("tail", writer.name, "--json") as process:
         attached(writer.name, process)
         process.send_signal(signal.SIGSTOP)
@@ -407,8 +573,8 @@ def test_a_closed_pipe_is_quiet(command: str, writer: Writer) -> None:
             return process.poll() is not None
 
         eventually(ended, "it ends")
-        said = process.stderr.read().splitlines()
-        assert [line for line in said if not line.startswith("ringcast: missed ")] == []
+        printed = process.stderr.read().splitlines()
+        assert [line for line in printed if not line.startswith("ringcast: missed ")] == []
 
 
 # ---- clean ---------------------------------------------------------------------------------

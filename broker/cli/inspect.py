@@ -1,0 +1,305 @@
+"""``ringcast inspect``: one ring, its connection, its readers and senders.
+
+It reads the ring's own memory. Nobody has to answer, so it works on a stuck process, too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ringcast import shm
+from ringcast.shm import mpsc
+
+from ..worker import state
+from .output import (
+    AsJson,
+    Name,
+    Owner,
+    bar,
+    new_console,
+    new_table,
+    print_json,
+    print_notice,
+    rate_text,
+    ring_status,
+    size_text,
+    state_text,
+    time_text,
+    used_text,
+    visible,
+)
+
+__all__ = ["Snapshot", "inspect", "ring_view"]
+
+_WIDE: Final = 120
+"""Columns of a terminal that has space for every column of readers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A ring and its uplink at one moment; `at` is seconds of the monotonic clock."""
+
+    status: shm.RingStatus
+    uplink: mpsc.UplinkStatus | None
+    at: float
+
+    @classmethod
+    def of(cls, status: shm.RingStatus, owner: int | None = None) -> Snapshot:
+        """The status of a ring that was just read, and the uplink of that name, if there is one."""
+        try:
+            uplink = mpsc.status(status.name, owner=owner)
+        except shm.RingError:  # a ring without one, or one that is just being removed
+            uplink = None
+        return cls(status, uplink, time.monotonic())
+
+
+def inspect(
+    name: Name,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again until Ctrl-C.")] = False,
+    interval: Annotated[
+        float,
+        typer.Option(metavar="S", min=0.01, help="Seconds between looks, which rates are over."),
+    ] = 0.5,
+    as_json: AsJson = False,
+    owner: Owner = None,
+) -> None:
+    """Show one ring: how full it is, its connection, its readers and senders."""
+    if not watch:
+        first = _snapshot(name, owner)
+        if as_json:
+            print_json(_as_json(first))
+            return
+        time.sleep(interval)
+        console = new_console()
+        console.print(ring_view(console, _snapshot(name, owner), first))
+        return
+    if as_json:
+        for snapshot in _snapshots(name, owner, interval):
+            print_json(_as_json(snapshot))
+    else:
+        _watch(name, owner, interval)
+    print_notice(f"ring {name!r} is gone")
+
+
+def _watch(name: str, owner: int | None, interval: float) -> None:
+    console = new_console()
+    before: Snapshot | None = None
+    if not console.is_terminal:
+        for snapshot in _snapshots(name, owner, interval):
+            console.print(ring_view(console, snapshot, before))
+            before = snapshot
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for snapshot in _snapshots(name, owner, interval):
+            live.update(ring_view(console, snapshot, before), refresh=True)
+            before = snapshot
+
+
+def _snapshot(name: str, owner: int | None) -> Snapshot:
+    return Snapshot.of(ring_status(name, owner), owner)
+
+
+def _snapshots(name: str, owner: int | None, interval: float) -> Iterator[Snapshot]:
+    """One every `interval` seconds until the ring is gone; it must be there at first."""
+    yield _snapshot(name, owner)
+    while True:
+        time.sleep(interval)
+        try:
+            snapshot = _snapshot(name, owner)
+        except shm.RingNotFound:
+            return
+        yield snapshot
+
+
+# ---- for programs ----------------------------------------------------------------------------
+
+
+def _as_json(now: Snapshot) -> dict[str, Any]:
+    status = now.status
+    return {
+        "name": status.name,
+        "epoch": status.epoch,
+        "state": status.state,
+        "slots": status.slots,
+        "capacity_bytes": status.capacity_bytes,
+        "used_bytes": status.used_bytes,
+        "occupancy": status.occupancy,
+        "sequence": status.sequence,
+        "readers": [_reader_as_json(reader) for reader in status.readers],
+        "uplink": _uplink_as_json(now.uplink),
+        "connection": _connection_as_json(state.connection(status)),
+    }
+
+
+def _uplink_as_json(uplink: mpsc.UplinkStatus | None) -> dict[str, Any] | None:
+    if uplink is None:
+        return None
+    return {
+        "tickets": uplink.tickets,
+        "pending": uplink.pending,
+        "senders": [
+            {
+                "lane": sender.lane,
+                "pid": sender.pid,
+                "label": sender.label,
+                "state": sender.state,
+                "sent": sender.sent,
+                "pending": sender.pending,
+                "pending_bytes": sender.pending_bytes,
+                "rejected": sender.rejected,
+                "unconfirmed": sender.unconfirmed,
+            }
+            for sender in uplink.senders
+        ],
+    }
+
+
+def _reader_as_json(reader: shm.ReaderStatus) -> dict[str, Any]:
+    return {
+        "slot": reader.slot,
+        "pid": reader.pid,
+        "label": reader.label,
+        "policy": reader.policy,
+        "state": reader.state,
+        "cursor": reader.cursor,
+        "lag": reader.lag,
+        "lag_bytes": reader.lag_bytes,
+        "lost": reader.lost,
+        "waiting": reader.waiting,
+    }
+
+
+def _connection_as_json(connection: state.ConnectionState | None) -> dict[str, Any] | None:
+    if connection is None:
+        return None
+    return {
+        "phase": str(connection.phase),
+        "url": connection.url,
+        "since_ns": connection.since_ns,
+        "rtt_ns": connection.rtt_ns,
+        "received": connection.received,
+        "sent": connection.sent,
+        "reconnects": connection.reconnects,
+        "last_error": connection.last_error,
+    }
+
+
+# ---- for people ------------------------------------------------------------------------------
+
+
+def ring_view(console: Console, now: Snapshot, before: Snapshot | None) -> RenderableType:
+    """A ring for people; rates are over the time since `before`, and left out without it."""
+    status = now.status
+    ring = Table.grid(padding=(0, 2))
+    ring.add_row(Text("ring", "bold"), Text(status.name, "bold"))
+    ring.add_row("state", state_text(status.state))
+    ring.add_row("epoch", str(status.epoch))
+    ring.add_row("writer", f"pid {status.writer_pid}, since {time_text(status.writer_since_ns)}")
+    ring.add_row("sequence", f"{status.sequence:,}  {rate_text(_ring_rate(now, before))}")
+    ring.add_row("slots", used_text(status.used_slots, status.slots, f"{status.slots:,}"))
+    capacity = size_text(status.capacity_bytes)
+    ring.add_row("bytes", used_text(status.used_bytes, status.capacity_bytes, capacity))
+    connection = state.connection(status)
+    if connection is not None:
+        _add_connection(ring, connection)
+    parts: list[RenderableType] = [ring, Text()]
+    if status.readers:
+        parts.append(_readers_table(now, before, wide=console.width >= _WIDE))
+    else:
+        parts.append("no readers")
+    if now.uplink is not None and now.uplink.senders:
+        parts += [Text(), _senders_table(now.uplink)]
+    return Group(*parts)
+
+
+def _add_connection(ring: Table, connection: state.ConnectionState) -> None:
+    age = timedelta(seconds=max(0, time.time_ns() - connection.since_ns) // 10**9)
+    rtt = "not measured" if connection.rtt_ns is None else f"{connection.rtt_ns / 1e6:,.2f} ms"
+    ring.add_row(
+        "connection", f"{connection.phase} for {age}, since {time_text(connection.since_ns)}"
+    )
+    ring.add_row("url", Text(visible(connection.url), overflow="fold"))
+    ring.add_row("round trip", rtt)
+    ring.add_row("received", f"{connection.received:,}")
+    ring.add_row("sent", f"{connection.sent:,}")
+    ring.add_row("reconnects", f"{connection.reconnects:,}")
+    last_error = "none" if connection.last_error is None else visible(connection.last_error)
+    ring.add_row("last error", Text(last_error, overflow="fold"))
+
+
+def _readers_table(now: Snapshot, before: Snapshot | None, *, wide: bool) -> Table:
+    """The readers; a narrow table leaves out what follows from other columns."""
+    wide_heads = ("of the ring", ">lag bytes") if wide else ()
+    heads = (">slot", ">pid", "~label", "policy", "state", ">cursor", ">lag", *wide_heads)
+    table = new_table(*heads, ">rate", ">lost", "waiting")
+    for reader in now.status.readers:
+        share = bar(reader.lag / now.status.slots)
+        wide_cells = (share, size_text(reader.lag_bytes)) if wide else ()
+        table.add_row(
+            str(reader.slot),
+            str(reader.pid),
+            visible(reader.label),
+            reader.policy,
+            state_text(reader.state),
+            f"{reader.cursor:,}",
+            f"{reader.lag:,}",
+            *wide_cells,
+            rate_text(_reader_rate(reader, now, before)),
+            Text(f"{reader.lost:,}", "red" if reader.lost else ""),
+            "yes" if reader.waiting else "no",
+        )
+    return table
+
+
+def _senders_table(uplink: mpsc.UplinkStatus) -> Table:
+    table = new_table(
+        ">lane",
+        ">pid",
+        "~label",
+        "state",
+        ">sent",
+        ">pending",
+        ">bytes",
+        ">rejected",
+        ">unconfirmed",
+    )
+    for sender in uplink.senders:
+        table.add_row(
+            str(sender.lane),
+            str(sender.pid),
+            visible(sender.label),
+            state_text(sender.state),
+            f"{sender.sent:,}",
+            f"{sender.pending:,}",
+            size_text(sender.pending_bytes),
+            Text(f"{sender.rejected:,}", "red" if sender.rejected else ""),
+            Text(f"{sender.unconfirmed:,}", "red" if sender.unconfirmed else ""),
+        )
+    return table
+
+
+def _ring_rate(now: Snapshot, before: Snapshot | None) -> float | None:
+    """Messages per second; None without an earlier snapshot of this very ring."""
+    if before is None or before.status.created_ns != now.status.created_ns:
+        return None
+    return (now.status.sequence - before.status.sequence) / (now.at - before.at)
+
+
+def _reader_rate(reader: shm.ReaderStatus, now: Snapshot, before: Snapshot | None) -> float | None:
+    """Messages per second; None without an earlier snapshot of this very reader."""
+    if before is None or before.status.created_ns != now.status.created_ns:
+        return None
+    for earlier in before.status.readers:
+        if (earlier.slot, earlier.joined_ns) == (reader.slot, reader.joined_ns):
+            return (reader.received - earlier.received) / (now.at - before.at)
+    return None
