@@ -112,6 +112,16 @@ def attached(name: str, readers: int, process: subprocess.Popen[str]) -> None:
     eventually(there, f"{readers} readers of {name}")
 
 
+def sent(name: str, process: subprocess.Popen[str]) -> None:
+    """Return when the program's messages have reached the server, or the program has ended."""
+
+    def there() -> bool:
+        senders = mpsc.status(name).senders
+        return process.poll() is not None or any(s.sent and not s.pending for s in senders)
+
+    eventually(there, f"messages sent through {name}")
+
+
 @contextmanager
 def manager(name: str, exchange: Exchange) -> Iterator[None]:
     """A manager whose ring ends when the exchange has sent all."""
@@ -132,27 +142,29 @@ def manager(name: str, exchange: Exchange) -> Iterator[None]:
 # ---- examples ------------------------------------------------------------------------------
 
 
-def beside_a_manager(program: str, name: str, exchange: Exchange, readers: int) -> str:
+def beside_a_manager(program: Path, name: str, exchange: Exchange, readers: int = 1) -> str:
     """What a worker's program prints that gets all messages of the exchange."""
-    with manager(name, exchange), running(EXAMPLES / program, name) as process:
+    with manager(name, exchange), running(program, name) as process:
         attached(name, readers, process)
+        if "send(" in program.read_text(encoding="utf-8"):
+            sent(name, process)  # before the exchange closes
         exchange.release()
         return output(process)
 
 
 def test_asyncio_worker(name: str, exchange: Exchange) -> None:
-    printed = beside_a_manager("asyncio_worker.py", name, exchange, readers=1)
+    printed = beside_a_manager(EXAMPLES / "asyncio_worker.py", name, exchange)
     assert printed.startswith(f"sent with ticket 0, read {MESSAGES} messages\n")
 
 
 def test_numpy_batches(name: str, exchange: Exchange) -> None:
-    printed = beside_a_manager("numpy_batches.py", name, exchange, readers=1)
+    printed = beside_a_manager(EXAMPLES / "numpy_batches.py", name, exchange)
     payload_bytes = sum(map(len, itertools.islice(market.messages(), MESSAGES)))
     assert re.match(rf"{MESSAGES} messages in \d+ batches, {payload_bytes} bytes\n", printed)
 
 
 def test_worker_pool(name: str, exchange: Exchange) -> None:
-    printed = beside_a_manager("worker_pool.py", name, exchange, readers=2)
+    printed = beside_a_manager(EXAMPLES / "worker_pool.py", name, exchange, readers=2)
     assert printed.endswith(f"all: {MESSAGES} messages\n")
     assert len(set(re.findall(r"worker \d: (\d+) messages", printed))) <= 2
     assert " 0 messages" not in printed
@@ -229,10 +241,7 @@ def test_block_alone(program: Path) -> None:
 
 @marked("feed")
 def test_block_beside_a_manager(program: Path, name: str, exchange: Exchange) -> None:
-    with manager(name, exchange), running(program) as process:
-        attached(name, 1, process)
-        exchange.release()
-        assert output(process)
+    assert beside_a_manager(program, name, exchange)
 
 
 @marked("ring")
