@@ -37,7 +37,7 @@ HEADINGS: Final = {
     "Raises": "Errors",
 }
 SECTION: Final = re.compile(rf"({'|'.join(HEADINGS)}):(?: (.*))?")
-ENTRY: Final = re.compile(r"(?P<names>[\w.*]+(?:, [\w.*]+)*): (?P<text>.*)")
+ENTRY: Final = re.compile(r"(?P<names>[\w.*]+(?:, [\w.*]+)*)(?: \((?P<type>.+?)\))?: (?P<text>.*)")
 EMBEDDED: Final = re.compile(r"\w+(\(.*\).*|: [\w.\[\]| ]+)")
 """The first line that Cython writes into a docstring: a signature, or a property and its type."""
 HELP_COLUMNS: Final = 96
@@ -111,16 +111,35 @@ REFERENCE: Final = {
 # ---- docstrings ----------------------------------------------------------------------------
 
 
+class Entry(NamedTuple):
+    """An entry of a section: "names (type): text". Names and type may be missing."""
+
+    names: str
+    type: str
+    text: str
+
+    def as_item(self) -> str:
+        """The entry as an item of a list."""
+        names = ", ".join(f"`{name}`" for name in self.names.split(", "))
+        kind = f" (`{self.type}`)" if self.type else ""
+        return f"- {names}{kind}: {self.text}" if self.names else f"- {self.text}"
+
+
 class Docstring(NamedTuple):
     """A docstring in parts.
 
     Attributes:
-        text: all before the first section, as Markdown.
-        sections: by name, the entries of each: names (empty where there are none) and text.
+        text: all outside the sections, as Markdown.
+        sections: the entries of each section, by its name.
     """
 
     text: str
-    sections: dict[str, list[tuple[str, str]]]
+    sections: dict[str, list[Entry]]
+
+    def attributes(self) -> dict[str, Entry]:
+        """The entry of each attribute."""
+        found = self.sections.get("Attributes", ())
+        return {name: entry for entry in found for name in entry.names.split(", ")}
 
 
 def read_docstring(thing: object) -> Docstring:
@@ -154,18 +173,17 @@ def markdown(text: str) -> str:
     return re.sub(r"(?<=\S)\n(?=    )", "\n\n", text)
 
 
-def entries(text: str) -> list[tuple[str, str]]:
-    """A section's entries: each begins with "name: text", and deeper lines continue it."""
-    found: list[tuple[str, str]] = []
+def entries(text: str) -> list[Entry]:
+    """A section's entries: each begins at the margin, and deeper lines continue it."""
+    found: list[Entry] = []
     for line in text.replace("``", "`").splitlines():
         entry = ENTRY.fullmatch(line)
         if entry is not None:
-            found.append((entry["names"], entry["text"]))
+            found.append(Entry(entry["names"], entry["type"] or "", entry["text"]))
         elif found and line.strip():
-            names, before = found[-1]
-            found[-1] = (names, f"{before} {line.strip()}")
+            found[-1] = found[-1]._replace(text=f"{found[-1].text} {line.strip()}")
         elif line.strip():
-            found.append(("", line.strip()))
+            found.append(Entry("", "", line.strip()))
     return found
 
 
@@ -173,14 +191,8 @@ def section_lines(doc: Docstring) -> Iterator[str]:
     """The sections as lists."""
     for section, found in doc.sections.items():
         yield f"*{HEADINGS[section]}*\n"
-        for names, text in found:
-            yield f"- {as_code(names)}: {text}" if names else f"- {text}"
+        yield from (entry.as_item() for entry in found)
         yield ""
-
-
-def as_code(names: str) -> str:
-    """Names with commas between them, each as code."""
-    return ", ".join(f"`{name}`" for name in names.split(", "))
 
 
 # ---- signatures ----------------------------------------------------------------------------
@@ -293,19 +305,18 @@ def explain(name: str) -> Iterator[str]:
         yield from (f"- `{member.name}` = `{member.value!r}`" for member in thing)
         yield ""
         return
-    explained = {n for names, _ in doc.sections.get("Attributes", ()) for n in names.split(", ")}
+    explained = {*doc.attributes(), *field_names(thing)}
     names, base = members(thing)
     if base is not None:
         yield f"It has all that `{base.__name__}` has, too.\n"
-    fields = {field.name for field in dataclasses.fields(thing)} if is_record(thing) else set()
     for member in sorted(names):
-        if member not in explained | fields:
+        if member not in explained:
             yield from explain_member(thing, short, member)
 
 
-def is_record(thing: type) -> bool:
-    """Is it a dataclass?"""
-    return dataclasses.is_dataclass(thing)
+def field_names(thing: type) -> list[str]:
+    """The fields of a dataclass; none of another class."""
+    return [f.name for f in dataclasses.fields(thing)] if dataclasses.is_dataclass(thing) else []
 
 
 def explain_member(cls: type, short: str, name: str) -> Iterator[str]:
@@ -348,39 +359,42 @@ def errors_page() -> str:
 
 
 def config_page() -> str:
-    """Every key of the configuration: a field's own help, or what the class's docstring says."""
+    """Every key of the configuration."""
     config = load("ringcast:Config")
     doc = read_docstring(config)
-    explained = {
-        name: text
-        for names, text in doc.sections.get("Attributes", ())
-        for name in names.split(", ")
-    }
+    explained = doc.attributes()
     lines = [
         "# Configuration\n",
-        "A TOML file for `ringcast serve --config` has these keys; `ringcast.Config` has them as"
-        ' keyword arguments. Where a value may be None in Python, a file says `"never"`, or leaves'
-        " the key away. [Run a manager](../manager.md) shows a file.\n",
+        "A TOML file for `ringcast serve --config` has these keys. `ringcast.Config` takes them as"
+        " keyword arguments. [Run a manager](../manager.md) shows a file.\n",
         f"{doc.text}\n",
     ]
     for field in dataclasses.fields(config):
         if field.name.startswith("_"):
             continue
-        help_text = field.metadata.get("help") or explained.get(field.name, "")
-        lines += [f"## {field.name}\n", f"`{field.type}`, {default_of(field)}\n", f"{help_text}\n"]
+        entry = explained[field.name]
+        lines += [f"## {field.name}\n", f"`{entry.type or field.type}`. {entry.text}\n"]
+        if not re.search(r"Default: |Required\.", entry.text):
+            lines += [f"{default_of(field)}\n"]
+    lines += ["## In Python\n", *section_lines(doc._replace(sections=raised(doc)))]
     for method in ("load", "redact", "shown_url"):
         lines += explain_member(config, "Config", method)
     return "\n".join(lines)
+
+
+def raised(doc: Docstring) -> dict[str, list[Entry]]:
+    """The errors alone."""
+    return {"Raises": doc.sections.get("Raises", [])}
 
 
 def default_of(field: dataclasses.Field[Any]) -> str:
     """What holds if the key is not given."""
     if field.default is not dataclasses.MISSING:
         value = oct(field.default) if field.name == "mode" else repr(field.default)
-        return f"default `{value}`"
+        return f"Default: `{value}`."
     if field.default_factory is not dataclasses.MISSING:
-        return f"default `{field.default_factory()!r}`"
-    return "required"
+        return f"Default: `{field.default_factory()!r}`."
+    return "Required."
 
 
 # ---- commands ------------------------------------------------------------------------------

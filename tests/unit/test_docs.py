@@ -184,6 +184,20 @@ def test_what_a_block_imports_and_calls_is_there(block: Block) -> None:
             assert keyword.arg in parameters, f"{ast.unparse(node)}: no {keyword.arg}"
 
 
+TOML: Final = re.compile(r"^```toml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def test_the_configuration_file_of_the_docs_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (text,) = TOML.findall((DOCS / "manager.md").read_text(encoding="utf-8"))
+    for variable in re.findall(r"\$\{(\w+)\}", text):
+        monkeypatch.setenv(variable, "secret")
+    path = tmp_path / "md.toml"
+    path.write_text(text, encoding="utf-8")
+    assert ringcast.Config.load(path).name == "md"
+
+
 # ---- links ---------------------------------------------------------------------------------
 
 
