@@ -13,8 +13,16 @@ from __future__ import annotations
 
 import enum
 
-from . import _reader, _writer
-from ._endpoint import KINDS
+try:
+    from ._endpoint import KINDS
+    from ._reader import DESCRIPTOR
+    from ._writer import KIND_BINARY, KIND_EVENT, KIND_TEXT
+except ModuleNotFoundError as error:
+    if error.name is None or not error.name.startswith(__name__):
+        raise
+    raise ImportError(
+        f"{error.name}, a native module of ringcast, is not there: build it first: pip install -e ."
+    ) from error
 from .errors import (
     Evicted,
     LayoutMismatch,
@@ -64,16 +72,13 @@ __all__ = [
     "unlink",
 ]
 
-#: numpy dtype of a descriptor, as `Batch.descriptors` has it.
-DESCRIPTOR = _reader.DESCRIPTOR
-
 
 class Kind(enum.IntEnum):
     """What a payload is."""
 
-    TEXT = _writer.KIND_TEXT
-    BINARY = _writer.KIND_BINARY
-    EVENT = _writer.KIND_EVENT
+    TEXT = KIND_TEXT
+    BINARY = KIND_BINARY
+    EVENT = KIND_EVENT
 
 
 KINDS.update({int(kind): kind for kind in Kind})
