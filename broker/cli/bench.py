@@ -22,12 +22,13 @@ def bench(
     are named: pip install 'ringcast\[bench]' brings them. `python -m ringcast.benchmarks` has many
     more scenarios."""
     from ringcast.benchmarks import __main__ as benchmarks
-    from ringcast.benchmarks.method import Plan, RunFailedError
+    from ringcast.benchmarks.errors import RunFailedError
+    from ringcast.benchmarks.report import Plan
 
-    say = (lambda text: typer.echo(text, err=True)) if as_json else typer.echo
+    show = (lambda text: typer.echo(text, err=True)) if as_json else typer.echo
     try:
         plan = Plan(seconds, repeat=1, brief=True)
-        reports = benchmarks.run(("throughput", "latency", "limits"), plan, say)
+        reports = benchmarks.run(("throughput", "latency", "limits"), plan, show)
     except RunFailedError as failure:
         typer.echo(f"ringcast bench: {failure}", err=True)
         raise typer.Exit(1) from failure
