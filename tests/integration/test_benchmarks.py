@@ -8,17 +8,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from ringcast.benchmarks import __main__ as command
-from ringcast.benchmarks import flows, latency, plots, uplink
+from ringcast.benchmarks import flows, histograms, latency, plots, uplink
 from ringcast.benchmarks.errors import RunFailedError
 from ringcast.benchmarks.figures import Figure, figures_of, interleave, percentiles, ratio
 from ringcast.benchmarks.report import Plan, Report
 from ringcast.benchmarks.transports import TRANSPORTS, Transport, available
 from ringcast.benchmarks.transports.rings import BatchedRing, LossyRing, Ring, SleepingRing, Uplink
 from ringcast.benchmarks.transports.stdlib import UnixSeqpacket
+from ringcast.benchmarks.websocket import clients
 from ringcast.broker.cli import app
 
 SIZE = 128
@@ -89,6 +91,33 @@ def test_what_is_not_installed_is_reported(monkeypatch: pytest.MonkeyPatch) -> N
     assert "pip install 'ringcast[bench]'" in parameters["not measured"]["pyzmq PUSH/PULL"]
 
 
+def test_a_client_that_is_not_installed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "picows" else find(name)
+    )
+    assert not clients.is_installed("picows")
+    assert "pip install 'ringcast[bench]'" in clients.versions("picows")["picows"]
+
+
+def test_a_histogram_keeps_durations_across_processes() -> None:
+    pytest.importorskip("hdrh")
+    one, other = histograms.Histogram(), histograms.Histogram()
+    one.record(np.array([1000] * 30 + [2_000_000] * 30))
+    other.add_text(one.as_text())
+    other.record(np.array([1000] * 10))
+    assert other.count == 70
+    assert other.percentiles((50.0, 99.0)) == {"p50": pytest.approx(1.0, rel=0.001)}
+    assert one.percentiles((75.0,)) == {"p75": pytest.approx(2000.0, rel=0.001)}
+
+
+@pytest.mark.parametrize("duration_ns", [-1, 4 * 3_600_000_000_000])
+def test_a_duration_out_of_range_fails_the_run(duration_ns: int) -> None:
+    pytest.importorskip("hdrh")
+    with pytest.raises(RunFailedError, match="out of range"):
+        histograms.Histogram().record(np.array([duration_ns]))
+
+
 def test_a_ratio_is_taken_round_by_round() -> None:
     figure = ratio("a / b", [2.0, 9.0, 4.0], [1.0, 3.0, 4.0], floor=2.5)
     assert figure.values == (2.0, 3.0, 1.0)
@@ -136,7 +165,7 @@ def test_the_command_writes_figures_and_pictures(
     figures, pictures = tmp_path / "found.json", tmp_path / "pictures"
     arguments = ["growth", "--quick", "--seconds", "0.05", "--json", str(figures)]
     assert command.main([*arguments, "--plots", str(pictures)]) == 0
-    assert "16 readers / 1 reader" in capsys.readouterr().out
+    assert "16 / 1, reading" in capsys.readouterr().out
     (report,) = json.loads(figures.read_text())["reports"]
     assert report["scenario"] == "growth"
     assert report["machine"]["cores"] >= 1
