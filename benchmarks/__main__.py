@@ -1,7 +1,8 @@
-"""``python -m ringcast.benchmarks [SCENARIO ...]``: run some or all; tables, JSON, pictures.
+"""``python -m ringcast.benchmarks [SCENARIO ...]``: run some scenarios or all.
 
-Exits with 0 when every run's contents were right, with 1 when they were not, or when a floor was
-missed and ``--check`` was given, with 2 for bad usage.
+Prints tables, and writes JSON and pictures if asked to. The exit code is 0 if the contents of every
+run were right; 1 if they were not, or if a floor was missed and ``--check`` was given; 2 for bad
+usage.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import endtoend, growth, idle, ingest, latency, limits, plots, replay, throughput, uplink
-from .method import Plan, Report, RunFailedError
+from .errors import RunFailedError
+from .report import Plan, Report
 from .transports import available
 
 SCENARIOS: Final[dict[str, Callable[[Plan], Report]]] = {
@@ -34,7 +36,7 @@ SCENARIOS: Final[dict[str, Callable[[Plan], Report]]] = {
 }
 QUICK: Final = Plan(seconds=0.1, repeat=1, brief=True)
 SECONDS_LEAST: Final = 0.05
-"""Of a run: in less, the slowest has nothing to tell."""
+"""The shortest run: in less time, the slowest transport has no figures."""
 SECONDS_MOST: Final = 600.0
 
 
@@ -61,12 +63,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="short runs of the main cases, within 3 minutes"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too; - for stdout")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON; - is stdout")
     parser.add_argument(
-        "--plots", metavar="FOLDER", type=Path, help="write pictures there (needs matplotlib)"
+        "--plots", metavar="FOLDER", type=Path, help="write pictures (needs matplotlib)"
     )
-    parser.add_argument("--seconds", type=_seconds, help="of each run (0.3; quick: 0.1)")
-    parser.add_argument("--repeat", type=_count, help="rounds (5; quick: 1)")
+    parser.add_argument("--seconds", type=_seconds, help="duration of each run (0.3; quick: 0.1)")
+    parser.add_argument("--repeat", type=_count, help="number of rounds (5; quick: 1)")
     parser.add_argument(
         "--captures", metavar="FOLDER", type=Path, help="recorded messages to replay"
     )
@@ -95,14 +97,15 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 @contextlib.contextmanager
-def _tidy_when_told_to_end() -> Iterator[None]:
-    """SIGTERM, and SIGHUP of a terminal that is closed, end what was begun, as Ctrl-C does."""
+def _clean_up_on_signals() -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP of a terminal that is closed, end all processes, as Ctrl-C does."""
 
     def end(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
-    heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in heeded}  # nohup has one ignored
+    # nohup ignores SIGHUP, and that stays.
+    handled = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in handled}
     try:
         yield
     finally:
@@ -110,17 +113,21 @@ def _tidy_when_told_to_end() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@_tidy_when_told_to_end()
-def run(scenarios: Sequence[str], plan: Plan, say: Callable[[str], object]) -> list[Report]:
-    """Run scenarios; say who copies what, and each one's tables as they are there. In the main
-    thread, for it heeds signals.
+@_clean_up_on_signals()
+def run(scenarios: Sequence[str], plan: Plan, show: Callable[[str], object]) -> list[Report]:
+    """Run scenarios. Call this in the main thread, because it handles signals.
+
+    Args:
+        scenarios: their names; all if there are none.
+        plan: how to run them.
+        show: is called with who copies what, and then with the tables of each scenario.
 
     Raises:
         RunFailedError: what came is not what was sent, or a process failed.
     """
     present, _ = available()
     width = max(len(transport.name) for transport in present)
-    say("\n".join(f"{t.name:<{width}}  {t.copies}" for t in present) + "\n")
+    show("\n".join(f"{t.name:<{width}}  {t.copies}" for t in present) + "\n")
     reports = []
     for name in scenarios or SCENARIOS:
         began = time.monotonic()
@@ -128,19 +135,19 @@ def run(scenarios: Sequence[str], plan: Plan, say: Callable[[str], object]) -> l
             report = SCENARIOS[name](plan)
         except RunFailedError as failure:
             raise RunFailedError(f"{name}: {failure}") from failure
-        say(f"{report.as_text()}\n\n({time.monotonic() - began:.0f} s)\n")
+        show(f"{report.as_text()}\n\n({time.monotonic() - began:.0f} s)\n")
         reports.append(report)
     return reports
 
 
 def as_json(reports: Sequence[Report]) -> dict[str, Any]:
-    """Reports for a file that `plots.draw` reads."""
+    """Reports as `plots.draw` reads them."""
     copies = {transport.name: transport.copies for transport in available()[0]}
     return {"copies": copies, "reports": [report.as_json() for report in reports]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command. Returns its exit code."""
     options = _arguments(arguments)
     to = sys.stderr if options.json == "-" else sys.stdout
     try:

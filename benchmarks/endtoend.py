@@ -1,215 +1,191 @@
-"""From a server to N processes that all need each message: one connection and ringcast's workers,
-against N connections; N is 1, 4 and 16.
+"""From a server to N processes that all need each message: ringcast's workers behind one
+connection, against N connections. N is 1, 4 and 16.
 
-The same server for all, on the first core: see `websocket.py`, also for who copies what. Everything
-else runs where the scheduler likes. Compared are
+All use the same server, on the first core. The package `websocket` describes it, and who copies
+what. Everything else runs where the scheduler likes. Compared are
 
-* ringcast: one manager, a ring of 16 MiB, N workers that take each message and its memoryview in a
-  `for` loop;
-* picows: N processes with a connection each, a callback that takes the payload's memoryview;
-* websockets: likewise, recv(decode=False) of its asyncio client.
+* ringcast: one manager, a ring of 16 MiB, and N workers that read message by message in a `for`
+  loop and take the memoryview of each;
+* picows: N processes with a connection each, and a callback that takes the memoryview of the
+  payload;
+* websockets: likewise, with recv(decode=False) of its asyncio client.
 
-Two loads of 200-byte messages. Flood: as fast as the slowest receives, for the server writes a
-block to each connection in turn. Fixed rate: so many messages each millisecond, in one write a
-connection: 100 with 1 and 4 workers, 10 with 16, which two cores can just do for N connections.
+There are two loads of 200-byte messages. The flood goes as fast as the slowest receives, because
+the server writes a block to each connection in turn. The fixed rate is so many messages per
+millisecond, in one write per connection: 100 with 1 and 4 workers, 10 with 16, which two cores can
+just do for N connections.
 
-Every payload is checked where it is received, as `websocket.py` tells; in the flood without a call,
-at the fixed rate with one, which takes the time too and costs all the same.
+Every payload is checked where it is received, as the package `websocket` describes. In the flood
+the check is in the receiver's loop. At the fixed rate it is a call that also takes the time, and
+costs all receivers the same.
 
 Figures:
 
-* messages a second that each worker received: from the first message of all to the end of the last;
-* CPU time, user and system, of all processes on the clients' side, manager included, from the first
-  message to the last, by message and worker;
-* the server's CPU time by message: with N connections it writes each N times;
-* latency at the fixed rate: from the time at which the server was due to send a message until the
-  worker holds its payload, of all messages and workers. The due time follows from the message's
-  number, so whoever is late makes all that waits late, the server's own sleep included. The times
-  are kept in memory, and put into an hdrhistogram (three digits) when all is over; without
-  that package there are no latencies. No percentile is told beyond which fewer than ten lie.
+* messages per second that each worker received, from the first message of any worker to the end of
+  the last;
+* CPU time, user and system, of all processes on the clients' side, including the manager, from the
+  first message to the last, per message and worker;
+* the server's CPU time per message: with N connections it writes each message N times;
+* latency at the fixed rate, of all messages and workers: from the time at which the server was due
+  to send a message until the worker holds its payload. The due time follows from the number of the
+  message. So a delay makes late whatever waits behind it, and the server's own sleep is included.
+  The times are kept in memory, and put into a histogram of three digits at the end. Without the
+  package hdrhistogram there are no latencies. A percentile beyond which fewer than ten lie is not
+  reported.
 
-Who can't keep up with the fixed rate falls behind ever more: its latencies tell the length of the
-run. Who was more than a tenth of the run late at its end is named in the parameters, as behind.
+A receiver that cannot keep up with the fixed rate falls behind more and more, and its latencies
+show the length of the run. One that was late by more than a tenth of the run at its end is named in
+the parameters, as behind.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import statistics
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from .method import (
-    Channel,
-    Figure,
-    Plan,
-    Report,
-    RunFailedError,
-    Samples,
-    describe_machine,
-    interleave,
-    percentiles,
-    ratio,
-)
-from .transports.rings import ring_names
-from .websocket import (
-    SIZE,
-    TICK_NS,
-    Load,
-    Place,
-    Receiver,
-    Take,
-    Tally,
-    collect,
-    feed_each,
+from . import histograms
+from .figures import Figure, Samples, interleave, ratio
+from .processes import Channel
+from .report import Plan, Report, describe_machine
+from .ring_names import temporary_ring_name
+from .websocket.checking import StreamChecker, collect
+from .websocket.clients import (
+    CheckingClient,
+    HandlingClient,
+    check_picows,
+    check_websockets,
+    handle_picows,
+    handle_websockets,
     is_installed,
-    manage,
-    picows,
-    picows_each,
     versions,
-    websockets,
-    websockets_each,
-    work,
 )
+from .websocket.frames import MESSAGE_BYTES
+from .websocket.ringcast_side import check_messages, handle_messages, run_manager
+from .websocket.server import TICK_NS, Address, Load
 
 WORKERS: Final = (1, 4, 16)
 PER_TICK: Final[Mapping[int, int]] = {1: 100, 4: 100, 16: 10}
-"""Messages each millisecond, by the number of workers."""
+"""Number of messages per millisecond, by number of workers."""
 PACED_S_MOST: Final = 10.0
-"""Seconds at the fixed rate: each worker keeps 8 bytes a message."""
-BEHIND: Final = 0.1
-QUANTILES: Final = (50.0, 99.0, 99.9)
-_LONGEST_NS: Final = 3_600_000_000_000
-
-_NO_LATENCY: Final = "not installed, so there are no latencies: pip install 'ringcast[bench]'"
+"""Seconds at the fixed rate: each worker keeps 8 bytes per message."""
+BEHIND_SHARE: Final = 0.1
+"""Lateness at the end, as a share of the run, from which on a receiver is named as behind."""
+PERCENTILES: Final = (50.0, 99.0, 99.9)
 
 
 # ---- latency -------------------------------------------------------------------------------
 
 
-class _Stamped(Tally):
-    """Notes when each payload was in hand, too."""
+class _TimingChecker(StreamChecker):
+    """Checks each payload, and notes when it came."""
 
     def __init__(self, load: Load) -> None:
         super().__init__()
         self._load = load
-        self._stamps = array("q", bytes(8 * load.ticks * load.per_tick))
+        self._times_ns = array("q", bytes(8 * load.ticks * load.per_tick))
 
-    def take(self, payload: bytes | memoryview) -> bool:
-        """Note the time and check a payload; are there more to come?"""
+    def check(self, payload: bytes | memoryview) -> bool:
+        """Note the time and check a payload. Returns whether more are to come."""
         now = time.monotonic_ns()
         count = self.count
-        more = super().take(payload)
+        more = super().check(payload)
         if more:
-            self._stamps[count] = now
+            self._times_ns[count] = now
         return more
 
-    def tell(self, channel: Channel) -> None:
-        """As all; and, told when the first tick was due, tell the latencies as a histogram, and
-        the last one, s."""
-        super().tell(channel)
-        began_ns = channel.hear()
+    def report(self, channel: Channel) -> None:
+        """Report as all do. Then receive when the first tick was due, and send a histogram of the
+        latencies, and the last one in s."""
+        super().report(channel)
+        began_ns = channel.receive()
         number = np.arange(self.count, dtype=np.int64) // self._load.per_tick
-        late = np.frombuffer(self._stamps, np.int64) - (began_ns + number * TICK_NS)
-        channel.tell({"histogram": _encoded(late), "last_s": float(late[-1]) / 1e9})
+        late_ns = np.frombuffer(self._times_ns, np.int64) - (began_ns + number * TICK_NS)
+        histogram = histograms.Histogram()
+        histogram.record(late_ns)
+        channel.send({"histogram": histogram.as_text(), "last_s": float(late_ns[-1]) / 1e9})
 
 
-def _histogram() -> Any:
-    """For nanoseconds, up to an hour, three digits."""
-    return importlib.import_module("hdrh.histogram").HdrHistogram(1, _LONGEST_NS, 3)
-
-
-def _encoded(values: np.ndarray[Any, np.dtype[np.int64]]) -> str:
-    """A histogram of them as text."""
-    histogram = _histogram()
-    for value, count in zip(*np.unique(values, return_counts=True), strict=True):
-        if not histogram.record_value(int(value), int(count)):
-            raise RunFailedError(f"a latency of {value} ns is out of range")
-    text: bytes = histogram.encode()
-    return text.decode()
-
-
-def _latencies(stamped: Sequence[Channel], began_ns: float, seconds: float) -> dict[str, float]:
-    """Percentiles over all, us; `late`, by what share of the run the latest came last."""
-    whole = _histogram()
+def _latencies(workers: Sequence[Channel], began_ns: float, seconds: float) -> dict[str, float]:
+    """Percentiles over all workers in us; and `late`, the lateness of the last message, of the
+    worker where it is largest, as a share of the run."""
+    histogram = histograms.Histogram()
     last_s = []
-    for channel in stamped:
-        channel.tell(began_ns)
-    for channel in stamped:
-        told = channel.hear()
-        whole.decode_and_add(told["histogram"].encode())
-        last_s.append(told["last_s"])
-    found = percentiles(QUANTILES, whole.get_total_count(), whole.get_value_at_percentile)
-    return found | {"late": max(last_s) / seconds}
+    for channel in workers:
+        channel.send(began_ns)
+    for channel in workers:
+        found = channel.receive()
+        histogram.add_text(found["histogram"])
+        last_s.append(found["last_s"])
+    return histogram.percentiles(PERCENTILES) | {"late": max(last_s) / seconds}
 
 
 # ---- runs ----------------------------------------------------------------------------------
 
 Run = Callable[[Load, int, bool], dict[str, float]]
-"""Given the load, how many workers, and whether latencies are taken: rate, M/s; cpu and server, us;
-and what `_latencies` has."""
+"""A function of the load, the number of workers, and whether to measure latencies. It returns
+rate, M/s; cpu and server, us; and what `_latencies` returns."""
 
 
-def _found(
+def _collect_figures(
     load: Load, server: Channel, workers: Sequence[Channel], manager: Channel | None, timed: bool
 ) -> dict[str, float]:
-    told, served = collect(server, workers)
-    seconds = (max(t["ended_ns"] for t in told) - min(t["began_ns"] for t in told)) / 1e9
-    late = _latencies(workers, served["began_ns"], load.seconds) if timed else {}
-    cpu = sum(one["cpu"] for one in told)
+    found, served = collect(server, workers)
+    seconds = (max(one["ended_ns"] for one in found) - min(one["began_ns"] for one in found)) / 1e9
+    latencies = _latencies(workers, served["began_ns"], load.seconds) if timed else {}
+    cpu = sum(one["cpu"] for one in found)
     if manager is not None:
-        cpu += manager.hear()["cpu"]
+        cpu += manager.receive()["cpu"]
     sent = served["sent"]
     return {
         "rate": sent / seconds / 1e6,
         "cpu": cpu / sent / len(workers) * 1e6,
         "server": served["cpu"] / sent * 1e6,
-        **late,
+        **latencies,
     }
 
 
 def _ringcast(load: Load, workers: int, timed: bool) -> dict[str, float]:
-    def work_timed(channel: Channel, name: str) -> None:
-        tally = _Stamped(load)
-        feed_each(channel, name, tally.take)
-        tally.tell(channel)
+    def time_messages(channel: Channel, name: str) -> None:
+        checker = _TimingChecker(load)
+        handle_messages(channel, name, checker.check)
+        checker.report(channel)
 
-    with ring_names(1) as (name,), load.begin(1) as (group, server, place):
-        manager = group.start(manage, place, name)
-        manager.hear()
-        attached = [group.start(work_timed if timed else work, name) for _ in range(workers)]
+    worker = time_messages if timed else check_messages
+    with temporary_ring_name() as name, load.serve(1) as (children, server, address):
+        manager = children.start(run_manager, address, name)
+        manager.receive()
+        attached = [children.start(worker, name) for _ in range(workers)]
         for channel in attached:
-            channel.hear()
-        manager.tell()
-        return _found(load, server, attached, manager, timed)
+            channel.receive()
+        manager.send()
+        return _collect_figures(load, server, attached, manager, timed)
 
 
-def _clients(receive: Receiver, each: Callable[[Place, Take], None]) -> Run:
+def _clients(check: CheckingClient, handle: HandlingClient) -> Run:
     def run(load: Load, workers: int, timed: bool) -> dict[str, float]:
-        def receive_timed(channel: Channel, place: Place) -> None:
-            tally = _Stamped(load)
-            each(place, tally.take)
-            tally.tell(channel)
+        def time_messages(channel: Channel, address: Address) -> None:
+            checker = _TimingChecker(load)
+            handle(address, checker.check)
+            checker.report(channel)
 
-        with load.begin(workers) as (group, server, place):
-            clients = [
-                group.start(receive_timed if timed else receive, place) for _ in range(workers)
-            ]
-            return _found(load, server, clients, None, timed)
+        client = time_messages if timed else check
+        with load.serve(workers) as (children, server, address):
+            clients = [children.start(client, address) for _ in range(workers)]
+            return _collect_figures(load, server, clients, None, timed)
 
     return run
 
 
 def _peers() -> dict[str, Run]:
     clients = {
-        "picows": _clients(picows, picows_each),
-        "websockets": _clients(websockets, websockets_each),
+        "picows": _clients(check_picows, handle_picows),
+        "websockets": _clients(check_websockets, handle_websockets),
     }
     return {name: run for name, run in clients.items() if is_installed(name)}
 
@@ -227,18 +203,18 @@ def _named(
 # ---- the scenario --------------------------------------------------------------------------
 
 
-def _workers(count: int) -> str:
+def _workers_text(count: int) -> str:
     return "1 worker" if count == 1 else f"{count} workers"
 
 
 def _label(name: str, workers: int) -> str:
-    return f"{name}, {_workers(workers)}"
+    return f"{name}, {_workers_text(workers)}"
 
 
 def _group(
     samples: Samples, what: str, unit: str, peers: Sequence[str], behind: Sequence[str] = ()
 ) -> list[Figure]:
-    """Ratios, but of those that are not behind, then the figures themselves."""
+    """Ratios, without those that are behind, then the figures themselves."""
     load, _, part = what.partition(" ")
 
     def key(name: str, workers: int) -> str:
@@ -248,7 +224,7 @@ def _group(
     return [
         *(
             ratio(
-                f"ringcast / {peer} | {_workers(n)}",
+                f"ringcast / {peer} | {_workers_text(n)}",
                 samples[key("ringcast", n)],
                 samples[key(peer, n)],
             )
@@ -257,7 +233,7 @@ def _group(
             if not {_label("ringcast", n), _label(peer, n)} & set(behind)
         ),
         *(
-            Figure(f"{name} | {_workers(n)}", unit, tuple(samples[key(name, n)]))
+            Figure(f"{name} | {_workers_text(n)}", unit, tuple(samples[key(name, n)]))
             for name in ("ringcast", *peers)
             for n in measured
         ),
@@ -268,28 +244,28 @@ def _groups(
     samples: Samples, peers: Sequence[str], behind: Sequence[str], timed: bool
 ) -> dict[str, Sequence[Figure]]:
     groups: dict[str, Sequence[Figure]] = {
-        "messages a second to each worker, flood": _group(samples, "flood rate", "M/s", peers),
-        "CPU time by message and worker, flood": _group(samples, "flood cpu", "us", peers),
-        "server's CPU time by message, flood": _group(samples, "flood server", "us", peers),
+        "messages per second to each worker, flood": _group(samples, "flood rate", "M/s", peers),
+        "CPU time per message and worker, flood": _group(samples, "flood cpu", "us", peers),
+        "server's CPU time per message, flood": _group(samples, "flood server", "us", peers),
     }
-    for q in QUANTILES if timed else ():
+    for q in PERCENTILES if timed else ():
         heading = f"latency from the due time, fixed rate, p{q:g}"
         groups[heading] = _group(samples, f"paced p{q:g}", "us", peers, behind)
     return groups | {
-        "CPU time by message and worker, fixed rate": _group(samples, "paced cpu", "us", peers),
-        "server's CPU time by message, fixed rate": _group(samples, "paced server", "us", peers),
+        "CPU time per message and worker, fixed rate": _group(samples, "paced cpu", "us", peers),
+        "server's CPU time per message, fixed rate": _group(samples, "paced server", "us", peers),
     }
 
 
 def measure(plan: Plan) -> Report:
-    """Run the scenario: each measurement for so many seconds, at most ten at the fixed rate, all of
-    them in turn, round by round.
+    """Run the scenario: every measurement in turn, round by round; those at the fixed rate for at
+    most ten seconds each.
 
     Raises:
         RunFailedError: a worker did not get exactly what was sent, or a process failed.
     """
     machine = describe_machine()
-    timed = importlib.util.find_spec("hdrh") is not None
+    timed = histograms.is_installed()
     peers = _peers()
     paced_s = min(plan.seconds, PACED_S_MOST)
     runs = []
@@ -303,15 +279,15 @@ def measure(plan: Plan) -> Report:
     behind = [
         name.removeprefix("paced ").removesuffix(" late")
         for name, values in samples.items()
-        if name.endswith(" late") and statistics.median(values) > BEHIND
+        if name.endswith(" late") and statistics.median(values) > BEHIND_SHARE
     ]
     parameters = {
-        "message_bytes": SIZE,
+        "message_bytes": MESSAGE_BYTES,
         **plan.as_json(),
-        "fixed_rate": {_workers(n): f"{each * 1000:,} /s" for n, each in PER_TICK.items()},
+        "fixed_rate": {_workers_text(n): f"{each * 1000:,} /s" for n, each in PER_TICK.items()},
         "behind": behind or "none",
         "placement": "server on the first core, all else where the scheduler likes",
         **versions("picows", "websockets"),
-        "hdrhistogram": metadata.version("hdrhistogram") if timed else _NO_LATENCY,
+        "hdrhistogram": metadata.version("hdrhistogram") if timed else histograms.NOT_INSTALLED,
     }
     return Report("end-to-end", parameters, machine, _groups(samples, list(peers), behind, timed))

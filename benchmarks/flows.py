@@ -1,9 +1,9 @@
-"""Leading senders and receivers through a flow: a warm-up, then so many seconds that are measured.
+"""Flows from one sender to its receivers: a warm-up, then so many seconds that are measured.
 
-A flow goes as fast as its slowest. It is timed from the first send after the warm-up, which every
-receiver has read, until the last receiver has read the last message; so a large buffer makes
-nothing faster: what it holds at the end is yet to be read. CPU time and context switches are those
-of all processes in that time, a server in between included.
+A flow is as fast as its slowest process. It is timed from the first send after the warm-up, which
+every receiver has read by then, until the last receiver has read the last message. So a large
+buffer makes nothing faster: what it holds at the end has yet to be read. CPU time and context
+switches are those of all processes in that time, including a server between them.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from .method import Channel, RunFailedError, crew
+from .errors import RunFailedError
 from .payloads import Checker, contents
-from .transports import Memory, Outlet, Transport, Usage, Wait
+from .processes import Channel, child_processes
+from .transports import LinkSender, Memory, Transport, Usage, Wait
 
 WARM_UP_SHARE: Final = 0.5
-"""Of the seconds measured, this much more before."""
-AGAIN_S: Final = 0.01
-"""Seconds after which a mark that may be lost is said again."""
+"""Duration of the warm-up as a share of the seconds that are measured."""
+RESEND_S: Final = 0.01
+"""Seconds after which a mark that may be lost is sent again."""
 _CHUNKS: Final = 16
-"""Looks at the clock a round of messages."""
+"""The sender looks at the clock so often per round of messages."""
 
 
-def _each(send: Callable[[Any], object]) -> Callable[[Sequence[Any]], object]:
+def _one_by_one(send: Callable[[Any], object]) -> Callable[[Sequence[Any]], object]:
     def send_all(items: Sequence[Any]) -> None:
         for item in items:
             send(item)
@@ -34,11 +35,11 @@ def _each(send: Callable[[Any], object]) -> Callable[[Sequence[Any]], object]:
     return send_all
 
 
-def _to_all(outlets: Sequence[Outlet]) -> Callable[[Sequence[Any]], object]:
-    """A function that sends each of some items to every outlet."""
-    if len(outlets) == 1:
-        return outlets[0].send_all or _each(outlets[0].send)
-    sends = [outlet.send for outlet in outlets]
+def _to_all(senders: Sequence[LinkSender]) -> Callable[[Sequence[Any]], object]:
+    """A function that sends each of some items on every link."""
+    if len(senders) == 1:
+        return senders[0].send_all or _one_by_one(senders[0].send)
+    sends = [sender.send for sender in senders]
 
     def send_all(items: Sequence[Any]) -> None:
         for item in items:
@@ -48,56 +49,60 @@ def _to_all(outlets: Sequence[Outlet]) -> Callable[[Sequence[Any]], object]:
     return send_all
 
 
-def say_until_heard(channel: Channel, link: Transport, say: Callable[[], object]) -> None:
-    """Send a mark, over and over if it may be lost, until the benchmark says that it came."""
-    say()
-    while link.lossy and not channel.has_word(AGAIN_S):
-        say()
-    channel.hear()
+def send_until_received(channel: Channel, link: Transport, send_mark: Callable[[], object]) -> None:
+    """Send a mark, over and over if it may be lost, until the benchmark reports that it came."""
+    send_mark()
+    while link.lossy and not channel.has_message(RESEND_S):
+        send_mark()
+    channel.receive()
 
 
-class _Flow:
-    """What a sender does in both phases."""
+class _SendingFlow:
+    """What a sender does in each phase."""
 
     def __init__(
-        self, channel: Channel, link: Transport, outlets: Sequence[Outlet], items: Sequence[Any]
+        self,
+        channel: Channel,
+        link: Transport,
+        senders: Sequence[LinkSender],
+        items: Sequence[Any],
     ) -> None:
         self._channel = channel
         self._link = link
-        self._send_all = _to_all(outlets)
+        self._send_all = _to_all(senders)
         step = -(-len(items) // _CHUNKS)
         self._chunks = [items[i : i + step] for i in range(0, len(items), step)]
-        self._group = link.group
+        self._item_messages = link.item_messages
 
     def send(self, seconds: float) -> int:
-        """Send the round over and over; how many messages that were."""
+        """Send the round over and over. Returns how many messages that were."""
         send_all = self._send_all
         sent = 0
         end = time.monotonic_ns() + int(seconds * 1e9)
         while time.monotonic_ns() < end:
             for chunk in self._chunks:
                 send_all(chunk)
-                sent += len(chunk) * self._group
+                sent += len(chunk) * self._item_messages
                 if time.monotonic_ns() >= end:
                     break
         return sent
 
     def mark(self, phase: int) -> None:
-        """Say that a phase is over, until the benchmark says that everybody has heard it."""
+        """Send the mark of a phase, until the benchmark reports that every receiver has it."""
         items = self._link.prepare([contents(self._link.size).mark(phase)])
-        say_until_heard(self._channel, self._link, partial(self._send_all, items))
+        send_until_received(self._channel, self._link, partial(self._send_all, items))
 
 
 def _send(channel: Channel, links: Sequence[Transport], seconds: float, idle: bool) -> None:
     with contextlib.ExitStack() as stack:
         items = links[0].prepare(contents(links[0].size).payloads)
         held = Memory.own()
-        outlets = [stack.enter_context(link.sender()) for link in links]
-        channel.tell()
-        channel.hear()  # the receivers are there
-        for outlet in outlets:
-            outlet.settle()
-        flow = _Flow(channel, links[0], outlets, items)
+        senders = [stack.enter_context(link.sender()) for link in links]
+        channel.send()
+        channel.receive()  # the receivers are attached
+        for sender in senders:
+            sender.wait_for_receivers()
+        flow = _SendingFlow(channel, links[0], senders, items)
         flow.send(seconds * WARM_UP_SHARE)
         flow.mark(0)
         used = Usage.own()
@@ -105,36 +110,37 @@ def _send(channel: Channel, links: Sequence[Transport], seconds: float, idle: bo
         sent = flow.send(seconds)
         used = Usage.own() - used
         flow.mark(1)
-        channel.tell({"began": began, "sent": sent, **_told(used, Memory.own().beyond(held))})
+        costs = _costs(used, Memory.own().beyond(held))
+        channel.send({"began": began, "sent": sent, **costs})
         if idle:
-            channel.hear()
+            channel.receive()
             flow.mark(2)
-        channel.hear()  # everybody is done
+        channel.receive()  # all are done
 
 
 def _receive(channel: Channel, link: Transport, index: int, idle: bool) -> None:
     checker = Checker(contents(link.size), link.lossy)
     held = Memory.own()
-    read = checker.read_batches if link.arrays else checker.read
+    read = checker.read_batches if link.yields_batches else checker.read
     with link.receiver(index) as messages:
-        channel.tell()
+        channel.send()
         read(messages, 0)
         used = Usage.own()
-        channel.tell()
+        channel.send()
         read(messages, 1)
         ended = time.monotonic_ns()
         used = Usage.own() - used
-        told = _told(used, Memory.own().beyond(held))
-        channel.tell({"ended": ended, "received": checker.received, **told})
+        costs = _costs(used, Memory.own().beyond(held))
+        channel.send({"ended": ended, "received": checker.received, **costs})
         if idle:
             used = Usage.own()
             read(messages, 2)
             used = Usage.own() - used
-            channel.tell({"cpu": used.cpu_s, "switches": used.switches})
-        channel.hear()
+            channel.send({"cpu": used.cpu_s, "switches": used.switches})
+        channel.receive()
 
 
-def _told(used: Usage, memory: int) -> dict[str, float]:
+def _costs(used: Usage, memory: int) -> dict[str, float]:
     return {"cpu": used.cpu_s, "switches": used.switches, "memory": memory}
 
 
@@ -146,14 +152,14 @@ def _result(
     if received != sent * count and not (lossy and received < sent * count):
         raise RunFailedError(f"{sent} messages were sent to each of {count}, {received} came")
     seconds = (max(one["ended"] for one in receivers) - sender["began"]) / 1e9
-    everybody = [sender, *receivers]
+    processes = [sender, *receivers]
     return {
         "rate": received / count / seconds,
         "lost": 1 - received / (sent * count),
-        "cpu": (sum(one["cpu"] for one in everybody) + server.cpu_s) / max(1, received) * 1e6,
-        "switches": (sum(one["switches"] for one in everybody) + server.switches)
+        "cpu": (sum(one["cpu"] for one in processes) + server.cpu_s) / max(1, received) * 1e6,
+        "switches": (sum(one["switches"] for one in processes) + server.switches)
         / max(1, received),
-        "memory": sum(one["memory"] for one in everybody),
+        "memory": sum(one["memory"] for one in processes),
     }
 
 
@@ -165,16 +171,16 @@ def broadcast(
     wait: Wait = "block",
     idle_s: float = 0.0,
 ) -> dict[str, float]:
-    """One sender, so many receivers; and then, if asked, nothing for a while.
+    """Measure one sender and so many receivers, and then, if asked for, an idle time.
 
     Returns:
-        rate: messages a second that each received; lost: the share of those sent that did not come;
-        cpu: CPU time of all processes, us, and switches: their context switches, by message
-        received; memory: bytes that all but a server hold for it. Of the idle time: idle cpu, the
-        CPU time of all receivers and a server, s by second; idle switches, likewise.
+        rate: messages per second that each received; lost: the share of the messages that did not
+        come; cpu, in us, and switches: CPU time and context switches of all processes per message
+        received; memory: bytes that all processes but a server hold. For the idle time: idle cpu,
+        in s, and idle switches: of all receivers and a server, per second.
 
     Raises:
-        RunFailedError: a receiver got something else than what was sent, or a process failed.
+        RunFailedError: a receiver did not get exactly what was sent, or a process failed.
     """
     contents(size)
     if transport.fans_out or readers == 1:
@@ -184,27 +190,27 @@ def broadcast(
     with contextlib.ExitStack() as stack:
         for link in links:
             stack.enter_context(link.open())
-        group = stack.enter_context(crew(seconds * (1 + WARM_UP_SHARE) + idle_s))
-        sender = group.start(_send, links, seconds, idle_s > 0)
-        sender.hear()
+        children = stack.enter_context(child_processes(seconds * (1 + WARM_UP_SHARE) + idle_s))
+        sender = children.start(_send, links, seconds, idle_s > 0)
+        sender.receive()
         receivers = [
-            group.start(_receive, links[k % len(links)], k, idle_s > 0) for k in range(readers)
+            children.start(_receive, links[k % len(links)], k, idle_s > 0) for k in range(readers)
         ]
         for receiver in receivers:
-            receiver.hear()
-        sender.tell()
+            receiver.receive()
+        sender.send()
         for receiver in receivers:
-            receiver.hear()  # the warm-up is read
+            receiver.receive()  # the warm-up is read
         before = _used_by_servers(links)
-        sender.tell()
-        found = [receiver.hear() for receiver in receivers]
+        sender.send()
+        found = [receiver.receive() for receiver in receivers]
         server = _used_by_servers(links) - before
-        sender.tell()
-        result = _result(sender.hear(), found, server, transport.lossy)
+        sender.send()
+        result = _result(sender.receive(), found, server, transport.lossy)
         if idle_s:
             result |= _idle(links, sender, receivers, idle_s)
         for channel in (sender, *receivers):
-            channel.tell()
+            channel.send()
         return result
 
 
@@ -214,11 +220,11 @@ def _idle(
     before = _used_by_servers(links)
     time.sleep(idle_s)  # this is what is measured
     used = _used_by_servers(links) - before
-    sender.tell()
-    told = [receiver.hear() for receiver in receivers]
-    sender.tell()
-    cpu_s = used.cpu_s + sum(one["cpu"] for one in told)
-    switches = used.switches + sum(one["switches"] for one in told)
+    sender.send()
+    found = [receiver.receive() for receiver in receivers]
+    sender.send()
+    cpu_s = used.cpu_s + sum(one["cpu"] for one in found)
+    switches = used.switches + sum(one["switches"] for one in found)
     return {"idle cpu": cpu_s / idle_s, "idle switches": switches / idle_s}
 
 

@@ -1,9 +1,9 @@
-"""What it costs to be ready: attached and asleep, and nothing comes.
+"""What idle receivers cost: attached and asleep, while no messages come.
 
-For each transport that can sleep: one sender and four receivers of messages of 4 KiB, which have
-carried a flow and then wait for a while. CPU time and context switches by second, of the receivers
-together and of a server in between; and the memory that all hold: their own beyond what they had
-before the flow, and what they share, counted once. Kernel buffers are not counted.
+For each transport that can sleep there are one sender and four receivers of messages of 4 KiB. They
+carry a flow and then wait for a while. The figures are CPU time and context switches per second, of
+all receivers together and a server between; and the memory that all hold: private memory beyond
+what they had before the flow, and shared memory, counted once. Kernel buffers are not counted.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from functools import partial
 from typing import Final
 
 from . import flows
-from .method import Plan, Report, describe_machine, grid, interleave, picked
+from .figures import figures_of, interleave, samples_of
+from .report import Plan, Report, describe_machine
 from .transports import Transport, available
 from .transports.rings import Uplink
 
 SIZE: Final = 4096
 READERS: Final = 4
 FIGURES: Final = {
-    "idle cpu": ("CPU time by second while nothing comes", "ms", 1000.0),
-    "idle switches": ("context switches by second while nothing comes", "", 1.0),
+    "idle cpu": ("CPU time per second while no messages come", "ms", 1000.0),
+    "idle switches": ("context switches per second while no messages come", "", 1.0),
     "memory": ("memory", "MiB", 2.0**-20),
 }
-"""Figures of `flows.broadcast`: heading, unit, factor."""
-SECONDS_LEAST: Final = 1.0
-"""Of idleness, however short the runs: it is rare events that are counted."""
+"""For figures of `flows.broadcast`: heading, unit, factor."""
+IDLE_S_LEAST: Final = 1.0
+"""Idle seconds, however short the runs are: the events that are counted are rare."""
 
 
 def _measure(transport: type[Transport], seconds: float) -> dict[str, float]:
-    idle_s = max(SECONDS_LEAST, seconds)
+    idle_s = max(IDLE_S_LEAST, seconds)
     found = flows.broadcast(transport, SIZE, READERS, seconds, idle_s=idle_s)
     return {f"{what}: {transport.name} | {READERS} receivers": found[what] for what in FIGURES}
 
@@ -41,11 +42,11 @@ def measure(plan: Plan) -> Report:
         RunFailedError: a receiver did not get exactly what was sent, or a process failed.
     """
     present, missing = available()
-    used = [t for t in present if "block" in t.waits and t.group == 1 and t is not Uplink]
+    used = [t for t in present if "block" in t.waits and t.item_messages == 1 and t is not Uplink]
     machine = describe_machine()
     found = interleave([partial(_measure, t, plan.seconds) for t in used], plan.repeat)
     groups = {
-        heading: grid(picked(found, what), unit, scale)
+        heading: figures_of(samples_of(found, what), unit, scale)
         for what, (heading, unit, scale) in FIGURES.items()
     }
     parameters = {**plan.as_json(), "message_bytes": SIZE, **missing}

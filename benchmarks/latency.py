@@ -1,169 +1,184 @@
-"""How long a message takes from one side to the other, in three ways of asking.
+"""How long a message takes from one side to the other, measured in three ways.
 
-*There and back again.* One side sends and waits for the answer, over and over; half of that is one
-way. One message at a time; for batched transports, 64 that go together. Each side has a core of its
-own; both sleep while they wait, or both spin. The answer's contents are checked outside the time,
-for groups inside it.
+*Round trips.* One side sends and waits for the answer, over and over. One way is half of that. One
+message goes at a time; with batched transports, 64 together. Each side has a core of its own. Both
+sleep while they wait, or both spin. The contents of an answer are checked outside the measured
+time; those of batches inside it.
 
-*At a fixed rate.* A sender that watches the clock sends each message when it is due, late ones at
-once; the receiver notes when it holds each. What counts is the time since a message was *due*: had
-it counted from when it was sent, a transport that makes the sender wait would hide how long the
-messages behind it waited ("coordinated omission", Gil Tene). Times go into an HdrHistogram of three
-digits. Between two looks at the clock the sender lets its other threads run: some libraries send
-from one, or write from one.
+*Fixed rates.* A sender that watches the clock sends each message when it is due, and late ones at
+once. The receiver notes when it holds each. A latency counts from when a message was *due*. If it
+counted from when the message was sent, a transport that makes the sender wait would hide how long
+the messages behind it waited ("coordinated omission", Gil Tene). Latencies go into an HdrHistogram
+of three digits. Between two looks at the clock the sender lets its other threads run, because some
+libraries send from a thread of theirs.
 
-*In bursts.* The same, but many messages are due at once, each 20 ms, and then none.
+*Bursts.* The same, but every 20 ms many messages are due at once.
 
-No percentile is told beyond which fewer than ten times lie.
+A percentile beyond which fewer than ten latencies lie is not reported.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import itertools
 import os
 import select
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
-from .flows import say_until_heard
-from .method import (
-    Channel,
+from . import histograms
+from .comparison import AHEAD_TO_BYTES, fits, ratios_to_ringcast
+from .errors import RunFailedError
+from .figures import (
     Figure,
-    Plan,
-    Report,
-    RunFailedError,
     Samples,
-    crew,
-    describe_machine,
-    grid,
+    bytes_text,
+    figures_of,
     interleave,
     percentiles,
-    picked,
+    samples_of,
 )
+from .flows import send_until_received
 from .payloads import MARK, Contents, contents
-from .throughput import AHEAD_TO, ahead, bytes_text, fits
-from .transports import Transport, Wait, available
+from .processes import Channel, child_processes
+from .report import Plan, Report, describe_machine
+from .transports import LinkSender, Transport, Wait, available
 from .transports.rings import LossyRing, Uplink
 
 SIZE: Final = 128
 SIZES: Final = (32, 128, 4096)
 BRIEF_SIZES: Final = (128,)
-OVER: Final = -1
 WARM_UP: Final = 512
-"""Round trips before those that count."""
+"""Number of round trips before those that count."""
 RATES: Final = (1_000, 10_000, 100_000)
 BRIEF_RATES: Final = (10_000,)
 PACED_S_MOST: Final = 2.0
-"""Seconds at a fixed rate: who can't keep up takes many times as long."""
+"""Seconds at a fixed rate. A transport that cannot keep up takes many times as long."""
 BURST: Final = 1024
+"""Number of messages in a burst."""
 BURST_PERIOD_NS: Final = 20_000_000
 HEAD_START_NS: Final = 20_000_000
-"""From what both sides are told to the first message that is due."""
-UNCOUNTED: Final = 0.1
+"""Time that both sides have before the first message is due."""
+WARM_UP_SHARE: Final = 0.1
 """Share of the messages at a fixed rate that are the warm-up."""
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9, 99.99)
-LONGEST_NS: Final = 600_000_000_000
-ROUND_MOST: Final = 1 << 18
-"""Messages at a fixed rate that are different: as many would have to be lost in a row for one to be
-taken for another."""
+ROUND_MESSAGES_MOST: Final = 1 << 18
+"""Number of different messages at a fixed rate. That many would have to be lost in a row for one
+message to be taken for another."""
+WAITING: Final = {"spin": "spinning", "block": "asleep"}
+"""How headings name the ways of waiting."""
+
+_LAST: Final = -1
+"""Instead of the time at which a message came: it was the last one."""
 
 Run = Callable[[], dict[str, float]]
+ReceiveItem = Callable[[int], int]
+"""A function that waits for the item of this number, checks it, and returns when it had it in ns;
+_LAST if the last item came instead."""
 
 
-# ---- there and back again ------------------------------------------------------------------
+# ---- round trips ---------------------------------------------------------------------------
 
 
-class _Groups:
-    """The messages of a round as they go to and fro, and a last group that ends it."""
+class _RoundTripItems:
+    """What goes to and fro: the messages of a round, item by item, and a last item.
+
+    Attributes:
+        items: the items of a round, as the sender sends them.
+        last_item: the item that ends the round trips.
+        messages: the messages of each item.
+        joined: the bytes of each item.
+        last_message: the message of which the last item consists.
+        last_joined: the bytes of the last item.
+    """
 
     def __init__(self, link: Transport) -> None:
         what = contents(link.size)
-        each = link.group
+        each = link.item_messages
         self.items = link.prepare(what.payloads)
-        self.due = [what.payloads[i : i + each] for i in range(0, len(what.payloads), each)]
-        self.over = [what.mark(0)] * each
-        self.last_item = link.prepare(self.over)[0]
-        self.joined = [b"".join(group) for group in self.due]
-        self.joined_over = b"".join(self.over)
+        self.messages = [what.payloads[i : i + each] for i in range(0, len(what.payloads), each)]
+        self.joined = [b"".join(messages) for messages in self.messages]
+        self.last_message = what.mark(0)
+        self.last_item = link.prepare([self.last_message] * each)[0]
+        self.last_joined = self.last_message * each
 
 
-def _taker(link: Transport, groups: _Groups, messages: Iterator[Any]) -> Callable[[int], int]:
-    """A function that waits for the group of a number and returns when it had it, ns; OVER if the
-    last group came."""
-    if link.group == 1:
-        return _single_taker(groups, messages)
-    return _array_taker(link, groups, messages) if link.arrays else _list_taker(groups, messages)
+def _item_receiver(link: Transport, due: _RoundTripItems, messages: Iterator[Any]) -> ReceiveItem:
+    if link.item_messages == 1:
+        return _single_receiver(due, messages)
+    if link.yields_batches:
+        return _batch_receiver(link, due, messages)
+    return _list_receiver(due, messages)
 
 
-def _single_taker(groups: _Groups, messages: Iterator[Any]) -> Callable[[int], int]:
-    clock, joined, count = time.perf_counter_ns, groups.joined, len(groups.joined)
+def _single_receiver(due: _RoundTripItems, messages: Iterator[Any]) -> ReceiveItem:
+    clock, joined, count = time.perf_counter_ns, due.joined, len(due.joined)
 
-    def take(number: int) -> int:
+    def receive(number: int) -> int:
         item = next(messages)
         now = clock()
         found = bytes(item)
         if found != joined[number % count]:
-            return _over(found, groups.joined_over)
+            return _check_last(found, due.last_joined)
         return now
 
-    return take
+    return receive
 
 
-def _array_taker(link: Transport, groups: _Groups, messages: Iterator[Any]) -> Callable[[int], int]:
-    clock, count = time.perf_counter_ns, len(groups.joined)
-    whole = np.dtype(("<u8", link.size // 8))
-    due = [np.frombuffer(joined, whole) for joined in groups.joined]
-    over = np.frombuffer(groups.joined_over, whole)
+def _batch_receiver(link: Transport, due: _RoundTripItems, messages: Iterator[Any]) -> ReceiveItem:
+    clock, count = time.perf_counter_ns, len(due.joined)
+    message = np.dtype(("<u8", link.size // 8))
+    arrays = [np.frombuffer(joined, message) for joined in due.joined]
+    last = np.frombuffer(due.last_joined, message)
 
-    def take(number: int) -> int:
-        wanted = due[number % count]
+    def receive(number: int) -> int:
+        wanted = arrays[number % count]
         held = 0
         while held < len(wanted):
-            found = next(messages).records(whole)
+            found = next(messages).records(message)
             part = slice(held, held + len(found))
             if not np.array_equal(found, wanted[part]):
-                return _over(found.tobytes(), over[part].tobytes())
+                return _check_last(found.tobytes(), last[part].tobytes())
             held += len(found)
             del found  # it would hold the ring
         return clock()
 
-    return take
+    return receive
 
 
-def _list_taker(groups: _Groups, messages: Iterator[Any]) -> Callable[[int], int]:
-    clock, due, count = time.perf_counter_ns, groups.due, len(groups.due)
+def _list_receiver(due: _RoundTripItems, messages: Iterator[Any]) -> ReceiveItem:
+    clock, lists, count = time.perf_counter_ns, due.messages, len(due.messages)
 
-    def take(number: int) -> int:
-        group = due[number % count]
-        for wanted, item in zip(group, messages, strict=False):
-            if bytes(item) != wanted:
-                return _over(bytes(item), groups.over[0])
+    def receive(number: int) -> int:
+        wanted = lists[number % count]
+        for expected, item in zip(wanted, messages, strict=False):
+            if bytes(item) != expected:
+                return _check_last(bytes(item), due.last_message)
         return clock()
 
-    return take
+    return receive
 
 
-def _over(found: bytes, over: bytes) -> int:
-    if found != over:
+def _check_last(found: bytes, last: bytes) -> int:
+    if found != last:
         raise RunFailedError(f"other bytes came than were sent: {found[:64]!r}")
-    return OVER
+    return _LAST
 
 
 def _ping(channel: Channel, there: Transport, back: Transport, seconds: float) -> None:
-    """Send and wait; tell percentiles of half the time, us."""
+    """Send and wait for the answer. Reports percentiles of half the time in us."""
     clock = time.perf_counter_ns
-    groups = _Groups(there)
-    items, count = groups.items, len(groups.items)
+    due = _RoundTripItems(there)
+    items, count = due.items, len(due.items)
     times: list[int] = []
-    with _both(channel, there, back) as (outlet, messages):
-        channel.hear()  # the other side is ready
-        take, send = _taker(back, groups, messages), outlet.send
+    with _both_sides(channel, there, back) as (sender, messages):
+        channel.receive()  # the other side is ready
+        receive, send = _item_receiver(back, due, messages), sender.send
         end = 0
         for number in itertools.count():
             if number == WARM_UP:
@@ -172,96 +187,113 @@ def _ping(channel: Channel, there: Transport, back: Transport, seconds: float) -
             item = items[number % count]
             before = clock()
             send(item)
-            after = take(number)
+            after = receive(number)
             times.append(after - before)
             if end and after > end:
                 break
-        send(groups.last_item)
+        send(due.last_item)
         one_way = np.array(times) / 2
-        channel.tell(percentiles((50.0, 99.0), len(times), partial(np.percentile, one_way)))
-        channel.hear()
+        channel.send(percentiles((50.0, 99.0), len(times), partial(np.percentile, one_way)))
+        channel.receive()
 
 
 def _pong(channel: Channel, there: Transport, back: Transport) -> None:
-    """Answer each group with the same, until the last."""
-    groups = _Groups(back)
-    items, count = groups.items, len(groups.items)
-    with _both(channel, back, there) as (outlet, messages):
-        take, send = _taker(there, groups, messages), outlet.send
+    """Answer each item with the same, until the last."""
+    due = _RoundTripItems(back)
+    items, count = due.items, len(due.items)
+    with _both_sides(channel, back, there) as (sender, messages):
+        receive, send = _item_receiver(there, due, messages), sender.send
         for number in itertools.count():
-            if take(number) == OVER:
+            if receive(number) == _LAST:
                 break
             send(items[number % count])
-        channel.tell()
-        channel.hear()
+        channel.send()
+        channel.receive()
 
 
 @contextlib.contextmanager
-def _both(channel: Channel, out: Transport, into: Transport) -> Iterator[Any]:
-    """A sending and a receiving side, made in an order in which nobody waits for ever."""
+def _both_sides(
+    channel: Channel, outgoing: Transport, incoming: Transport
+) -> Iterator[tuple[LinkSender, Iterator[Any]]]:
+    """A sending and a receiving side, made in an order in which neither waits for ever."""
     with contextlib.ExitStack() as stack:
-        if out.receiver_first:
-            messages = stack.enter_context(into.receiver(0))
-            channel.tell()
-            channel.hear()
-            outlet = stack.enter_context(out.sender())
+        if outgoing.receiver_first:
+            messages = stack.enter_context(incoming.receiver(0))
+            channel.send()
+            channel.receive()
+            sender = stack.enter_context(outgoing.sender())
         else:
-            outlet = stack.enter_context(out.sender())
-            channel.tell()
-            channel.hear()
-            messages = stack.enter_context(into.receiver(0))
-        channel.tell()
-        channel.hear()
-        outlet.settle()
-        channel.tell()
-        yield outlet, messages
+            sender = stack.enter_context(outgoing.sender())
+            channel.send()
+            channel.receive()
+            messages = stack.enter_context(incoming.receiver(0))
+        channel.send()
+        channel.receive()
+        sender.wait_for_receivers()
+        channel.send()
+        yield sender, messages
 
 
 def round_trips(
     transport: type[Transport], size: int, seconds: float, wait: Wait
 ) -> dict[str, float]:
-    """Half the time of there and back again, us: p50 and p99, if there were enough.
+    """Measure half the time of a round trip in us: p50 and p99, if there were enough.
 
     Raises:
         RunFailedError: an answer is not what was sent, or a process failed.
     """
     contents(size)
     there, back = (transport(size, wait=wait) for _ in range(2))
-    with there.open(), back.open(), crew(seconds, "apart") as group:
-        ends = [group.start(_ping, there, back, seconds), group.start(_pong, there, back)]
-        for step in (Channel.hear, Channel.tell, Channel.hear, Channel.tell, Channel.hear):
+    with there.open(), back.open(), child_processes(seconds, "apart") as children:
+        ends = [children.start(_ping, there, back, seconds), children.start(_pong, there, back)]
+        for step in (Channel.receive, Channel.send, Channel.receive, Channel.send, Channel.receive):
             for end in ends:
                 step(end)
         ping, pong = ends
-        ping.tell()
-        found: dict[str, float] = ping.hear()
-        pong.hear()
+        ping.send()
+        found: dict[str, float] = ping.receive()
+        pong.receive()
         for end in ends:
-            end.tell()
+            end.send()
         return found
 
 
-# ---- at a fixed rate, and in bursts --------------------------------------------------------
+# ---- fixed rates and bursts ----------------------------------------------------------------
 
 
-def _round(count: int) -> Contents:
-    """The messages of a run of so many."""
-    return contents(SIZE, min(count, ROUND_MOST))
+@dataclass(frozen=True, slots=True)
+class _Schedule:
+    """When messages are due.
+
+    Attributes:
+        count: number of messages.
+        burst: number of messages that are due at once.
+        period_ns: from one burst to the next.
+    """
+
+    count: int
+    burst: int
+    period_ns: int
+
+    def contents(self) -> Contents:
+        """The messages of a round, made once (see `payloads.contents`)."""
+        return contents(SIZE, min(self.count, ROUND_MESSAGES_MOST))
 
 
-def _on_time(channel: Channel, link: Transport, count: int, burst: int, period_ns: int) -> None:
-    """Send so many messages, a burst of them each period, and then a mark."""
+def _send_on_time(channel: Channel, link: Transport, schedule: _Schedule) -> None:
+    """Send messages when they are due, and then a mark."""
     clock, let_others_run = time.monotonic_ns, select.poll().poll
-    what = _round(count)
-    with link.sender() as outlet:
+    what = schedule.contents()
+    count, burst, period_ns = schedule.count, schedule.burst, schedule.period_ns
+    with link.sender() as sender:
         items = link.prepare(what.payloads)
-        channel.tell()
-        channel.hear()  # the receiver is there
-        outlet.settle()
-        channel.tell()
-        began = channel.hear()
-        each = max(1, burst // link.group)
-        send, send_all = outlet.send, outlet.send_all
+        channel.send()
+        channel.receive()  # the receiver is attached
+        sender.wait_for_receivers()
+        channel.send()
+        began = channel.receive()
+        each = max(1, burst // link.item_messages)
+        send, send_all = sender.send, sender.send_all
         for number in range(count // burst):
             at = number * each % len(items)
             chunk = items[at : at + each]
@@ -275,24 +307,25 @@ def _on_time(channel: Channel, link: Transport, count: int, burst: int, period_n
             else:
                 for item in chunk:
                     send(item)
-        say_until_heard(channel, link, partial(send, link.prepare([what.mark(0)])[0]))
+        send_until_received(channel, link, partial(send, link.prepare([what.mark(0)])[0]))
 
 
-def _note_times(channel: Channel, link: Transport, count: int, burst: int, period_ns: int) -> None:
-    """Receive so many; tell how long each took from when it was due."""
+def _receive_and_time(channel: Channel, link: Transport, schedule: _Schedule) -> None:
+    """Receive messages. Reports how long they took from when they were due."""
     with link.receiver(0) as messages:
-        channel.tell()
-        began = channel.hear()
-        held = _held_batches if link.arrays else _held
-        times = held(messages, _round(count), count)
+        channel.send()
+        began = channel.receive()
+        receive = _times_of_batches if link.yields_batches else _times_of_messages
+        times = receive(messages, schedule.contents(), schedule.count)
         if not link.lossy and not times.all():
             raise RunFailedError(f"message {int(np.argmin(times))} did not come")
-        channel.tell(_percentiles(times - began, count, burst, period_ns))
-        channel.hear()
+        channel.send(_latencies(times - began, schedule))
+        channel.receive()
 
 
-def _held(messages: Iterator[Any], what: Contents, count: int) -> np.ndarray[Any, Any]:
-    """When each message was held, by number; 0 for one that did not come. Ends with the mark."""
+def _times_of_messages(messages: Iterator[Any], what: Contents, count: int) -> np.ndarray[Any, Any]:
+    """Receive messages until the mark. Returns when each was held, by number; 0 for one that did
+    not come."""
     clock = time.monotonic_ns
     unpack = what.layout.unpack
     payloads, mark = what.payloads, what.mark(0)
@@ -304,15 +337,15 @@ def _held(messages: Iterator[Any], what: Contents, count: int) -> np.ndarray[Any
         counter = unpack(item)[0]
         if counter == MARK and bytes(item) == mark:
             break
-        number += 1 + (counter - number - 1) % size  # a lossy one may have gone on
+        number += 1 + (counter - number - 1) % size  # some may have been lost
         if counter >= size or number >= count or bytes(item) != payloads[counter]:
             raise RunFailedError(f"message {number} is not what was sent")
         times[number] = now
     return times
 
 
-def _held_batches(messages: Iterator[Any], what: Contents, count: int) -> np.ndarray[Any, Any]:
-    """The same for batches: all of one are held at once."""
+def _times_of_batches(messages: Iterator[Any], what: Contents, count: int) -> np.ndarray[Any, Any]:
+    """As `_times_of_messages`, for batches: all messages of one are held at once."""
     clock = time.monotonic_ns
     size = len(what.payloads)
     times = np.zeros(count, np.int64)
@@ -324,7 +357,7 @@ def _held_batches(messages: Iterator[Any], what: Contents, count: int) -> np.nda
         ended = len(batch) > len(due)
         due += [what.mark(0)] * ended
         if batch.records(np.dtype(("V", what.size))).tobytes() != b"".join(due):
-            raise RunFailedError(f"after message {number} come other ones than were sent")
+            raise RunFailedError(f"after message {number}, other ones came than were sent")
         times[number:till] = now
         number = till
         if ended:
@@ -332,49 +365,45 @@ def _held_batches(messages: Iterator[Any], what: Contents, count: int) -> np.nda
     return times
 
 
-def _percentiles(
-    since_ns: np.ndarray[Any, Any], count: int, burst: int, period_ns: int
-) -> dict[str, float]:
-    """Percentiles, us, of the messages after the warm-up, and the share that did not come."""
-    from hdrh.histogram import HdrHistogram
-
-    skipped = int(count * UNCOUNTED)
-    due = np.arange(count, dtype=np.int64) // burst * period_ns
+def _latencies(since_ns: np.ndarray[Any, Any], schedule: _Schedule) -> dict[str, float]:
+    """Percentiles in us of the messages after the warm-up, and the share that did not come."""
+    count = schedule.count
+    skipped = int(count * WARM_UP_SHARE)
+    due = np.arange(count, dtype=np.int64) // schedule.burst * schedule.period_ns
     came = since_ns[skipped:] > -due.max() - HEAD_START_NS
     took = (since_ns - due)[skipped:][came]
-    histogram = HdrHistogram(1, LONGEST_NS, 3)
-    for value in took.tolist():
-        histogram.record_value(max(1, value))
-    total = histogram.get_total_count()
-    found = percentiles(PERCENTILES, total, histogram.get_value_at_percentile)
-    return {**found, "lost": 1 - total / (count - skipped)}
+    histogram = histograms.Histogram()
+    histogram.record(np.maximum(took, 1))
+    found = histogram.percentiles(PERCENTILES)
+    return {**found, "lost": 1 - histogram.count / (count - skipped)}
 
 
 def paced(
     transport: type[Transport], seconds: float, wait: Wait, burst: int, period_ns: int
 ) -> dict[str, float]:
-    """Percentiles of the time since a message was due, us, where bursts are due each period; for so
-    many seconds, at most `PACED_S_MOST`.
+    """Measure percentiles of the time in us since a message was due, where every period a burst is
+    due; for so many seconds, at most `PACED_S_MOST`.
 
     Raises:
         RunFailedError: what came is not what was sent, or a process failed.
     """
-    count = max(2, int(min(seconds, PACED_S_MOST) * 1e9 / period_ns)) * burst
-    _round(count)
+    periods = max(2, int(min(seconds, PACED_S_MOST) * 1e9 / period_ns))
+    schedule = _Schedule(periods * burst, burst, period_ns)
+    schedule.contents()
     link = transport(SIZE, wait=wait)
-    with link.open(), crew(seconds, "apart") as group:
-        sender = group.start(_on_time, link, count, burst, period_ns)
-        sender.hear()
-        receiver = group.start(_note_times, link, count, burst, period_ns)
-        receiver.hear()
-        sender.tell()
-        sender.hear()  # it is settled
+    with link.open(), child_processes(seconds, "apart") as children:
+        sender = children.start(_send_on_time, link, schedule)
+        sender.receive()
+        receiver = children.start(_receive_and_time, link, schedule)
+        receiver.receive()
+        sender.send()
+        sender.receive()  # its messages would reach the receiver
         began = time.monotonic_ns() + HEAD_START_NS
-        receiver.tell(began)
-        sender.tell(began)
-        found: dict[str, float] = receiver.hear()
-        receiver.tell()
-        sender.tell()
+        receiver.send(began)
+        sender.send(began)
+        found: dict[str, float] = receiver.receive()
+        receiver.send()
+        sender.send()
         return found
 
 
@@ -403,7 +432,7 @@ def _round_trip_runs(plan: Plan, used: Sequence[type[Transport]]) -> list[Run]:
 
 def _paced_runs(plan: Plan, used: Sequence[type[Transport]]) -> list[Run]:
     cases = [
-        (f"at {rate:,}/s", 1, 10**9 // rate, wait)
+        (f"{rate:,} per second", 1, 10**9 // rate, wait)
         for rate in (BRIEF_RATES if plan.brief else RATES)
         for wait in ("spin", "block")
     ]
@@ -412,25 +441,25 @@ def _paced_runs(plan: Plan, used: Sequence[type[Transport]]) -> list[Run]:
     cases.append(("bursts", BURST, BURST_PERIOD_NS, "block"))
     return [
         _named(
-            f"{what}, {wait}" if burst == 1 else what,
+            f"{what}, {WAITING[wait]}" if burst == 1 else what,
             transport.name,
             "",
             lambda t=transport, b=burst, p=period, w=wait: paced(t, plan.seconds, w, b, p),  # type: ignore[misc]
         )
         for what, burst, period, wait in cases
         for transport in used
-        if (wait in transport.waits or burst > 1) and transport.group <= burst
+        if (wait in transport.waits or burst > 1) and transport.item_messages <= burst
     ]
 
 
-def _turned(found: Samples, start: str) -> dict[str, Sequence[float]]:
-    """Samples "START PERCENTILE: ROW | " as "ROW | PERCENTILE"."""
-    turned = {}
+def _by_percentile(found: Samples, start: str) -> dict[str, Sequence[float]]:
+    """Those samples that are named "START PERCENTILE: ROW | ", as "ROW | PERCENTILE"."""
+    by_percentile = {}
     for name, values in found.items():
         if name.startswith(f"{start} "):
             percentile, _, row = name.removeprefix(f"{start} ").partition(": ")
-            turned[f"{row.removesuffix(' | ')} | {percentile}"] = values
-    return turned
+            by_percentile[f"{row.removesuffix(' | ')} | {percentile}"] = values
+    return by_percentile
 
 
 def _paced_groups(found: Samples) -> dict[str, Sequence[Figure]]:
@@ -439,12 +468,12 @@ def _paced_groups(found: Samples) -> dict[str, Sequence[Figure]]:
     )
     groups: dict[str, Sequence[Figure]] = {}
     for start in starts:
-        turned = _turned(found, start)
-        times = {name: v for name, v in turned.items() if not name.endswith(" lost")}
-        lost = {name: v for name, v in turned.items() if name.endswith(" lost") and any(v)}
-        what = f"{BURST} messages each 20 ms" if start == "bursts" else start
-        groups[f"time since due, {what}"] = grid(times, "us")
-        groups[f"lost, {what}"] = grid(lost, "%", 100)
+        named = _by_percentile(found, start)
+        times = {name: v for name, v in named.items() if not name.endswith(" lost")}
+        lost = {name: v for name, v in named.items() if name.endswith(" lost") and any(v)}
+        what = f"{BURST} messages every 20 ms" if start == "bursts" else start
+        groups[f"time since due, {what}"] = figures_of(times, "us")
+        groups[f"messages lost, {what}"] = figures_of(lost, "%", 100)
     return groups
 
 
@@ -457,23 +486,29 @@ def measure(plan: Plan) -> Report:
     present, missing = available()
     used = [transport for transport in present if transport is not LossyRing]
     runs = _round_trip_runs(plan, used)
-    if importlib.util.find_spec("hdrh") is None:
-        missing["no fixed rates"] = "hdrhistogram is not installed: pip install 'ringcast[bench]'"
+    if not histograms.is_installed():
+        missing["no fixed rates"] = f"hdrhistogram is {histograms.NOT_INSTALLED}"
     else:
         runs += _paced_runs(plan, [transport for transport in present if transport is not Uplink])
     machine = describe_machine()
     found = interleave(runs, plan.repeat)
-    sizes = {bytes_text(size) for size in SIZES if size <= AHEAD_TO}
-    spin = picked(found, "trip spin p50")
-    demanded = len(os.sched_getaffinity(0)) > 1  # who spins needs a core
+    sizes = {bytes_text(size) for size in SIZES if size <= AHEAD_TO_BYTES}
+    spin = samples_of(found, "trip spin p50")
+    demanded = len(os.sched_getaffinity(0)) > 1  # two that spin need two cores
     groups = {
-        "transport / ringcast, spinning, p50": ahead(
+        "transport / ringcast, spinning, p50": ratios_to_ringcast(
             spin, used, "smaller", lambda column: 1.0 if demanded and column in sizes else None
         ),
-        "one way, half a round trip, spinning, p50": grid(spin, "us"),
-        "one way, half a round trip, spinning, p99": grid(picked(found, "trip spin p99"), "us"),
-        "one way, half a round trip, asleep, p50": grid(picked(found, "trip block p50"), "us"),
-        "one way, half a round trip, asleep, p99": grid(picked(found, "trip block p99"), "us"),
+        "one way, half a round trip, spinning, p50": figures_of(spin, "us"),
+        "one way, half a round trip, spinning, p99": figures_of(
+            samples_of(found, "trip spin p99"), "us"
+        ),
+        "one way, half a round trip, asleep, p50": figures_of(
+            samples_of(found, "trip block p50"), "us"
+        ),
+        "one way, half a round trip, asleep, p99": figures_of(
+            samples_of(found, "trip block p99"), "us"
+        ),
         **_paced_groups(found),
     }
     parameters = {**plan.as_json(), "message_bytes": SIZE, **missing}

@@ -1,18 +1,18 @@
-"""What the messages of a flow hold, and how whoever receives them checks that.
+"""What the messages of a flow contain, and how their receivers check that.
 
-A message is a counter, a filler that is different at each position, and a last word made of the
+A message is a counter, a filler that is different at each position, and a last word made from the
 counter. The receiver compares both words of each message with what is due, so it touches the first
-and the last cache line of each, and each 64th message whole. Where a message may be missing, the
-counter tells which came instead; the count of all, told beside, tells how many were lost.
+and the last cache line of each. It compares each 64th message whole. Where messages may be missing,
+the counter shows which one came instead, and the number of messages sent shows how many were lost.
 
-A round of messages is made beforehand and sent over and over, so that making them is no part of
-what is measured. A mark ends a phase: the warm-up, then what is measured.
+A round of messages is made beforehand and sent over and over, so making them is not measured. A
+mark ends a phase: the warm-up, then what is measured.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from struct import Struct
 from typing import Any, Final
@@ -21,43 +21,54 @@ import numpy as np
 
 from ringcast.shm.broadcast import Batch
 
-from .method import RunFailedError
+from .errors import RunFailedError
 
-SMALLEST: Final = 16
-SAMPLE: Final = 64
-"""Each message so numbered is compared whole."""
-ROUND_MOST: Final = 4096
-ROUND_BYTES: Final = 4 << 20
+SMALLEST_BYTES: Final = 16
+"""A message of a counter and a last word, without a filler."""
+SAMPLE_EVERY: Final = 64
+"""Receivers compare each message whole whose number is a multiple of this."""
 MARK: Final = 2**64 - 16
 """The counter of the mark that ends phase 0; one more for each phase after it."""
-BATCH_MOST: Final = 65536
+BATCH_MESSAGES_MOST: Final = 65536
+_ROUND_MESSAGES_MOST: Final = 4096
+_ROUND_BYTES: Final = 4 << 20
 
+_AS_DUE: Final = -2
+_PHASE_ENDED: Final = -1
+
+Words = tuple[int, int]
+"""The counter and the last word of a message."""
 Payload = Any
-"""Whatever has the buffer protocol."""
+"""An object with the buffer protocol."""
 
 
 def last_word(counter: int) -> int:
-    """What a message with this counter ends with."""
+    """The last word of the message with this counter."""
     return counter * 0x9E3779B97F4A7C15 % 2**64
+
+
+def words_unpacker(size: int) -> Callable[[Payload], tuple[Any, ...]]:
+    """A function that returns the `Words` of a message of this size."""
+    return Struct(f"<Q{size - SMALLEST_BYTES}xQ").unpack
 
 
 class Contents:
     """A round of messages of one size.
 
     Attributes:
-        size: bytes a message.
+        size: bytes per message.
         layout: a counter, the filler, a last word.
         filler: different at each position.
         payloads: the messages of a round.
     """
 
     def __init__(self, size: int, count: int | None) -> None:
-        if size < SMALLEST:
-            raise ValueError(f"messages here have at least {SMALLEST} bytes, not {size}")
+        if size < SMALLEST_BYTES:
+            raise ValueError(f"a message has at least {SMALLEST_BYTES} bytes here, not {size}")
         self.size = size
-        self.layout = Struct(f"<Q{size - SMALLEST}sQ")
-        self.filler = np.random.default_rng(size).bytes(size - SMALLEST)
-        usual = min(ROUND_MOST, max(SAMPLE, ROUND_BYTES // size))
+        self.layout = Struct(f"<Q{size - SMALLEST_BYTES}sQ")
+        self.filler = np.random.default_rng(size).bytes(size - SMALLEST_BYTES)
+        usual = min(_ROUND_MESSAGES_MOST, max(SAMPLE_EVERY, _ROUND_BYTES // size))
         self.payloads = [self._make(counter) for counter in range(count or usual)]
 
     def _make(self, counter: int) -> bytes:
@@ -70,8 +81,8 @@ class Contents:
 
 @cache
 def contents(size: int, count: int | None = None) -> Contents:
-    """`Contents` of this size, with as many messages as are usual or so many, made once; children
-    that are forked later have them too."""
+    """Return `Contents` of this size, with `count` messages or the usual number. They are made
+    once. Children that are forked later share them."""
     return Contents(size, count)
 
 
@@ -79,21 +90,21 @@ class Checker:
     """Checks what a receiver gets, phase by phase.
 
     Attributes:
-        received: messages of the phase, its mark not counted.
+        received: number of messages of the phase, without its mark.
     """
 
     def __init__(self, what: Contents, lossy: bool) -> None:
         self._what = what
         self._lossy = lossy
-        self._unpack = Struct(f"<Q{what.size - SMALLEST}xQ").unpack
+        self._unpack = words_unpacker(what.size)
         self._round = len(what.payloads)
         self._counted = 0
         self.received = 0
-        # A number stands where the whole message is due: it equals no pair of words.
-        self._due: list[tuple[int, int] | int] = [
-            (i, last_word(i)) if i % SAMPLE else i for i in range(self._round)
+        # Where the whole message is to be compared, a number stands: it equals no pair of words.
+        self._due: list[Words | int] = [
+            (i, last_word(i)) if i % SAMPLE_EVERY else i for i in range(self._round)
         ]
-        self._words = np.dtype(
+        self._record_type = np.dtype(
             {
                 "names": ["counter", "last"],
                 "formats": ["<u8", "<u8"],
@@ -101,7 +112,8 @@ class Checker:
                 "itemsize": what.size,
             }
         )
-        copies = BATCH_MOST // self._round + 2  # of any length, starting anywhere in a round
+        # Long enough for a batch of any length that starts anywhere in a round.
+        copies = BATCH_MESSAGES_MOST // self._round + 2
         counters = np.arange(self._round, dtype=np.uint64)
         self._counters = np.tile(counters, copies)
         self._lasts = np.tile(
@@ -109,10 +121,10 @@ class Checker:
         )
 
     def read(self, messages: Iterator[Payload], phase: int) -> None:
-        """Take messages one by one until the mark of a phase.
+        """Read messages one by one until the mark of a phase.
 
         Raises:
-            RunFailedError: one has other bytes, or, where nothing may be lost, is not the next.
+            RunFailedError: one has wrong bytes; or, where nothing may be lost, is not the next.
         """
         self._begin()
         unpack = self._unpack
@@ -121,8 +133,8 @@ class Checker:
             due = itertools.chain(self._due[start:], itertools.cycle(self._due))
             for item, expected in zip(messages, due, strict=False):
                 if unpack(item) != expected:
-                    start = self._look(item, expected, phase)
-                    if start != -2:
+                    start = self._check_closely(item, expected, phase)
+                    if start != _AS_DUE:
                         break
             else:
                 raise RunFailedError("the messages ended before their mark")
@@ -130,26 +142,26 @@ class Checker:
     def _begin(self) -> None:
         self.received = self._counted = 0
 
-    def _look(self, item: Payload, expected: tuple[int, int] | int, phase: int) -> int:
-        """Look closer at a message: -2 if it is the one that is due; else which is due after it, or
-        -1 after the mark."""
+    def _check_closely(self, item: Payload, expected: Words | int, phase: int) -> int:
+        """Check a message whole. Returns _AS_DUE if it is the one that is due, _PHASE_ENDED if it
+        is the mark of the phase, or else the number in the round of the one that is due next."""
         index = expected if isinstance(expected, int) else expected[0]
         counter, last = self._unpack(item)
         self.received += (index - self._counted) % self._round
         self._counted = index
         if counter == index and bytes(item) == self._what.payloads[index]:
             self._count_one(index)
-            return -2
+            return _AS_DUE
         if counter >= MARK and bytes(item) == self._what.mark(counter - MARK):
             if counter - MARK < phase:
-                return index  # one of a former phase, said again
+                return index  # the mark of an earlier phase, sent again
             if counter - MARK == phase:
-                return -1
+                return _PHASE_ENDED
         if (
             not self._lossy
             or counter >= self._round
             or last != last_word(counter)
-            or (not counter % SAMPLE and bytes(item) != self._what.payloads[counter])
+            or (not counter % SAMPLE_EVERY and bytes(item) != self._what.payloads[counter])
         ):
             raise RunFailedError(
                 f"after {self.received} messages of phase {phase}, number {index} of the round is "
@@ -163,18 +175,21 @@ class Checker:
         self._counted = (index + 1) % self._round
 
     def read_batches(self, batches: Iterator[Batch], phase: int) -> None:
-        """Take messages in batches, as numpy arrays in place, until the mark of a phase, which is
-        the last of a batch. Raises as `read`."""
+        """Read messages in batches, as numpy arrays in place, until the mark of a phase, which is
+        the last of its batch. Raises as `read`."""
         self._begin()
         for batch in batches:
-            if self._ends(batch, phase):
+            if self._check_batch(batch, phase):
                 return
         raise RunFailedError("the batches ended before their mark")
 
-    def _ends(self, batch: Batch, phase: int) -> bool:
-        """Check a batch; is its last message the mark? A function of its own, so that no array is
-        alive when the next batch is waited for: arrays hold the ring."""
-        records = batch.records(self._words)
+    def _check_batch(self, batch: Batch, phase: int) -> bool:
+        """Check a batch. Returns whether its last message is the mark.
+
+        This is a function of its own so that no array is alive while the next batch is awaited:
+        arrays hold the ring.
+        """
+        records = batch.records(self._record_type)
         count = len(records)
         ended = count > 0 and int(records["counter"][-1]) == MARK + phase
         self._compare(batch, records, count - ended)
@@ -191,8 +206,8 @@ class Checker:
             or not np.array_equal(records["last"][:count], self._lasts[start : start + count])
             or any(
                 bytes(batch.payload(i)) != payloads[(start + i) % self._round]
-                for i in range(-start % SAMPLE, count, SAMPLE)
+                for i in range(-start % SAMPLE_EVERY, count, SAMPLE_EVERY)
             )
         ):
-            raise RunFailedError(f"after {self.received} messages come other ones than were sent")
+            raise RunFailedError(f"after {self.received} messages, other ones came than were sent")
         self.received += count

@@ -1,31 +1,42 @@
-"""Pictures of what the scenarios found, from their JSON, as SVG by matplotlib."""
+"""Pictures of the figures of scenarios, from their JSON, as SVG by matplotlib."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 OURS: Final = "#c0392b"
-"""ringcast's own, beside greys and a few colours for the rest."""
+"""The colour of ringcast."""
 OTHERS: Final = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22"),
     *("#17becf", "#393b79", "#637939", "#8c6d31", "#7b4173", "#3182bd", "#fd8d3c", "#74c476"),
 )
-OURS_TOO: Final = {"bytes a second", "publish", "publish and read", "rate", "reading"}
-"""Rows that are ringcast's without its name."""
-WIDTH: Final = 9.0
+OURS_UNNAMED: Final = {"bytes per second", "publish", "publish and read", "rate", "reading"}
+"""Rows of ringcast that do not bear its name."""
+WIDTH_INCHES: Final = 9.0
 _UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 
 Found = Mapping[str, Any]
-"""What `as_json` of the command made."""
-Series = dict[str, list[tuple[float, float, float, float]]]
-"""By row: column as a number, median, least and largest."""
+"""What `as_json` of the command returns."""
+
+
+class Point(NamedTuple):
+    """A column as a number, and the median and the range of its rounds."""
+
+    x: float
+    median: float
+    least: float
+    most: float
+
+
+Series = dict[str, list[Point]]
+"""The points of each row."""
 
 
 def missing() -> str | None:
-    """Why there can be no pictures; None if there can."""
+    """Why pictures cannot be drawn; None if they can."""
     if importlib.util.find_spec("matplotlib") is None:
         return "pictures need matplotlib: pip install 'ringcast[bench]'"
     return None
@@ -35,7 +46,7 @@ def missing() -> str | None:
 
 
 def _group(found: Found, scenario: str, heading: str) -> Sequence[Mapping[str, Any]]:
-    """The figures under a heading; none if the scenario was not run."""
+    """The figures under a heading; none if the scenario did not run."""
     for report in found["reports"]:
         if report["scenario"] == scenario:
             figures: Sequence[Mapping[str, Any]] = report["groups"].get(heading, ())
@@ -44,7 +55,7 @@ def _group(found: Found, scenario: str, heading: str) -> Sequence[Mapping[str, A
 
 
 def _number(column: str) -> float:
-    """What a column stands for: bytes, readers, slots, a percentile."""
+    """The number in the name of a column: bytes, readers, slots, a percentile."""
     words = column.replace(",", "").split()
     if len(words) == 2 and words[1] in _UNITS:
         return float(words[0]) * _UNITS[words[1]]
@@ -56,7 +67,7 @@ def _number(column: str) -> float:
 def _series(figures: Sequence[Mapping[str, Any]]) -> Series:
     series: Series = {}
     for figure in figures:
-        point = (_number(figure["column"]), figure["median"], figure["min"], figure["max"])
+        point = Point(_number(figure["column"]), figure["median"], figure["min"], figure["max"])
         series.setdefault(figure["row"], []).append(point)
     return series
 
@@ -67,7 +78,7 @@ def _series(figures: Sequence[Mapping[str, Any]]) -> Series:
 def _axes(title: str, x: str, y: str, height: float = 4.8) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel(x)
@@ -79,8 +90,9 @@ def _axes(title: str, x: str, y: str, height: float = 4.8) -> tuple[Any, Any]:
 
 
 def _style(row: str, number: int) -> dict[str, Any]:
-    """Ours in one colour, set apart by dashes; the others in colours of their own."""
-    if row.startswith("ringcast") or row in OURS_TOO:
+    """The style of a line: ringcast's in one colour with different dashes, the others each in a
+    colour of its own."""
+    if row.startswith("ringcast") or row in OURS_UNNAMED:
         dashes = {
             ", batched": "--",
             ", lossy": ":",
@@ -101,7 +113,7 @@ def _style(row: str, number: int) -> dict[str, Any]:
 def _lines(
     figures: Sequence[Mapping[str, Any]], title: str, x: str, y: str, *, log: tuple[bool, bool]
 ) -> Any:
-    """A line a row, with the spread of the rounds as a band."""
+    """A line per row, with the range of the rounds as a band."""
     figure, axes = _axes(title, x, y)
     for number, (row, points) in enumerate(_series(figures).items()):
         xs, medians, least, most = (list(values) for values in zip(*points, strict=True))
@@ -110,7 +122,7 @@ def _lines(
         axes.fill_between(xs, least, most, color=style["color"], alpha=0.12, linewidth=0)
     if log[0]:
         axes.set_xscale("log", base=2)
-        xs = sorted({point[0] for points in _series(figures).values() for point in points})
+        xs = sorted({point.x for points in _series(figures).values() for point in points})
         labels = {_number(f["column"]): f["column"] for f in figures}
         axes.set_xticks(xs, [labels[value].removeprefix("1 to ") for value in xs])
     if log[1]:
@@ -122,7 +134,7 @@ def _lines(
 
 
 def _percentile_lines(figures: Sequence[Mapping[str, Any]], title: str) -> Any:
-    """Latency against how rare it is, as HdrHistogram plots it."""
+    """Latency by percentile, as HdrHistogram plots it."""
     figure, axes = _axes(title, "percentile", "us since the message was due")
     columns = list(dict.fromkeys(f["column"] for f in figures))
     rows = list(dict.fromkeys(f["row"] for f in figures))
@@ -138,7 +150,7 @@ def _percentile_lines(figures: Sequence[Mapping[str, Any]], title: str) -> Any:
 
 
 def _bars(figures: Sequence[Mapping[str, Any]], title: str, x: str, *, log: bool) -> Any:
-    """A bar a figure, the rounds' spread as a line on it."""
+    """A bar per figure, with the range of the rounds as a line on it."""
     figure, axes = _axes(title, x, "", height=1.2 + 0.26 * len(figures))
     names = [f.get("row", f["name"]) for f in figures]
     medians = [f["median"] for f in figures]
@@ -161,12 +173,19 @@ def _bars(figures: Sequence[Mapping[str, Any]], title: str, x: str, *, log: bool
 # ---- the pictures --------------------------------------------------------------------------
 
 _BY_SIZE: Final = "size of a message"
-Picture = tuple[str, str, str, Callable[[Sequence[Mapping[str, Any]]], Any]]
-"""Name of the file, scenario, heading, and what draws its figures."""
 
 
-def _measured(figures: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Without the ratios."""
+class Picture(NamedTuple):
+    """A picture: the name of its file, the scenario and the heading of its figures, and the
+    function that draws them."""
+
+    name: str
+    scenario: str
+    heading: str
+    draw: Callable[[Sequence[Mapping[str, Any]]], Any]
+
+
+def _without_ratios(figures: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [figure for figure in figures if figure["unit"] != "x"]
 
 
@@ -175,120 +194,120 @@ def _column(figures: Sequence[Mapping[str, Any]], column: str) -> list[Mapping[s
 
 
 _PICTURES: Final[tuple[Picture, ...]] = (
-    (
+    Picture(
         "throughput",
         "throughput",
-        "messages a second, by receiver",
+        "messages per second to each receiver",
         lambda f: _lines(f, "One sender, one receiver", _BY_SIZE, "M messages/s", log=(True, True)),
     ),
-    (
+    Picture(
         "throughput-cpu",
         "throughput",
-        "CPU time of all processes by message received",
-        lambda f: _lines(f, "CPU time of both sides", _BY_SIZE, "us by message", log=(True, True)),
+        "CPU time of all processes per message received",
+        lambda f: _lines(f, "CPU time of both sides", _BY_SIZE, "us per message", log=(True, True)),
     ),
-    (
+    Picture(
         "fan-out",
         "fan-out",
-        "messages a second, by receiver",
+        "messages per second to each receiver",
         lambda f: _lines(
             f, "One sender, many receivers", "receivers", "M messages/s to each", log=(True, True)
         ),
     ),
-    (
+    Picture(
         "latency-spinning",
         "latency",
         "one way, half a round trip, spinning, p50",
         lambda f: _bars(_column(f, "128 B"), "One way, both sides spinning, p50", "us", log=True),
     ),
-    (
+    Picture(
         "latency-asleep",
         "latency",
         "one way, half a round trip, asleep, p50",
         lambda f: _bars(_column(f, "128 B"), "One way, both sides asleep, p50", "us", log=True),
     ),
-    (
+    Picture(
         "latency-10000",
         "latency",
-        "time since due, at 10,000/s, block",
-        lambda f: _percentile_lines(f, "10,000 messages a second, receiver asleep"),
+        "time since due, 10,000 per second, asleep",
+        lambda f: _percentile_lines(f, "10,000 messages per second, receiver asleep"),
     ),
-    (
+    Picture(
         "latency-100000",
         "latency",
-        "time since due, at 100,000/s, spin",
-        lambda f: _percentile_lines(f, "100,000 messages a second, receiver spinning"),
+        "time since due, 100,000 per second, spinning",
+        lambda f: _percentile_lines(f, "100,000 messages per second, receiver spinning"),
     ),
-    (
+    Picture(
         "bursts",
         "latency",
-        "time since due, 1024 messages each 20 ms",
-        lambda f: _percentile_lines(f, "Bursts of 1024 messages each 20 ms"),
+        "time since due, 1024 messages every 20 ms",
+        lambda f: _percentile_lines(f, "Bursts of 1024 messages every 20 ms"),
     ),
-    (
+    Picture(
         "ingest",
         "ingest",
-        "frames received, plain",
-        lambda f: _bars(_measured(f), "WebSocket frames received", "M/s", log=True),
+        "frames received per second, without TLS",
+        lambda f: _bars(_without_ratios(f), "WebSocket frames received", "M/s", log=True),
     ),
-    (
+    Picture(
         "end-to-end",
         "end-to-end",
-        "messages a second to each worker, flood",
+        "messages per second to each worker, flood",
         lambda f: _lines(
-            _measured(f),
+            _without_ratios(f),
             "From server to workers",
             "workers",
             "M messages/s to each",
             log=(True, True),
         ),
     ),
-    (
+    Picture(
         "end-to-end-cpu",
         "end-to-end",
-        "CPU time by message and worker, flood",
+        "CPU time per message and worker, flood",
         lambda f: _lines(
-            _measured(f), "CPU time of all but the server", "workers", "us", log=(True, True)
+            _without_ratios(f), "CPU time of all but the server", "workers", "us", log=(True, True)
         ),
     ),
-    (
+    Picture(
         "uplink",
         "uplink",
-        "messages a second, all senders together",
+        "messages per second, all senders together",
         lambda f: _lines(
             f, "Many senders, one receiver", "senders", "M messages/s in all", log=(True, True)
         ),
     ),
-    (
+    Picture(
         "growth-readers",
         "growth",
-        "the writer's CPU time by publish(), by readers attached",
+        "writer's CPU time per publish(), by number of readers",
         lambda f: _lines(
-            f, "What readers cost the writer", "readers", "ns by message", log=(True, False)
+            f, "What readers cost the writer", "readers", "ns per message", log=(True, False)
         ),
     ),
-    (
+    Picture(
         "growth-size",
         "growth",
-        "time by message in one process, by its size",
-        lambda f: _lines(f, "Publishing and reading", _BY_SIZE, "ns by message", log=(True, True)),
+        "time per message in one process, by size of the message",
+        lambda f: _lines(f, "Publishing and reading", _BY_SIZE, "ns per message", log=(True, True)),
     ),
-    (
+    Picture(
         "limits-copying",
         "limits",
         "copying, in one process",
-        lambda f: _lines(_measured(f), "Copying", _BY_SIZE, "GB/s", log=(True, False)),
+        lambda f: _lines(_without_ratios(f), "Copying", _BY_SIZE, "GB/s", log=(True, False)),
     ),
-    (
+    Picture(
         "growth-bandwidth",
         "growth",
-        "publishing and reading in one process, by size",
+        "bytes published and read in one process, by size of the message",
         lambda f: _lines(f, "Publishing and reading", _BY_SIZE, "GB/s", log=(True, False)),
     ),
-    (
+    Picture(
         "growth-ring",
         "growth",
-        "messages a second to one reader, by size of the ring",
+        "messages per second to one reader, by size of the ring",
         lambda f: _lines(
             f, "Rings from small to large", "slots", "M messages/s", log=(True, False)
         ),
@@ -297,20 +316,20 @@ _PICTURES: Final[tuple[Picture, ...]] = (
 
 
 def draw(found: Found, folder: Path) -> Iterator[Path]:
-    """Draw what there are figures for; yields the files as they are written.
+    """Draw every picture for which there are figures. Yields the files as they are written.
 
     Raises:
-        OSError: a file can't be written.
+        OSError: a file cannot be written.
     """
     import matplotlib as mpl
 
     folder.mkdir(parents=True, exist_ok=True)
-    # Text stays text: smaller files, searchable, and the reader's own font. A fixed salt and no
-    # date make the same figures give the same file.
+    # Text stays text, so files are smaller and searchable, and use the viewer's font. With a fixed
+    # salt and no date, the same figures make the same file.
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "ringcast"})
-    for name, scenario, heading, picture in _PICTURES:
-        figures = _group(found, scenario, heading)
+    for picture in _PICTURES:
+        figures = _group(found, picture.scenario, picture.heading)
         if figures:
-            path = folder / f"{name}.svg"
-            picture(figures).savefig(path, metadata={"Date": None})
+            path = folder / f"{picture.name}.svg"
+            picture.draw(figures).savefig(path, metadata={"Date": None})
             yield path

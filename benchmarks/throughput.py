@@ -1,61 +1,36 @@
-"""How many messages a second get through, from one sender to one receiver and to many.
+"""Messages per second from one sender to one receiver, and to many.
 
 Each transport in turn carries the same messages (`payloads`), one by one or 64 at a time, over and
-over (`flows`); every receiver checks them, and that is part of what is measured. Both sides wait as
-they do by default, asleep; those that can't, spin. From one to one, those that can are measured
-spinning, too. Processes run where the scheduler puts them.
+over (`flows`). Every receiver checks them, and that is part of what is measured. Both sides wait as
+they do by default, asleep; those that cannot sleep spin. With one receiver, all transports that can
+spin are measured spinning, too. Processes run where the scheduler puts them.
 
-A batched transport is compared with ringcast's batched use, any other with ringcast's one by one.
-Who copies and who allocates differs by transport: `Transport.copies` says so. Where a sender
-has to send to each of many receivers, it does so one after the other, message by message.
+A batched transport is compared with ringcast used in batches, any other with ringcast one by one.
+Transports differ in who copies and who allocates: see `Transport.copies`. A sender that has to send
+to each of many receivers does so one after the other, message by message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from . import flows
-from .method import (
-    Figure,
-    Plan,
-    Report,
-    Samples,
-    cell_of,
-    describe_machine,
-    grid,
-    interleave,
-    picked,
-    ratio,
-)
+from .comparison import AHEAD_TO_BYTES, fits, ratios_to_ringcast
+from .figures import Figure, Samples, bytes_text, figures_of, interleave, samples_of
+from .report import Plan, Report, describe_machine
 from .transports import Transport, Wait, available
-from .transports.rings import BatchedRing, Ring, SleepingRing, Uplink
+from .transports.rings import SleepingRing, Uplink
 
 SIZES: Final = (32, 128, 512, 4096, 65536, 1 << 20)
 BRIEF_SIZES: Final = (128, 4096)
 UNUSED: Final = (Uplink, SleepingRing)
-"""What has many senders; what differs from another only where it waits."""
+"""One is for many senders; the other differs from a ring only in how it waits."""
 READERS: Final = (1, 2, 4, 8, 16)
 BRIEF_READERS: Final = (4,)
 FAN_OUT_SIZE: Final = 128
-AHEAD_TO: Final = 4096
-"""Bytes to which ringcast is to be ahead of every peer."""
 
 Run = Callable[[], dict[str, float]]
-
-
-def bytes_text(size: int) -> str:
-    """A size for people."""
-    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit:
-            return f"{size // unit} {name}"
-    return f"{size} B"
-
-
-def fits(transport: type[Transport], size: int) -> bool:
-    """Can it carry messages of this size?"""
-    largest = transport.largest()
-    return largest is None or size <= largest
 
 
 def _run(transport: type[Transport], size: int, readers: int, column: str, seconds: float) -> Run:
@@ -80,59 +55,39 @@ def _spinning(transport: type[Transport], size: int, seconds: float) -> Run:
     return run
 
 
-def reference(transport: type[Transport]) -> type[Transport]:
-    """What of ringcast a transport is compared with."""
-    return Ring if transport.group == 1 else BatchedRing
-
-
-def ahead(
-    found: Samples,
-    transports: Iterable[type[Transport]],
-    better: str,
-    floors: Callable[[str], float | None],
-) -> list[Figure]:
-    """Ringcast against each peer, as quotients above 1 where ringcast is better.
-
-    Args:
-        found: samples named "TRANSPORT | COLUMN".
-        transports: those that may be among them.
-        better: "larger" or "smaller", which samples are better.
-        floors: by column, what the quotient has to be at least.
-    """
-    peers = {t.name: reference(t).name for t in transports if not t.name.startswith("ringcast")}
-    figures = []
-    for name, theirs in found.items():
-        row, column = cell_of(name)
-        ours = found.get(f"{peers.get(row)} | {column}")
-        if ours is not None:
-            pair = (ours, theirs) if better == "larger" else (theirs, ours)
-            figures.append(ratio(name, *pair, floors(column)))
-    return figures
-
-
 def _groups(
-    found: Samples, used: Sequence[type[Transport]], floors: Callable[[str], float | None]
+    found: Samples, used: Sequence[type[Transport]], floor_of: Callable[[str], float | None]
 ) -> dict[str, Sequence[Figure]]:
-    rates, spinning = picked(found, "rate"), picked(found, "spinning rate")
+    rates, spinning = samples_of(found, "rate"), samples_of(found, "spinning rate")
     return {
-        "ringcast / transport, messages a second": ahead(rates, used, "larger", floors),
-        "the same, both spinning": ahead(spinning, used, "larger", floors),
-        "messages a second, by receiver": grid(rates, "M/s", 1e-6),
-        "the same, both spinning, messages a second": grid(spinning, "M/s", 1e-6),
-        "CPU time of all processes by message received": grid(picked(found, "cpu"), "us"),
-        "context switches of all processes by 1000 messages received": grid(
-            picked(found, "switches"), "", 1000
+        "ringcast / transport, messages per second": ratios_to_ringcast(
+            rates, used, "larger", floor_of
         ),
-        "lost": grid(_some(picked(found, "lost")), "%", 100),
-        "lost, both spinning": grid(_some(picked(found, "spinning lost")), "%", 100),
-        "memory of all processes, what they share counted once": grid(
-            picked(found, "memory"), "MiB", 2**-20
+        "ringcast / transport, messages per second, both sides spinning": ratios_to_ringcast(
+            spinning, used, "larger", floor_of
+        ),
+        "messages per second to each receiver": figures_of(rates, "M/s", 1e-6),
+        "messages per second to each receiver, both sides spinning": figures_of(
+            spinning, "M/s", 1e-6
+        ),
+        "CPU time of all processes per message received": figures_of(
+            samples_of(found, "cpu"), "us"
+        ),
+        "context switches of all processes per 1000 messages received": figures_of(
+            samples_of(found, "switches"), "", 1000
+        ),
+        "messages lost": figures_of(_without_zeros(samples_of(found, "lost")), "%", 100),
+        "messages lost, both sides spinning": figures_of(
+            _without_zeros(samples_of(found, "spinning lost")), "%", 100
+        ),
+        "memory of all processes, shared memory counted once": figures_of(
+            samples_of(found, "memory"), "MiB", 2**-20
         ),
     }
 
 
-def _some(samples: Samples) -> Samples:
-    """Those that are not 0 throughout."""
+def _without_zeros(samples: Samples) -> Samples:
+    """Those samples that are not 0 in every round."""
     return {name: values for name, values in samples.items() if any(values)}
 
 
@@ -141,17 +96,17 @@ def _report(
     plan: Plan,
     used: Sequence[type[Transport]],
     runs: Sequence[Run],
-    floors: Callable[[str], float | None],
+    floor_of: Callable[[str], float | None],
     parameters: Mapping[str, Any],
 ) -> Report:
     machine = describe_machine()
     found = interleave(runs, plan.repeat)
     parameters = {**plan.as_json(), **parameters}
-    return Report(name, parameters, machine, _groups(found, used, floors))
+    return Report(name, parameters, machine, _groups(found, used, floor_of))
 
 
 def measure(plan: Plan) -> Report:
-    """From one sender to one receiver, by size.
+    """Measure one sender and one receiver, by size of the message.
 
     Raises:
         RunFailedError: a receiver did not get exactly what was sent, or a process failed.
@@ -172,7 +127,7 @@ def measure(plan: Plan) -> Report:
             for transport in used
             if "spin" in transport.waits and fits(transport, size)
         ]
-    demanded = {bytes_text(size) for size in sizes if size <= AHEAD_TO}
+    demanded = {bytes_text(size) for size in sizes if size <= AHEAD_TO_BYTES}
     return _report(
         "throughput",
         plan,
@@ -184,7 +139,7 @@ def measure(plan: Plan) -> Report:
 
 
 def measure_fan_out(plan: Plan) -> Report:
-    """From one sender to many receivers, by how many. Raises as `measure`."""
+    """Measure one sender and many receivers, by their number. Raises as `measure`."""
     present, missing = available()
     used = [transport for transport in present if transport not in UNUSED]
     runs = [

@@ -1,14 +1,15 @@
-"""Many senders to one receiver: the uplink against what else lets many write to one.
+"""Many senders to one receiver: the uplink against other transports that allow that.
 
-A message has the sender's number in its first word, beside its counter, then what `payloads.py`
-puts into all: a filler that is different at each position, and a last word made of the counter. The
-receiver checks both words of every message, that each sender's counter goes up by one, and each
-64th message of a sender whole; and at the end that it got as many as were sent. That is the work a
-figure includes.
+The first word of a message holds the sender's number and a counter. The rest is as in all flows
+(`payloads`): a filler that is different at each position, and a last word made from the counter.
+The receiver checks both words of every message, that the counter of each sender goes up by one, and
+each 64th message of a sender whole. At the end it checks that it got as many as were sent. A figure
+includes this work.
 
-A flow is timed from the senders' common start, after a warm-up, until the receiver has read the
-last message. All processes share the cores there are. Every transport waits as it does by default.
-Those that may lose messages are left out: what many senders lose is not told apart here.
+A flow is timed from the common start of the senders, after a warm-up, until the receiver has read
+the last message. All processes share the cores there are. Every transport waits as it does by
+default. Transports that may lose messages are left out: with many senders, what each loses is not
+counted here.
 """
 
 from __future__ import annotations
@@ -17,42 +18,34 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from struct import Struct
 from typing import Any, Final
 
 from ringcast.shm import mpsc
 
-from .method import (
-    Channel,
-    Figure,
-    Plan,
-    Report,
-    RunFailedError,
-    cell_of,
-    crew,
-    describe_machine,
-    grid,
-    in_turns,
-    interleave,
-    picked,
-    ratio,
-)
-from .payloads import SAMPLE, contents, last_word
+from .errors import RunFailedError
+from .figures import Figure, cell_of, figures_of, interleave, ratio, samples_of
+from .one_process import in_child, in_turns
+from .payloads import SAMPLE_EVERY, contents, last_word, words_unpacker
+from .processes import Channel, child_processes
+from .report import Plan, Report, describe_machine
 from .transports import Transport, available
-from .transports.rings import Uplink, in_a_child
+from .transports.rings import Uplink
 from .transports.stdlib import Queue
 
 SIZE: Final = 128
 ROUND: Final = 4096
+"""Number of messages that a sender sends over and over."""
 WARM_UP: Final = ROUND
+ALONE_STEP: Final = 256
+"""Number of messages that are sent before they are read, in one process."""
 SENDERS: Final = (1, 2, 4, 8)
 BRIEF_SENDERS: Final = (4,)
 LAST: Final = 2**48 - 1
 """The counter of a sender's last message."""
 QUEUE_FLOOR: Final = 10
-"""The uplink with four senders against `multiprocessing.Queue`, at least."""
+"""How many times as fast as `multiprocessing.Queue` the uplink has to be with four senders."""
 
-_unpack_words: Final = Struct(f"<Q{SIZE - 16}xQ").unpack
+_unpack_words: Final = words_unpacker(SIZE)
 
 
 def _payload(sender: int, counter: int) -> bytes:
@@ -61,18 +54,18 @@ def _payload(sender: int, counter: int) -> bytes:
 
 
 def _send(channel: Channel, link: Transport, sender: int, seconds: float) -> None:
-    """Send counted messages, then a last one; tells how many."""
+    """Send counted messages, then a last one. Reports how many."""
     items = link.prepare([_payload(sender, counter) for counter in range(ROUND)])
     last = link.prepare([_payload(sender, LAST)])[0]
-    with link.sender() as outlet:
-        channel.tell()
-        channel.hear()
-        outlet.settle()
-        send = outlet.send
+    with link.sender() as link_sender:
+        channel.send()
+        channel.receive()
+        link_sender.wait_for_receivers()
+        send = link_sender.send
         for item in items:
             send(item)
-        channel.tell()
-        channel.hear()  # the receiver has them, and everybody else's
+        channel.send()
+        channel.receive()  # the receiver has them, and those of all other senders
         end = time.monotonic_ns() + int(seconds * 1e9)
         sent = 0
         while time.monotonic_ns() < end:
@@ -80,12 +73,17 @@ def _send(channel: Channel, link: Transport, sender: int, seconds: float) -> Non
                 send(item)
             sent += ROUND
         send(last)
-        channel.tell(sent)
-        channel.hear()
+        channel.send(sent)
+        channel.receive()
 
 
 class _Check:
-    """What the receiver does with each message."""
+    """The receiver's check of each message.
+
+    Attributes:
+        received: number of messages of each sender.
+        ended: the senders whose last message came.
+    """
 
     def __init__(self, senders: int) -> None:
         self.received = [0] * senders
@@ -103,14 +101,14 @@ class _Check:
         if (
             counter != expected
             or last != last_word(counter)
-            or (not counter % SAMPLE and bytes(payload) != _payload(sender, counter))
+            or (not counter % SAMPLE_EVERY and bytes(payload) != _payload(sender, counter))
         ):
-            self._end(sender, expected, bytes(payload))
+            self._check_last(sender, expected, bytes(payload))
             return
         self.received[sender] += 1
 
-    def _end(self, sender: int, expected: int, payload: bytes) -> None:
-        """Check that a message that is not the one that is due is the sender's last."""
+    def _check_last(self, sender: int, expected: int, payload: bytes) -> None:
+        """Check that a message that is not due is the sender's last."""
         if payload != _payload(sender, LAST) or sender in self.ended:
             raise RunFailedError(
                 f"sender {sender}: message {expected} is due, and this came: {payload!r}"
@@ -119,55 +117,56 @@ class _Check:
 
 
 def _receive(channel: Channel, link: Transport, senders: int) -> None:
-    """Check messages to the end of every sender; tells when that was, and how many came."""
+    """Check messages until every sender has ended. Reports when that was, and how many came."""
     check = _Check(senders)
     with link.receiver(0) as messages:
-        channel.tell()
+        channel.send()
         for payload in itertools.islice(messages, senders * WARM_UP):
             check(payload)
         check.received = [0] * senders
-        channel.tell()
+        channel.send()
         for payload in messages:
             check(payload)
             if len(check.ended) == senders:
                 break
-        channel.tell((time.monotonic_ns(), sum(check.received)))
-        channel.hear()
+        channel.send({"ended_ns": time.monotonic_ns(), "received": sum(check.received)})
+        channel.receive()
 
 
 def gather(transport: type[Transport], senders: int, seconds: float) -> dict[str, float]:
-    """Messages a second from so many senders to one receiver.
+    """Measure messages per second from so many senders to one receiver.
 
     Raises:
         RunFailedError: the receiver did not get exactly what was sent, or a process failed.
     """
     contents(SIZE)
     link = transport(SIZE, senders=senders)
-    with link.open(), crew(seconds) as group:
-        receiver = group.start(_receive, link, senders)
-        receiver.hear()
-        sending = [group.start(_send, link, k, seconds) for k in range(senders)]
-        for step in (Channel.hear, Channel.tell, Channel.hear):
+    with link.open(), child_processes(seconds) as children:
+        receiver = children.start(_receive, link, senders)
+        receiver.receive()
+        sending = [children.start(_send, link, k, seconds) for k in range(senders)]
+        for step in (Channel.receive, Channel.send, Channel.receive):
             for sender in sending:
                 step(sender)
-        receiver.hear()
-        began = time.monotonic_ns()
+        receiver.receive()
+        began_ns = time.monotonic_ns()
         for sender in sending:
-            sender.tell()
-        sent = sum(sender.hear() for sender in sending)
-        ended, received = receiver.hear()
+            sender.send()
+        sent = sum(sender.receive() for sender in sending)
+        found = receiver.receive()
+        received = found["received"]
         if sent != received:
-            raise RunFailedError(f"{sent} messages were sent and {received} received")
+            raise RunFailedError(f"{sent} messages were sent, and {received} were received")
         for channel in (receiver, *sending):
-            channel.tell()
+            channel.send()
         column = f"{senders} sender{'s' if senders > 1 else ''}"
-        return {f"rate: {transport.name} | {column}": received / (ended - began) * 1e9}
+        rate = received / (found["ended_ns"] - began_ns) * 1e9
+        return {f"rate: {transport.name} | {column}": rate}
 
 
 def _alone(channel: Channel, name: str, seconds: float) -> None:
-    """Tell what sending and receiving cost by message, ns, where they take turns."""
-    group = 256
-    payloads = [_payload(0, counter) for counter in range(group)]
+    """Send and receive in turns. Reports what each costs per message in ns."""
+    payloads = [_payload(0, counter) for counter in range(ALONE_STEP)]
     with mpsc.Receiver.create(name) as receiver, mpsc.Sender.attach(name) as sender:
 
         def send() -> None:
@@ -175,11 +174,11 @@ def _alone(channel: Channel, name: str, seconds: float) -> None:
                 sender.send(payload)
 
         def receive() -> None:
-            if [sent.payload for sent in receiver.read_available(group)] != payloads:
+            if [sent.payload for sent in receiver.read_available(ALONE_STEP)] != payloads:
                 raise RunFailedError("other messages came than were sent")
 
-        spent = in_turns({"send": send, "poll": receive}, seconds)
-    channel.tell({f"alone: {what}": ns / group for what, ns in spent.items()})
+        spent = in_turns({"send": send, "read_available": receive}, seconds)
+    channel.send({f"alone: {what}": ns / ALONE_STEP for what, ns in spent.items()})
 
 
 def measure(plan: Plan) -> Report:
@@ -189,16 +188,16 @@ def measure(plan: Plan) -> Report:
         RunFailedError: the receiver did not get exactly what was sent, or a process failed.
     """
     present, missing = available()
-    used = [t for t in present if t.many_senders and t.group == 1 and not t.lossy]
+    used = [t for t in present if t.many_senders and t.item_messages == 1 and not t.lossy]
     runs: list[Callable[[], dict[str, float]]] = [
         partial(gather, transport, senders, plan.seconds)
         for senders in (BRIEF_SENDERS if plan.brief else SENDERS)
         for transport in used
     ]
-    runs.append(partial(in_a_child, _alone, plan.seconds))
+    runs.append(partial(in_child, _alone, plan.seconds))
     machine = describe_machine()
     found = interleave(runs, plan.repeat)
-    rates = picked(found, "rate")
+    rates = samples_of(found, "rate")
 
     def ratios() -> Iterator[Figure]:
         for name, theirs in rates.items():
@@ -209,10 +208,10 @@ def measure(plan: Plan) -> Report:
                 yield ratio(name, ours, theirs, floor)
 
     groups: dict[str, Sequence[Figure]] = {
-        "ringcast / transport, messages a second": list(ratios()),
-        "messages a second, all senders together": grid(rates, "M/s", 1e-6),
-        "in one process, by message": [
-            Figure(what, "ns", tuple(values)) for what, values in picked(found, "alone").items()
+        "ringcast / transport, messages per second": list(ratios()),
+        "messages per second, all senders together": figures_of(rates, "M/s", 1e-6),
+        "time per message in one process": [
+            Figure(what, "ns", tuple(values)) for what, values in samples_of(found, "alone").items()
         ],
     }
     parameters = {**plan.as_json(), "message_bytes": SIZE, **missing}

@@ -1,17 +1,20 @@
-"""The ways of carrying messages that are compared, behind one interface."""
+"""The ways of carrying messages that are compared, behind one interface (`base`).
+
+A new one is a class in one of these modules, and stands in `TRANSPORTS`.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from . import peers, rings, servers, stdlib
-from .base import GROUP, Memory, Outlet, Transport, Usage, Wait
+from .base import BATCH_SIZE, LinkSender, Memory, Transport, Usage, Wait
 
 __all__ = [
-    "GROUP",
+    "BATCH_SIZE",
     "TRANSPORTS",
+    "LinkSender",
     "Memory",
-    "Outlet",
     "Transport",
     "Usage",
     "Wait",
@@ -42,12 +45,12 @@ TRANSPORTS: Final[tuple[type[Transport], ...]] = (
     servers.RedisBatched,
     servers.Nats,
 )
-"""All of them, ringcast's own first."""
+"""All transports, ringcast's own first."""
 
 
 def available() -> tuple[list[type[Transport]], dict[str, Any]]:
-    """The transports that can be used here; and what else there is and why it can't, under
-    "not measured", for a report's parameters."""
+    """Return the transports that can be used here, and for the parameters of a report, under "not
+    measured", the others and why they cannot be used."""
     why = {transport: transport.missing() for transport in TRANSPORTS}
     missing = {transport.name: reason for transport, reason in why.items() if reason is not None}
     return [t for t in TRANSPORTS if why[t] is None], {"not measured": missing} if missing else {}

@@ -1,13 +1,13 @@
-"""What a way of carrying messages must be able to do to be compared.
+"""The interface of a transport: what a way of carrying messages must do to be compared.
 
-A transport is a class; an object of it is a link, from one sender (some take more) to so many
-receivers. It is made in the parent process, `open` there around the life of all children, and used
-in the children: `sender` in the one that sends, `receiver` in each that receives. The sender's side
-is entered first, unless `receiver_first`.
+A transport is a class. An object of it is a link from one sender (some allow more) to so many
+receivers. The parent process makes the link and keeps it `open` while the children live. The
+children use it: the one that sends enters `sender`, each that receives enters `receiver`. The
+sender's side is entered first, unless `receiver_first` says otherwise.
 
-What a link hands out does the work itself: `Outlet.send` is, where that can be, the very function
-of the library that is measured, and what a receiver iterates over are the library's own objects,
-so that nothing of the benchmark stands in between.
+Nothing of the benchmark stands between a library and its use. `LinkSender.send` is, where
+possible, the very function of the library that is measured, and a receiver iterates over the
+library's own objects.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 Wait = Literal["block", "spin"]
-"""How a side waits: asleep, or asking over and over."""
+"""How a side waits: asleep, or by asking over and over."""
 
-GROUP: Final = 64
-"""Messages that a batched transport takes at once."""
+BATCH_SIZE: Final = 64
+"""Number of messages that a batched transport takes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Usage:
 
     @classmethod
     def own(cls) -> Usage:
-        """Of this process until now."""
+        """What this process has used until now."""
         used = resource.getrusage(resource.RUSAGE_SELF)
         return cls(used.ru_utime + used.ru_stime, used.ru_nvcsw + used.ru_nivcsw)
 
@@ -61,8 +61,8 @@ class Memory:
     """What a process holds, bytes.
 
     Attributes:
-        private: anonymous memory, what it has of its parent's included.
-        shared: memory that is there to be shared, divided among those that do.
+        private: anonymous memory, including what it has from its parent.
+        shared: its part of memory that is made for sharing, divided among those that share it.
     """
 
     private: int
@@ -70,7 +70,7 @@ class Memory:
 
     @classmethod
     def own(cls) -> Memory:
-        """Of this process now (proc(5), smaps_rollup)."""
+        """What this process holds now (proc(5), smaps_rollup)."""
         held = {"Anonymous": 0, "Pss_Shmem": 0}
         for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
             name, _, rest = line.partition(":")
@@ -79,45 +79,46 @@ class Memory:
         return cls(held["Anonymous"], held["Pss_Shmem"])
 
     def beyond(self, before: Memory) -> int:
-        """Private memory more than before, and all that is shared."""
+        """Private memory beyond what it was before, plus all shared memory."""
         return max(0, self.private - before.private) + self.shared
 
 
-def nothing() -> None:
-    """Do nothing."""
+def _do_nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
+class LinkSender:
     """The sending side of a link.
 
     Attributes:
-        send: sends one item as `Transport.prepare` makes them; waits while there is no room.
-        send_all: sends items one after the other, where a library has more to say to that than a
-            loop over `send`; None if it has not.
-        settle: called when every receiver is there; returns when each would get what is sent.
+        send: sends one item of those that `Transport.prepare` makes; waits while there is no room.
+        send_all: sends items one after the other, if a library has something better for that than
+            a loop over `send`; else None.
+        wait_for_receivers: is called once every receiver is attached; returns when each would get
+            what is sent.
     """
 
     send: Callable[[Any], object]
     send_all: Callable[[Sequence[Any]], object] | None = None
-    settle: Callable[[], object] = nothing
+    wait_for_receivers: Callable[[], object] = _do_nothing
 
 
 class Transport(abc.ABC):
-    """A way of carrying messages; an object of it is a link.
+    """A way of carrying messages. An object of it is a link.
 
     Attributes:
-        name: what it is called in tables.
+        name: its title in tables.
         copies: who copies a message and who allocates for it, in a line.
-        modules: what it imports that is not in ringcast's own dependencies.
+        modules: what it imports beyond ringcast's own dependencies.
         program: the server it needs, or None.
-        group: messages an item has: 1, or `GROUP` if it takes many at once.
+        item_messages: number of messages per item: 1, or `BATCH_SIZE` if it takes many at once.
         lossy: whether messages may be missing.
-        fans_out: whether one link reaches many receivers; else each has a link of its own, and who
-            sends to many sends to each.
+        fans_out: whether one link reaches many receivers. Otherwise each receiver has a link of its
+            own, and the sender sends to each.
         many_senders: whether a link may have more than one sender.
-        receiver_first: whether the receiver's side has to be there before the senders'.
-        arrays: whether a receiver gets `shm.broadcast.Batch`es, not messages.
+        receiver_first: whether the receiver has to be attached before the senders.
+        yields_batches: whether a receiver gets `shm.broadcast.Batch`es instead of messages.
         waits: how its sides can wait.
     """
 
@@ -125,12 +126,12 @@ class Transport(abc.ABC):
     copies: ClassVar[str]
     modules: ClassVar[tuple[str, ...]] = ()
     program: ClassVar[str | None] = None
-    group: ClassVar[int] = 1
+    item_messages: ClassVar[int] = 1
     lossy: ClassVar[bool] = False
     fans_out: ClassVar[bool] = False
     many_senders: ClassVar[bool] = False
     receiver_first: ClassVar[bool] = False
-    arrays: ClassVar[bool] = False
+    yields_batches: ClassVar[bool] = False
     waits: ClassVar[frozenset[Wait]] = frozenset({"block", "spin"})
 
     def __init__(
@@ -143,7 +144,7 @@ class Transport(abc.ABC):
 
     @classmethod
     def missing(cls) -> str | None:
-        """Why it can't be used here, with what to do about it; None if it can."""
+        """Why it cannot be used here, and what to do about it; None if it can be used."""
         for module in cls.modules:
             if importlib.util.find_spec(module) is None:
                 return f"{module} is not installed: pip install 'ringcast[bench]'"
@@ -153,45 +154,48 @@ class Transport(abc.ABC):
 
     @classmethod
     def largest(cls) -> int | None:
-        """The most bytes a message can have; None if that is more than anybody asks for."""
+        """The largest message in bytes; None if it is larger than any that is measured."""
         return None
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """In the parent, before any child begins: make what both sides need; end it."""
+        """Make what both sides need, and remove it at the end. In the parent, around children."""
         yield
 
     def prepare(self, payloads: Sequence[bytes]) -> list[Any]:
-        """Items for `Outlet.send`, made before anything is measured."""
-        if self.group == 1:
+        """Make items for `LinkSender.send`, before anything is measured."""
+        if self.item_messages == 1:
             return list(payloads)
-        return [payloads[i : i + self.group] for i in range(0, len(payloads), self.group)]
+        return [
+            payloads[i : i + self.item_messages]
+            for i in range(0, len(payloads), self.item_messages)
+        ]
 
     @abc.abstractmethod
-    def sender(self) -> contextlib.AbstractContextManager[Outlet]:
-        """In a child that sends."""
+    def sender(self) -> contextlib.AbstractContextManager[LinkSender]:
+        """The sending side. In a child."""
 
     @abc.abstractmethod
     def receiver(self, index: int) -> contextlib.AbstractContextManager[Iterator[Any]]:
-        """In a child that receives, one of `readers`: its messages in order, without end. Each is
-        valid until the next is asked for. With `arrays`: batches."""
+        """The receiving side number `index` of `readers`: its messages in order, without end; with
+        `yields_batches`, batches. Each is valid until the next is requested. In a child."""
 
     def usage(self) -> Usage:
-        """What a server in between has used until now."""
+        """What a server between the sides has used until now."""
         return Usage(0.0, 0)
 
 
 def find_program(name: str) -> str | None:
-    """Where a program is: on the path, or where pip puts programs."""
+    """The path of a program, on PATH or where pip installs programs; None if it is missing."""
     return shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
 
 
 def usage_of(pid: int) -> Usage:
-    """What another process has used until now, from /proc."""
+    """What another process has used until now."""
     switches = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         for line in (task / "status").read_text(encoding="utf-8").splitlines():
             if "ctxt_switches" in line:
                 switches += int(line.split()[1])
-    # The clock that clock_getcpuclockid(3) gives for a process: ns, where /proc has ticks of 10 ms.
+    # The clock that clock_getcpuclockid(3) returns. It counts ns; /proc counts ticks of 10 ms.
     return Usage(time.clock_gettime(~pid << 3 | 2), switches)

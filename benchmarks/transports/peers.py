@@ -1,4 +1,4 @@
-"""Libraries that need no server: ZeroMQ, iceoryx2, kickmsg, faster-fifo."""
+"""Transports of libraries that need no server: ZeroMQ, iceoryx2, kickmsg, faster-fifo."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .base import GROUP, Outlet, Transport
+from .base import BATCH_SIZE, LinkSender, Transport
 
 if TYPE_CHECKING:
     import zmq
 
-_SECOND: Final = 1.0
-"""Seconds after which a wait inside a library looks up, because signals are not seen before."""
-_FRAMES_FROM: Final = 256 << 10
-"""Bytes from which on a ZeroMQ frame is received faster than bytes, measured: at 128 B as fast, at
-4 KiB a third slower, at 64 KiB as fast, at 1 MB a third faster."""
-_AHEAD_BYTES: Final = 64 << 20
-"""What a pool of messages may take, as far as it can be chosen."""
+_WAIT_S: Final = 1.0
+"""Seconds that a wait inside a library lasts at most. Only after it does Python see signals."""
+_FRAMES_FROM_BYTES: Final = 256 << 10
+"""Size from which on receiving a ZeroMQ frame is faster than receiving bytes. Measured: as fast at
+128 B, a third slower at 4 KiB, as fast at 64 KiB, a third faster at 1 MiB."""
+_POOL_BYTES: Final = 64 << 20
+"""What a pool of messages may take, where that can be chosen."""
 _FIFO_BYTES: Final = 4 << 20
-_LOOK_S: Final = 0.05
-"""Seconds after which a reader of iceoryx2 that sleeps looks by itself. Its event, as of 0.10, now
-and then leaves one asleep that has a notification and messages: in 3 of 120 runs with 4 readers."""
+_POLL_S: Final = 0.05
+"""Seconds after which a sleeping reader of iceoryx2 looks by itself. The event of iceoryx2 0.10
+sometimes leaves a reader asleep that has a notification and messages: in 3 of 120 runs with 4
+readers."""
 _numbers = itertools.count()
 
 
@@ -63,8 +64,8 @@ class _Zmq(Transport):
                 try:
                     sink.send(data, zmq.NOBLOCK)
                 except zmq.Again:
-                    # Another try would see for 3 million ticks nothing of what was read meanwhile;
-                    # to ask for this looks at once.
+                    # For 3 million ticks, another try would not see what was read meanwhile.
+                    # Getting this option looks at once.
                     sink.get(zmq.EVENTS)
                     continue
                 return
@@ -74,14 +75,14 @@ class _Zmq(Transport):
     def _received(self, source: zmq.Socket[bytes]) -> Iterator[Any]:
         import zmq
 
-        copy = self.size < _FRAMES_FROM
+        copy = self.size < _FRAMES_FROM_BYTES
         if self.wait == "block":
             return iter(partial(source.recv, copy=copy), None)
         return _trying(partial(source.recv, zmq.NOBLOCK, copy), zmq.Again)
 
 
 def _trying(receive: Callable[[], Any], empty: type[Exception]) -> Iterator[Any]:
-    """What a function returns that raises if there is nothing."""
+    """Yield what a function returns that raises `empty` if there is nothing."""
     while True:
         try:
             message = receive()
@@ -95,24 +96,24 @@ def _zmq_socket(kind: str) -> Iterator[zmq.Socket[bytes]]:
     import zmq
 
     with zmq.Context() as context, context.socket(getattr(zmq, kind)) as socket:
-        socket.linger = 0  # or who fails would wait for others
+        socket.linger = 0  # otherwise a child that fails would wait for others
         yield socket
 
 
 class PushPull(_Zmq):
-    """ZeroMQ's pipeline."""
+    """ZeroMQ's pipeline pattern."""
 
     name = "pyzmq PUSH/PULL"
     copies = (
-        "the sender copies into a message of zmq's, the kernel in and out, and the receiver into "
-        "new bytes (from 256 KiB on it looks at zmq's message); a thread on each side"
+        "the sender copies into a message of zmq, the kernel in and out, and the receiver into new "
+        "bytes (from 256 KiB on it looks at the message of zmq); a thread on each side"
     )
     many_senders = True
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
-        """A socket that connects, as soon as there is something to connect to: it tries each 0.1 s,
-        and until then what it is given waits."""
+    def sender(self) -> Iterator[LinkSender]:
+        """A socket that connects. It tries every 0.1 s; until it succeeds, what is sent waits in
+        it."""
         import zmq
 
         with (
@@ -120,37 +121,39 @@ class PushPull(_Zmq):
             sink.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED) as events,
         ):
             sink.connect(self.address)
-            yield Outlet(self._sending(sink), settle=events.recv_multipart)
+            yield LinkSender(self._sending(sink), wait_for_receivers=events.recv_multipart)
             sink.disable_monitor()
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
-        """The socket that binds: there is one."""
+        """The socket that binds; there is one receiver."""
         with _zmq_socket("PULL") as source:
             source.bind(self.address)
             yield self._received(source)
 
 
 class PubSub(_Zmq):
-    """ZeroMQ's publish and subscribe, made to wait where it would drop."""
+    """ZeroMQ's publish and subscribe, set to wait where it would drop messages."""
 
     name = "pyzmq PUB/SUB"
     copies = (
-        "the sender copies once into a message of zmq's for all, the kernel in and out for each, "
+        "the sender copies once into a message of zmq for all, the kernel in and out for each, "
         "and the receiver as with PUSH/PULL; a thread on each side; XPUB_NODROP"
     )
     fans_out = True
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
-        """An XPUB socket, which hears of every subscription."""
+    def sender(self) -> Iterator[LinkSender]:
+        """An XPUB socket, which receives every subscription."""
         with _zmq_socket("XPUB") as sink:
             sink.xpub_nodrop = True
-            sink.xpub_verbose = True  # not only of the first of its kind
+            sink.xpub_verbose = True  # repeated ones, too
             sink.bind(self.address)
-            yield Outlet(self._sending(sink), settle=partial(self._settle, sink))
+            yield LinkSender(
+                self._sending(sink), wait_for_receivers=partial(self._receive_subscriptions, sink)
+            )
 
-    def _settle(self, sink: zmq.Socket[bytes]) -> None:
+    def _receive_subscriptions(self, sink: zmq.Socket[bytes]) -> None:
         for _ in range(self.readers):
             sink.recv()
 
@@ -167,20 +170,20 @@ class PubSub(_Zmq):
 
 
 class Iceoryx(Transport):
-    """iceoryx2, its publish-subscribe; to wait asleep, with an event a message beside it, which is
-    what its documentation recommends."""
+    """Publish-subscribe of iceoryx2. To wait asleep it uses one event per message, as the
+    documentation of iceoryx2 recommends."""
 
     name = "iceoryx2"
     copies = (
-        "the sender copies into a loan in shared memory; readers look at it there; who waits "
-        "asleep is woken by an event a message, through a socket, and looks each 50 ms"
+        "the sender copies into a loan in shared memory; readers look at it there; an event per "
+        "message, through a socket, wakes a sleeping reader, which also looks every 50 ms"
     )
     modules = ("iceoryx2",)
     fans_out = True
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """A place of its own for its files; what dead children leave of them is removed."""
+        """A folder for its files. What dead children leave of them is removed."""
         prefix = f"{_name()}_"
         try:
             with tempfile.TemporaryDirectory(prefix="ringcast-bench-") as self.folder:
@@ -206,8 +209,8 @@ class Iceoryx(Transport):
 
     @property
     def _depth(self) -> int:
-        """Messages a reader may be behind."""
-        return max(8, min(256, _AHEAD_BYTES // self.size))
+        """Number of messages that a reader may be behind."""
+        return max(8, min(256, _POOL_BYTES // self.size))
 
     def _service(self, node: Any) -> Any:
         import iceoryx2 as iox
@@ -238,7 +241,7 @@ class Iceoryx(Transport):
         )
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
+    def sender(self) -> Iterator[LinkSender]:
         """A publisher, which waits while a reader's buffer is full."""
         import iceoryx2 as iox
 
@@ -258,7 +261,7 @@ class Iceoryx(Transport):
             sample.assume_init().send()
 
         if self.wait == "spin":
-            yield Outlet(send)
+            yield LinkSender(send)
             return
         notifier = self._event(node).notifier_builder().create()
 
@@ -266,22 +269,24 @@ class Iceoryx(Transport):
             send(data)
             notifier.notify()
 
-        yield Outlet(send_and_wake)
+        yield LinkSender(send_and_wake)
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
-        """A subscriber, and a listener if it is to sleep."""
+        """A subscriber, and a listener if it waits asleep."""
         import iceoryx2 as iox
 
         node = self._node()
         receive = self._service(node).subscriber_builder().create().receive
-        array = (ctypes.c_uint8 * self.size).from_address  # a quarter of what payload() takes
+        array = (
+            ctypes.c_uint8 * self.size
+        ).from_address  # takes a quarter of the time of payload()
         if self.wait == "spin":
             yield _samples(receive, array, lambda: None)
             return
         listener = self._event(node).listener_builder().create()
         yield _samples(
-            receive, array, partial(listener.timed_wait, iox.Duration.from_secs_f64(_LOOK_S))
+            receive, array, partial(listener.timed_wait, iox.Duration.from_secs_f64(_POLL_S))
         )
 
 
@@ -298,8 +303,8 @@ def _samples(
 
 
 class Kickmsg(Transport):
-    """kickmsg: a ring of references for each reader, to messages in a pool. A writer that finds a
-    ring full throws its oldest message away."""
+    """kickmsg: for each reader a ring of references to messages in a pool. A writer that finds a
+    ring full discards its oldest message."""
 
     name = "kickmsg"
     copies = "the sender copies into a slot in shared memory; readers look at it there"
@@ -310,13 +315,13 @@ class Kickmsg(Transport):
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """The region, with a slot for all that rings and hands can hold, so that none lacks."""
+        """The region, with slots for all that rings and processes can hold, so none is missing."""
         import kickmsg
 
         self.region = f"/{_name()}"
         config = kickmsg.Config()
         config.max_subscribers = self.readers
-        config.sub_ring_capacity = _power_of_two(_AHEAD_BYTES // self.size // self.readers)
+        config.sub_ring_capacity = _power_of_two(_POOL_BYTES // self.size // self.readers)
         config.pool_size = self.readers * (config.sub_ring_capacity + 4) + 2 * self.senders
         config.max_payload_size = self.size
         kickmsg.SharedRegion.create(self.region, kickmsg.ChannelType.PubSub, config)
@@ -326,8 +331,8 @@ class Kickmsg(Transport):
             kickmsg.unlink_shm(self.region)
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
-        """A publisher; if there is no slot, it tries again."""
+    def sender(self) -> Iterator[LinkSender]:
+        """A publisher, which tries again while there is no slot."""
         import kickmsg
 
         publish = kickmsg.Publisher(kickmsg.SharedRegion.open(self.region)).send
@@ -340,7 +345,7 @@ class Kickmsg(Transport):
                     continue
                 return
 
-        yield Outlet(send)
+        yield LinkSender(send)
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
@@ -349,14 +354,15 @@ class Kickmsg(Transport):
 
         subscriber = kickmsg.Subscriber(kickmsg.SharedRegion.open(self.region))
         if self.wait == "block":
-            second = datetime.timedelta(seconds=_SECOND)
-            yield _views(subscriber.try_receive_view, partial(subscriber.receive_view, second))
+            timeout = datetime.timedelta(seconds=_WAIT_S)
+            yield _views(subscriber.try_receive_view, partial(subscriber.receive_view, timeout))
         else:
             yield _views(subscriber.try_receive_view, subscriber.try_receive_view)
 
 
 def _power_of_two(most: int) -> int:
-    """At most that, and 2048, with which small messages went fastest; at least 8."""
+    """The power of two at or below `most`; at least 8, and at most 2048, with which small messages
+    went fastest."""
     return 1 << max(3, min(11, most.bit_length() - 1))
 
 
@@ -377,7 +383,7 @@ class FasterFifo(Transport):
     name = "faster-fifo"
     copies = (
         "the sender copies into shared memory, the receiver out into one buffer, of which it gets "
-        "a view; pickle, its default, is switched off"
+        "a view; pickle, its default, is off"
     )
     modules = ("faster_fifo",)
     many_senders = True
@@ -387,24 +393,24 @@ class FasterFifo(Transport):
         """The queue."""
         import faster_fifo
 
-        room = max(_FIFO_BYTES, 8 * (self.size + 8), 2 * self.group * (self.size + 8))
+        room = max(_FIFO_BYTES, 8 * (self.size + 8), 2 * self.item_messages * (self.size + 8))
         self.queue = faster_fifo.Queue(room, loads=_same, dumps=_same)
         yield
         del self.queue  # and its memory with it
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
+    def sender(self) -> Iterator[LinkSender]:
         """put(), or put_many()."""
-        put = self.queue.put if self.group == 1 else self.queue.put_many
-        yield Outlet(put if self.wait == "block" else _putting(put))
+        put = self.queue.put if self.item_messages == 1 else self.queue.put_many
+        yield LinkSender(put if self.wait == "block" else _putting(put))
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
         """get(), or get_many()."""
-        get = self.queue.get if self.group == 1 else self.queue.get_many
+        get = self.queue.get if self.item_messages == 1 else self.queue.get_many
         self.queue.reallocate_msg_buffer(self.queue.max_size_bytes)
-        taken = _trying(partial(get, self.wait == "block", _SECOND), queue.Empty)
-        yield taken if self.group == 1 else itertools.chain.from_iterable(taken)
+        received = _trying(partial(get, self.wait == "block", _WAIT_S), queue.Empty)
+        yield received if self.item_messages == 1 else itertools.chain.from_iterable(received)
 
 
 def _same(data: Any) -> Any:
@@ -424,8 +430,8 @@ def _putting(put: Callable[..., object]) -> Callable[[Any], object]:
 
 
 class FasterFifoBatched(FasterFifo):
-    """The same, many messages under one lock."""
+    """faster-fifo with many messages under one lock."""
 
     name = "faster-fifo, batched"
-    copies = "as faster-fifo, 64 messages a time in and as many out as there are"
-    group = GROUP
+    copies = "as faster-fifo, 64 messages at a time in, and as many out as there are"
+    item_messages = BATCH_SIZE

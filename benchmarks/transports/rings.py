@@ -3,54 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Concatenate
+from typing import Any, ClassVar
 
 from ringcast import shm
 from ringcast.shm import broadcast, mpsc
 
-from ..method import Channel, Params, crew
-from ..payloads import BATCH_MOST
-from .base import GROUP, Outlet, Transport, Wait
+from ..payloads import BATCH_MESSAGES_MOST
+from ..ring_names import temporary_ring_name
+from .base import BATCH_SIZE, LinkSender, Transport, Wait
 
-_numbers = itertools.count()
 _STRATEGIES: dict[Wait, Callable[[], shm.Blocking | shm.BusySpin]] = {
     "block": shm.Blocking,
     "spin": shm.BusySpin,
 }
 
 
-@contextlib.contextmanager
-def ring_names(count: int) -> Iterator[list[str]]:
-    """Names of rings that nobody else uses; what a dead child leaves of them is removed."""
-    names = [f"bench{os.getpid()}-{next(_numbers)}" for _ in range(count)]
-    try:
-        yield names
-    finally:
-        for name in names:
-            with contextlib.suppress(shm.RingNotFound):
-                shm.unlink(name)
-
-
-def in_a_child(
-    target: Callable[Concatenate[Channel, str, float, Params], None],
-    seconds: float,
-    *args: Params.args,
-    **kwargs: Params.kwargs,
-) -> dict[str, float]:
-    """What a child tells that is given the name of a ring to create, and the seconds."""
-    with ring_names(1) as (name,), crew(seconds) as group:
-        found: dict[str, float] = group.start(target, name, seconds, *args, **kwargs).hear()
-        return found
-
-
 class Ring(Transport):
     """A ring, one message at a time.
 
     Attributes:
-        geometry: arguments of `Writer.create` where they are not the default.
+        geometry: arguments of `Writer.create` that differ from the defaults.
     """
 
     name = "ringcast"
@@ -60,18 +33,18 @@ class Ring(Transport):
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """Remove what a dead child leaves."""
-        with ring_names(1) as (self.ring,):
+        """Removes what a dead child leaves."""
+        with temporary_ring_name() as self.ring:
             yield
 
     def _strategy(self) -> shm.Blocking | shm.BusySpin:
         return _STRATEGIES[self.wait]()
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
+    def sender(self) -> Iterator[LinkSender]:
         """A writer."""
         with broadcast.Writer.create(self.ring, wait=self._strategy(), **self.geometry) as writer:
-            yield Outlet(writer.publish)
+            yield LinkSender(writer.publish)
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
@@ -81,16 +54,16 @@ class Ring(Transport):
 
 
 class SmallRing(Ring):
-    """A ring of 4 MiB, a sixteenth of the default: about as much as the pools of other libraries,
-    and what a processor's caches may hold."""
+    """A ring of 4 MiB, a sixteenth of the default. The pools of other libraries are about as large,
+    and a processor's caches may hold it."""
 
     name = "ringcast, 4 MiB"
     geometry: ClassVar[dict[str, int]] = {"slots": 4096, "capacity": 4 << 20}
 
 
 class SleepingRing(Ring):
-    """A ring both of whose sides sleep at once when they have to wait; by default they spin for
-    50 us before."""
+    """A ring whose sides sleep at once when they have to wait. By default they first spin for
+    50 us."""
 
     name = "ringcast, without spinning"
     waits = frozenset({"block"})
@@ -100,15 +73,15 @@ class SleepingRing(Ring):
 
 
 class LossyRing(Ring):
-    """A reader that holds nobody up."""
+    """A ring whose readers make nobody wait."""
 
     name = "ringcast, lossy"
-    copies = "the writer copies into shared memory; each reader copies out what it then validates"
+    copies = "the writer copies into shared memory; each reader copies out, then validates the copy"
     lossy = True
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
-        """A reader with the policy lossy."""
+        """A reader with the policy "lossy"."""
         wait = self._strategy()
         with broadcast.Reader.attach(self.ring, policy="lossy", wait=wait) as reader:
             yield reader
@@ -119,14 +92,14 @@ class BatchedRing(Ring):
 
     name = "ringcast, batched"
     copies = "the writer copies into shared memory; readers look at it there, as numpy arrays"
-    group = GROUP
-    arrays = True
+    item_messages = BATCH_SIZE
+    yields_batches = True
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
+    def sender(self) -> Iterator[LinkSender]:
         """A writer of groups."""
         with broadcast.Writer.create(self.ring, wait=self._strategy(), **self.geometry) as writer:
-            yield Outlet(writer.publish_many)
+            yield LinkSender(writer.publish_many)
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
@@ -136,9 +109,9 @@ class BatchedRing(Ring):
 
 
 def batches(reader: broadcast.Reader) -> Iterator[broadcast.Batch]:
-    """What is there, as often as something is; each batch ends when the next is asked for."""
+    """Batches of what is there. Each ends when the next is requested."""
     while True:
-        with reader.batch(BATCH_MOST) as batch:
+        with reader.batch(BATCH_MESSAGES_MOST) as batch:
             yield batch
 
 
@@ -152,20 +125,20 @@ class Uplink(Transport):
 
     @classmethod
     def largest(cls) -> int:
-        """Longer ones go in parts, which the manager does and not the ring."""
+        """Larger ones go in parts, and that is the manager's work, not the ring's."""
         return 16 << 10
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """Remove what a dead child leaves."""
-        with ring_names(1) as (self.ring,):
+        """Removes what a dead child leaves."""
+        with temporary_ring_name() as self.ring:
             yield
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
+    def sender(self) -> Iterator[LinkSender]:
         """A sender."""
         with mpsc.Sender.attach(self.ring) as sender:
-            yield Outlet(sender.send)
+            yield LinkSender(sender.send)
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
@@ -177,7 +150,7 @@ class Uplink(Transport):
 def _received(receiver: mpsc.Receiver) -> Iterator[bytes]:
     while True:
         first = receiver.read()
-        assert first is not None  # there is no time-out
+        assert first is not None  # there is no timeout
         yield bytes(first)
         for sent in receiver.read_available():
             yield bytes(sent)

@@ -1,13 +1,12 @@
-"""Servers in between: Redis, NATS. Each run has its own, which nobody else uses."""
+"""Transports through a server: Redis, NATS. Each run starts its own server."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import itertools
 import json
-import signal
+import os
 import socket
 import subprocess
 import tempfile
@@ -17,51 +16,49 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from ..method import RunFailedError
-from .base import GROUP, Outlet, Transport, Usage, Wait, find_program, usage_of
+from ..errors import RunFailedError
+from ..programs import end_with_parent
+from .base import BATCH_SIZE, LinkSender, Transport, Usage, Wait, find_program, usage_of
 
 if TYPE_CHECKING:
     import nats.aio.client
     import nats.aio.msg
 
-_START_S: Final = 10.0
-"""Seconds a server has to be there."""
+_START_TIMEOUT_S: Final = 10.0
+_START_POLL_S: Final = 0.01
 _SUBJECT: Final = "flow"
 _READ_BYTES: Final = 256 << 10
 _UNFLUSHED_BYTES: Final = 256 << 10
-"""Bytes after which a NATS sender makes sure that the server has them."""
-
-
-_PR_SET_PDEATHSIG: Final = 1
-"""Of prctl(2): the signal to get when the parent dies."""
-
-
-def _end_with_the_benchmark() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))  # it has nothing to save
+"""Bytes after which a NATS sender waits until the server has them."""
 
 
 @contextlib.contextmanager
 def _running(command: Sequence[str], answers: Callable[[int], bool]) -> Iterator[int]:
-    """A server, from when it answers on; its process id."""
+    """Run a server. Yields its process id once it answers. The server ends with the block, or with
+    the benchmark: it has nothing to save."""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        preexec_fn=_end_with_the_benchmark,  # noqa: PLW1509 - there are no threads here
+        preexec_fn=partial(end_with_parent, os.getpid()),  # noqa: PLW1509 - there are no threads
     ) as server:
         try:
-            end = time.monotonic() + _START_S
+            end = time.monotonic() + _START_TIMEOUT_S
             while not answers(server.pid):
                 if server.poll() is not None or time.monotonic() > end:
                     raise RunFailedError(f"{command[0]} does not start")
-                time.sleep(0.01)
+                time.sleep(_START_POLL_S)
             yield server.pid
         finally:
             server.kill()
 
 
 class _Served(Transport):
-    """Any server's publish and subscribe."""
+    """Publish and subscribe through a server.
+
+    Attributes:
+        pid: process id of the server.
+    """
 
     fans_out = True
     many_senders = True
@@ -75,7 +72,7 @@ class _Served(Transport):
     @classmethod
     def _path(cls) -> str:
         path = cls.program and find_program(cls.program)
-        assert path, "missing() says so"
+        assert path, "missing() reports it"
         return path
 
 
@@ -83,19 +80,19 @@ class _Served(Transport):
 
 
 class Redis(_Served):
-    """Redis' publish and subscribe, over a Unix socket."""
+    """Publish and subscribe of Redis, over a Unix socket."""
 
     name = "Redis pub/sub"
     copies = (
         "the sender makes a request and waits for its answer, the server copies for each reader, "
-        "without bound, the kernel copies four times, and the receiver makes new bytes"
+        "without a bound, the kernel copies four times, and the receiver makes new bytes"
     )
     modules = ("redis", "hiredis")
     program = "redis-server"
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """A server that keeps nothing, and disconnects nobody who is slow."""
+        """A server that stores nothing and disconnects no slow reader."""
         with tempfile.TemporaryDirectory(prefix="ringcast-bench-") as folder:
             self.address = f"{folder}/socket"
             options = {
@@ -118,7 +115,7 @@ class Redis(_Served):
     def _client(self) -> Iterator[Any]:
         import redis
 
-        # With protocol 3 redis-py makes a text of each message received, for its log.
+        # With protocol 3, redis-py formats each message that it receives for its log.
         with redis.Redis(
             unix_socket_path=self.address,
             single_connection_client=True,
@@ -129,15 +126,15 @@ class Redis(_Served):
             yield client
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
-        """PUBLISH, which is answered."""
+    def sender(self) -> Iterator[LinkSender]:
+        """PUBLISH, whose answer it waits for."""
         with self._client() as client:
             publish = client.publish
-            yield Outlet(lambda data: publish(_SUBJECT, data))
+            yield LinkSender(lambda data: publish(_SUBJECT, data))
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
-        """A subscription, from when the server has confirmed it."""
+        """A subscription that the server has confirmed."""
         with self._client() as client, client.pubsub() as pubsub:
             pubsub.subscribe(_SUBJECT)
             messages = pubsub.listen()
@@ -146,36 +143,36 @@ class Redis(_Served):
 
 
 class RedisBatched(Redis):
-    """The same, many messages a request."""
+    """Redis with many messages per request."""
 
     name = "Redis pub/sub, batched"
-    copies = "as Redis pub/sub, with an answer to 64 messages"
-    group = GROUP
+    copies = "as Redis pub/sub, with one answer per 64 messages"
+    item_messages = BATCH_SIZE
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
+    def sender(self) -> Iterator[LinkSender]:
         """A pipeline of PUBLISHes."""
         with self._client() as client:
             pipeline = client.pipeline(transaction=False)
 
-            def send(group: Sequence[bytes]) -> None:
-                for data in group:
+            def send(item: Sequence[bytes]) -> None:
+                for data in item:
                     pipeline.publish(_SUBJECT, data)
                 pipeline.execute()
 
-            yield Outlet(send)
+            yield LinkSender(send)
 
 
 # ---- NATS ----------------------------------------------------------------------------------
 
 
 class Nats(_Served):
-    """NATS' publish and subscribe, over the loopback device."""
+    """Publish and subscribe of NATS, over the loopback device."""
 
     name = "NATS"
     copies = (
-        "the sender joins what it sends and asks each 256 KiB, and after a sequence, whether the "
-        "server has it; the server copies for each reader, holding the sender up from 128 MiB on; "
+        "the sender joins what it sends, and every 256 KiB, and after a sequence, waits until the "
+        "server has it; the server copies for each reader and delays the sender from 128 MiB on; "
         "the kernel copies four times; the receiver copies into a buffer and makes new bytes"
     )
     modules = ("nats",)
@@ -183,21 +180,21 @@ class Nats(_Served):
 
     @classmethod
     def largest(cls) -> int:
-        """What the server is told to take, and no more."""
+        """The server's limit, which `open` sets."""
         return 2 << 20
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """A server that is patient with who is slow."""
+        """A server that is patient with slow readers."""
         with tempfile.TemporaryDirectory(prefix="ringcast-bench-") as name:
             folder = Path(name)
             settings = {
                 "host": "127.0.0.1",
-                "port": -1,  # any that is free, which it then writes into that folder
+                "port": -1,  # any free one; the server writes its number into that folder
                 "ports_file_dir": name,
                 "max_payload": self.largest(),
-                # Who has more than this yet to read is disconnected; half of it, and senders are
-                # held up.
+                # A reader that has more than this yet to read is disconnected. From half of it on,
+                # senders are delayed.
                 "max_pending": 256 << 20,
                 "write_deadline": "60s",
                 "log_file": f"{name}/log",
@@ -216,8 +213,8 @@ class Nats(_Served):
         return False
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
-        """A client on an event loop of its own, which runs while something is sent."""
+    def sender(self) -> Iterator[LinkSender]:
+        """A client on an event loop of its own, which runs while something is being sent."""
         with _nats_end(self.url) as end:
             client = end.client
             unflushed = 0
@@ -232,33 +229,35 @@ class Nats(_Served):
 
             async def send(data: bytes) -> None:
                 await publish(data)
-                await end.hand_over()
+                await end.write_pending()
 
             async def send_all(items: Sequence[bytes]) -> None:
                 for data in items:
                     await publish(data)
                 await end.flush()
 
-            yield Outlet(lambda data: end.run(send(data)), lambda items: end.run(send_all(items)))
+            yield LinkSender(
+                lambda data: end.run(send(data)), lambda items: end.run(send_all(items))
+            )
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
-        """A subscription, from when the server has it."""
+        """A subscription that the server has."""
         with _nats_end(self.url) as end:
-            taken: list[bytes] = []
+            received: list[bytes] = []
 
-            async def take(message: nats.aio.msg.Msg) -> None:
-                taken.append(message.data)
-                end.wake()
+            async def receive(message: nats.aio.msg.Msg) -> None:
+                received.append(message.data)
+                end.stop_loop()
 
             async def subscribe() -> None:
                 await end.client.subscribe(
-                    _SUBJECT, cb=take, pending_msgs_limit=0, pending_bytes_limit=0
+                    _SUBJECT, cb=receive, pending_msgs_limit=0, pending_bytes_limit=0
                 )
                 await end.flush()
 
             end.run(subscribe())
-            yield _taken(end, taken)
+            yield _received(end, received)
 
 
 class _NatsEnd:
@@ -267,7 +266,7 @@ class _NatsEnd:
     Attributes:
         loop: the event loop.
         client: the client.
-        failure: what went wrong with it, if something has.
+        failure: what went wrong with the client, if something did.
     """
 
     client: nats.aio.client.Client
@@ -278,7 +277,7 @@ class _NatsEnd:
         self._ending = False
 
     async def begin(self, url: str) -> None:
-        """Connect, once and for all."""
+        """Connect. A lost connection is not opened again."""
         import nats
 
         self.client = await nats.connect(
@@ -287,37 +286,37 @@ class _NatsEnd:
 
     async def _failed(self, error: Exception) -> None:
         self.failure = error
-        self.wake()
+        self.stop_loop()
 
     async def _closed(self) -> None:
         if not self._ending:
             await self._failed(ConnectionError("the connection to NATS is closed"))
 
-    async def hand_over(self) -> None:
-        """Let the client's own task give the kernel what is pending."""
+    async def write_pending(self) -> None:
+        """Wait until the client's own task has written to the kernel what is pending."""
         while self.client.pending_data_size:
             await asyncio.sleep(0)
 
     async def flush(self) -> None:
-        """Wait until the server has everything. nats-py asks it ahead of what is pending, so the
-        answer would mean nothing if that was not handed over before."""
-        await self.hand_over()
+        """Wait until the server has everything. nats-py sends its question ahead of what is
+        pending, so the answer would mean nothing if that had not been written before."""
+        await self.write_pending()
         await self.client.flush()
 
-    def wake(self) -> None:
-        """Stop the event loop if somebody waits with it."""
+    def stop_loop(self) -> None:
+        """Stop the event loop, in which somebody may be waiting."""
         if not self._ending:
             self.loop.stop()
 
     def run(self, task: Coroutine[Any, Any, None]) -> None:
-        """Run something to its end, unless the client fails."""
+        """Run a coroutine to its end, unless the client fails."""
         try:
             self.loop.run_until_complete(task)
         finally:
             self.check()
 
     def check(self) -> None:
-        """Raise what went wrong with the client."""
+        """Raise what went wrong with the client, if something did."""
         if self.failure is not None:
             raise self.failure
 
@@ -338,9 +337,9 @@ def _nats_end(url: str) -> Iterator[_NatsEnd]:
         end.end()
 
 
-def _taken(end: _NatsEnd, taken: list[bytes]) -> Iterator[bytes]:
+def _received(end: _NatsEnd, received: list[bytes]) -> Iterator[bytes]:
     while True:
-        end.loop.run_forever()  # until a message stops it, or a failure
+        end.loop.run_forever()  # until a message or a failure stops it
         end.check()
-        yield from taken
-        taken.clear()
+        yield from received
+        received.clear()

@@ -1,4 +1,4 @@
-"""What Python and the kernel have: sockets, pipes, queues."""
+"""Transports of Python and the kernel: sockets, pipes, queues."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any, Final
 
 import posix_ipc
 
-from .base import GROUP, Outlet, Transport
+from .base import BATCH_SIZE, LinkSender, Transport
 
-BUFFER: Final = 256 << 10
+_BUFFER_BYTES: Final = 256 << 10
 _HEADER: Final = Struct("<I")
 _numbers = itertools.count()
 
 
 class UnixStream(Transport):
-    """A socket pair that carries frames: 4 bytes of length, payload."""
+    """A socket pair that carries frames: 4 bytes of length, then the payload."""
 
     name = "Unix stream"
     copies = (
@@ -46,15 +46,15 @@ class UnixStream(Transport):
         return super().prepare([_HEADER.pack(len(payload)) + payload for payload in payloads])
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
-        """Blocking sends, or sends tried until there is room."""
-        yield Outlet(_writing(self.sink, spinning=self.wait == "spin"))
+    def sender(self) -> Iterator[LinkSender]:
+        """Blocking sends, or sends that are tried until there is room."""
+        yield LinkSender(_writing(self.sink, spinning=self.wait == "spin"))
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
-        """Frames cut from what large reads bring."""
+        """Frames cut out of large reads."""
         receive_into = _reading(self.source, spinning=self.wait == "spin")
-        yield _frames(receive_into, max(BUFFER, 2 * self.size))
+        yield _frames(receive_into, max(_BUFFER_BYTES, 2 * self.size))
 
 
 def _writing(sink: socket.socket, *, spinning: bool) -> Callable[[Any], object]:
@@ -87,7 +87,7 @@ def _reading(source: socket.socket, *, spinning: bool) -> Callable[[memoryview],
 
 
 def _frames(receive_into: Callable[[memoryview], int], room: int) -> Iterator[memoryview]:
-    """Payloads of the frames that come in, each valid until the next is asked for."""
+    """Payloads of the frames that come in. Each is valid until the next is requested."""
     view = memoryview(bytearray(room))
     length_at = _HEADER.unpack_from
     start = end = 0
@@ -108,21 +108,22 @@ def _frames(receive_into: Callable[[memoryview], int], room: int) -> Iterator[me
 
 
 class UnixStreamGrouped(UnixStream):
-    """The same, many frames a write."""
+    """A Unix stream with many frames per write."""
 
     name = "Unix stream, batched"
     copies = "the sender joins 64 frames, anew for each reader; otherwise as Unix stream"
-    group = GROUP
+    item_messages = BATCH_SIZE
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
-        """Which frames go together is known only then, so they are joined then."""
+    def sender(self) -> Iterator[LinkSender]:
+        """A write of joined frames. They are joined when they are sent, because only then is it
+        known which go together."""
         write = _writing(self.sink, spinning=self.wait == "spin")
-        yield Outlet(lambda group: write(b"".join(group)))
+        yield LinkSender(lambda item: write(b"".join(item)))
 
 
 class TcpLoopback(UnixStream):
-    """A TCP connection over the loopback device, without Nagle's delay."""
+    """A TCP connection over the loopback device, without Nagle's algorithm."""
 
     name = "TCP loopback"
     copies = "as Unix stream, through the kernel's network stack"
@@ -137,7 +138,7 @@ class TcpLoopback(UnixStream):
 
 
 class UnixSeqpacket(Transport):
-    """A socket pair that keeps messages apart."""
+    """A socket pair that keeps the boundaries of messages."""
 
     name = "Unix seqpacket"
     copies = "the kernel copies in, and out into one buffer, of which the reader gets a view"
@@ -145,7 +146,7 @@ class UnixSeqpacket(Transport):
 
     @classmethod
     def largest(cls) -> int:
-        """What the kernel's buffer takes, with its own overhead."""
+        """What the kernel's buffer holds beside its own overhead."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
 
@@ -157,13 +158,13 @@ class UnixSeqpacket(Transport):
             yield
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
-        """A send a message."""
-        yield Outlet(_writing(self.sink, spinning=self.wait == "spin"))
+    def sender(self) -> Iterator[LinkSender]:
+        """One send per message."""
+        yield LinkSender(_writing(self.sink, spinning=self.wait == "spin"))
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
-        """A receive a message."""
+        """One receive per message."""
         yield _packets(_reading(self.source, spinning=self.wait == "spin"), self.size)
 
 
@@ -187,13 +188,13 @@ class Pipe(Transport):
             yield
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
-        """send_bytes(), which waits asleep; in a pipe there is no other way."""
-        yield Outlet(self.sink.send_bytes)
+    def sender(self) -> Iterator[LinkSender]:
+        """send_bytes(), which waits asleep; a pipe offers no other way."""
+        yield LinkSender(self.sink.send_bytes)
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
-        """recv_bytes(), asked beforehand whether there is something if that is to spin."""
+        """recv_bytes(); to spin, only after poll() has found something."""
         receive, poll = self.source.recv_bytes, self.source.poll
         if self.wait == "block":
             yield iter(receive, None)
@@ -206,24 +207,24 @@ class Queue(Transport):
 
     name = "multiprocessing.Queue"
     copies = (
-        "a thread of the sender pickles and writes to a pipe, under a lock that all share; the "
-        "receiver reads and unpickles a new bytes object"
+        "a thread of the sender pickles and writes to a pipe, under a lock that all senders share; "
+        "the receiver reads and unpickles a new bytes object"
     )
     many_senders = True
     waits = frozenset({"block"})
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """A queue of bounded length, so that no backlog grows."""
+        """A queue of bounded length, so no backlog grows."""
         length = max(16, min(1024, (4 << 20) // self.size))
         self.queue = multiprocessing.get_context("fork").Queue(length)
         yield
         self.queue.close()
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
+    def sender(self) -> Iterator[LinkSender]:
         """put()."""
-        yield Outlet(self.queue.put)
+        yield LinkSender(self.queue.put)
         self.queue.close()
         self.queue.join_thread()
 
@@ -234,7 +235,7 @@ class Queue(Transport):
 
 
 class PosixQueue(Transport):
-    """A POSIX message queue, of the kernel's usual depth."""
+    """A POSIX message queue of the kernel's default depth."""
 
     name = "POSIX message queue"
     copies = "the kernel copies in, and out into a new bytes object"
@@ -242,7 +243,7 @@ class PosixQueue(Transport):
 
     @classmethod
     def largest(cls) -> int:
-        """What the kernel allows."""
+        """The kernel's limit."""
         return int(Path("/proc/sys/fs/mqueue/msgsize_max").read_text(encoding="ascii"))
 
     @contextlib.contextmanager
@@ -257,9 +258,9 @@ class PosixQueue(Transport):
             self.queue.unlink()
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
+    def sender(self) -> Iterator[LinkSender]:
         """mq_send()."""
-        yield Outlet(self.queue.send)
+        yield LinkSender(self.queue.send)
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002

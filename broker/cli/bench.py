@@ -24,7 +24,8 @@ def bench(
     ringcast.benchmarks` has many more scenarios."""
     try:
         from ringcast.benchmarks import __main__ as benchmarks
-        from ringcast.benchmarks.method import Plan, RunFailedError
+        from ringcast.benchmarks.errors import RunFailedError
+        from ringcast.benchmarks.report import Plan
     except ModuleNotFoundError as error:
         fail("bench", f"{error.name} is not installed: pip install 'ringcast[bench]'")
     try:

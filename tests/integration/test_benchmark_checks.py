@@ -1,5 +1,5 @@
-"""The benchmarks' checks: that wrong contents and lost messages are found out whatever carried
-them, and that nothing but those is; and what a crew does when a child of it fails or dies."""
+"""The benchmarks' checks: wrong contents and lost messages fail the run, whatever carried them, and
+nothing else does. A run also fails if a child fails or dies."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from typing import Any, NoReturn
 
 import pytest
 
-from ringcast.benchmarks import flows, ingest, latency, method, uplink, websocket
-from ringcast.benchmarks.method import Channel, Crew, RunFailedError, crew
+from ringcast.benchmarks import flows, ingest, latency, processes, uplink
+from ringcast.benchmarks.errors import RunFailedError
 from ringcast.benchmarks.payloads import Checker, contents
-from ringcast.benchmarks.transports import GROUP, Outlet, Transport
+from ringcast.benchmarks.processes import Channel, Children, child_processes
+from ringcast.benchmarks.transports import BATCH_SIZE, LinkSender, Transport
 from ringcast.benchmarks.transports.rings import BatchedRing, SmallRing, Uplink
 from ringcast.benchmarks.transports.stdlib import UnixSeqpacket, UnixStreamGrouped
+from ringcast.benchmarks.websocket import clients, ringcast_side
+from ringcast.benchmarks.websocket.frames import ROUND, round_in_writes
+from ringcast.benchmarks.websocket.server import Load
 from tests.conftest import DEADLINE, SHM
 
 SIZE = 128
@@ -29,30 +33,30 @@ FLOOD_SECONDS = 0.01
 SAMPLED = 128
 """The number of a message that receivers compare whole."""
 ORDINARY = 100
-"""The number of one of which they compare only the first and the last word."""
+"""The number of a message of which they compare only the first and the last word."""
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits in vain looks around sooner than in a benchmark, which is not to be disturbed."""
-    monkeypatch.setattr(method, "SLICE_S", 0.01)
+    """Waits look sooner whether another process has failed. Benchmarks must not be disturbed so."""
+    monkeypatch.setattr(processes, "POLL_INTERVAL_S", 0.01)
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
-    """No run leaves a process or anything in /dev/shm."""
+    """No run leaves a process, or anything in /dev/shm."""
     yield
     assert not multiprocessing.active_children()
     assert not [e.name for e in SHM.iterdir() if f"rc.bench{os.getpid()}-" in e.name]
 
 
-# ---- what is done to messages --------------------------------------------------------------
+# ---- tampering with messages ---------------------------------------------------------------
 
-Meddle = Callable[[Iterator[bytes]], Iterator[bytes]]
+Tamper = Callable[[Iterator[bytes]], Iterator[bytes]]
 
 
 def flipped(message: bytes, at: int) -> bytes:
-    """A message with another byte there."""
+    """The message with one byte changed."""
     changed = bytearray(message)
     changed[at] ^= 1
     return bytes(changed)
@@ -96,7 +100,7 @@ def cuts_one(messages: Iterator[bytes]) -> Iterator[bytes]:
     return (m[:-1] if number == ORDINARY else m for number, m in enumerate(messages))
 
 
-WRONG: Sequence[Meddle] = (
+WRONG: Sequence[Tamper] = (
     flips_the_first_word,
     flips_the_filler,
     flips_the_last_word,
@@ -108,30 +112,30 @@ WRONG: Sequence[Meddle] = (
 
 
 def ends_a_phase(message: bytes) -> bool:
-    """Is this a mark of a flow, or a lone sender's last message?"""
+    """Whether this is a mark of a flow, or the last message of a lone sender."""
     return int.from_bytes(message[:8], "little") >= uplink.LAST
 
 
-# ---- who does it ---------------------------------------------------------------------------
+# ---- transports that tamper ----------------------------------------------------------------
 
 
-def sending(transport: type[Transport], meddle: Meddle) -> type[Transport]:
-    """A transport whose sender has another round than it was given, over and over."""
+def sending(transport: type[Transport], tamper: Tamper) -> type[Transport]:
+    """A transport whose sender sends another round than it was given, over and over."""
 
     def prepare(self: Transport, payloads: Sequence[bytes]) -> list[Any]:
-        is_round = len(payloads) > GROUP  # else it is what ends one
-        return transport.prepare(self, list(meddle(iter(payloads))) if is_round else payloads)
+        is_round = len(payloads) > BATCH_SIZE  # otherwise it is what ends one
+        return transport.prepare(self, list(tamper(iter(payloads))) if is_round else payloads)
 
     return type("Sending", (transport,), {"prepare": prepare})
 
 
-def bringing(transport: type[Transport], meddle: Meddle, *, lossy: bool = False) -> type[Transport]:
-    """A transport that brings the receiver something else than was sent, marks and all."""
+def bringing(transport: type[Transport], tamper: Tamper, *, lossy: bool = False) -> type[Transport]:
+    """A transport whose receiver gets something else than was sent, marks included."""
 
     @contextlib.contextmanager
     def receiver(self: Transport, index: int) -> Iterator[Iterator[bytes]]:
         with transport.receiver(self, index) as messages:
-            yield meddle(map(bytes, messages))
+            yield tamper(map(bytes, messages))
 
     return type("Bringing", (transport,), {"receiver": receiver, "lossy": lossy})
 
@@ -140,7 +144,7 @@ def bringing(transport: type[Transport], meddle: Meddle, *, lossy: bool = False)
 
 
 class SmallBatchedRing(BatchedRing):
-    """One that is made quickly."""
+    """A ring that is made quickly."""
 
     geometry = SmallRing.geometry
 
@@ -158,12 +162,12 @@ def round_trips(transport: type[Transport]) -> dict[str, float]:
 
 
 def paced(transport: type[Transport]) -> dict[str, float]:
-    # More messages than a round has, for what is wrong may look like one round gone.
+    # More messages than a round has, because an error may look like a missing round.
     return latency.paced(transport, SECONDS, "block", 2560, 10_000_000)
 
 
 Run = Callable[[type[Transport]], dict[str, float]]
-Layer = Callable[[type[Transport], Meddle], type[Transport]]
+Layer = Callable[[type[Transport], Tamper], type[Transport]]
 RUNS: Sequence[tuple[Run, type[Transport], Layer]] = (
     (flow, UnixSeqpacket, bringing),
     (flow, UnixStreamGrouped, bringing),
@@ -183,20 +187,18 @@ each_run = pytest.mark.parametrize(
 
 
 @each_run
-def test_what_nobody_meddles_with_is_measured(
-    run: Run, transport: type[Transport], layer: Layer
-) -> None:
+def test_an_untampered_run_is_measured(run: Run, transport: type[Transport], layer: Layer) -> None:
     found = run(layer(transport, leaves_all))
     assert found.get("lost", 0) == 0
 
 
 @each_run
-@pytest.mark.parametrize("meddle", WRONG)
+@pytest.mark.parametrize("tamper", WRONG)
 def test_wrong_contents_fail_the_run(
-    run: Run, transport: type[Transport], layer: Layer, meddle: Meddle
+    run: Run, transport: type[Transport], layer: Layer, tamper: Tamper
 ) -> None:
     with pytest.raises(RunFailedError):
-        run(layer(transport, meddle))
+        run(layer(transport, tamper))
 
 
 @pytest.mark.parametrize("at", [0, 60, -1], ids=["first word", "filler", "last word"])
@@ -204,15 +206,15 @@ def test_wrong_contents_fail_the_run(
     "run", [flow, lambda t: uplink.gather(t, 1, SECONDS)], ids=["flow", "gather"]
 )
 def test_a_wrong_end_is_no_end(run: Run, at: int) -> None:
-    def meddle(messages: Iterator[bytes]) -> Iterator[bytes]:
+    def tamper(messages: Iterator[bytes]) -> Iterator[bytes]:
         return (flipped(m, at) if ends_a_phase(m) else m for m in messages)
 
     with pytest.raises(RunFailedError, match="is due"):
-        run(bringing(UnixSeqpacket, meddle))
+        run(bringing(UnixSeqpacket, tamper))
 
 
-def test_a_message_missing_at_the_end_is_missed() -> None:
-    def meddle(messages: Iterator[bytes]) -> Iterator[bytes]:
+def test_a_message_missing_at_the_end_is_noticed() -> None:
+    def tamper(messages: Iterator[bytes]) -> Iterator[bytes]:
         held: list[bytes] = []
         for message in messages:
             if ends_a_phase(message):
@@ -223,30 +225,30 @@ def test_a_message_missing_at_the_end_is_missed() -> None:
                 held = [message]
 
     with pytest.raises(RunFailedError, match="were sent"):
-        flow(bringing(UnixSeqpacket, meddle))
+        flow(bringing(UnixSeqpacket, tamper))
 
 
-def test_a_whole_round_is_missed() -> None:
-    def meddle(messages: Iterator[bytes]) -> Iterator[bytes]:
+def test_a_missing_round_is_noticed() -> None:
+    def tamper(messages: Iterator[bytes]) -> Iterator[bytes]:
         gone = range(uplink.WARM_UP, uplink.WARM_UP + uplink.ROUND)
         return (message for number, message in enumerate(messages) if number not in gone)
 
     with pytest.raises(RunFailedError, match="were sent"):
-        uplink.gather(bringing(UnixSeqpacket, meddle), 1, SECONDS)
+        uplink.gather(bringing(UnixSeqpacket, tamper), 1, SECONDS)
 
 
 # ---- transports that may lose messages -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "meddle", [flips_the_first_word, flips_the_filler, flips_the_last_word, cuts_one]
+    "tamper", [flips_the_first_word, flips_the_filler, flips_the_last_word, cuts_one]
 )
-def test_who_may_lose_messages_may_not_change_them(meddle: Meddle) -> None:
+def test_a_lossy_transport_may_not_change_messages(tamper: Tamper) -> None:
     with pytest.raises(RunFailedError):
-        flow(bringing(UnixSeqpacket, meddle, lossy=True))
+        flow(bringing(UnixSeqpacket, tamper, lossy=True))
 
 
-def test_what_a_lossy_one_loses_is_counted() -> None:
+def test_lost_messages_are_counted() -> None:
     def halve(messages: Iterator[bytes]) -> Iterator[bytes]:
         return (message for number, message in enumerate(messages) if number % 2 == 0)
 
@@ -282,49 +284,49 @@ def test_a_flow_without_its_mark_is_no_flow() -> None:
 
 # ---- WebSocket -----------------------------------------------------------------------------
 
-Receive = Callable[[websocket.Load], dict[str, float]]
+Receive = Callable[[Load], dict[str, float]]
 RECEIVERS: dict[str, Receive] = {
-    "websocket-client": lambda load: ingest._client(load, websocket.websocket_client),
-    "picows": lambda load: ingest._client(load, websocket.picows),
-    "websockets": lambda load: ingest._client(load, websocket.websockets),
-    "aiohttp": lambda load: ingest._client(load, websocket.aiohttp),
-    "one by one": lambda load: ingest._ringcast(load, websocket.work),
-    "batches": lambda load: ingest._ringcast(load, websocket.work_in_batches),
-    "checked": lambda load: ingest._ringcast(load, websocket.check_all),
-    "published": lambda load: ingest._published(load, websocket.CAPACITY),
+    "websocket-client": lambda load: ingest.run_client(load, clients.check_websocket_client),
+    "picows": lambda load: ingest.run_client(load, clients.check_picows),
+    "websockets": lambda load: ingest.run_client(load, clients.check_websockets),
+    "aiohttp": lambda load: ingest.run_client(load, clients.check_aiohttp),
+    "one by one": lambda load: ingest.run_ringcast(load, ringcast_side.check_messages),
+    "batches": lambda load: ingest.run_ringcast(load, ringcast_side.check_batches),
+    "batches, rarely": lambda load: ingest.run_ringcast(load, ringcast_side.check_batches_rarely),
+    "manager alone": lambda load: ingest.run_manager_alone(load, ringcast_side.CAPACITY_BYTES),
 }
 each_receiver = pytest.mark.parametrize("receiver", RECEIVERS)
 
 
 def present(receiver: str) -> Receive:
-    if receiver in ingest.PEERS and not websocket.is_installed(receiver):
+    if receiver in ingest.PEERS and not clients.is_installed(receiver):
         pytest.skip(f"{receiver} is not installed")
     return RECEIVERS[receiver]
 
 
-def load_of(meddle: Meddle) -> websocket.Load:
-    """A round of frames that was meddled with, over and over. What is flipped of a frame is in its
-    payload, whose filler begins at its 14th byte."""
-    return websocket.Load(FLOOD_SECONDS, list(meddle(iter(websocket.pieces(1)))))
+def load_of(tamper: Tamper) -> Load:
+    """A round of frames that was tampered with, over and over. What is flipped is in the payload of
+    a frame, whose filler begins at byte 13."""
+    return Load(FLOOD_SECONDS, list(tamper(iter(round_in_writes(1)))))
 
 
 @each_receiver
-def test_a_flood_that_nobody_meddles_with_is_measured(receiver: str) -> None:
+def test_an_untampered_flood_is_measured(receiver: str) -> None:
     assert present(receiver)(load_of(leaves_all))["rate"] > 0
 
 
 @each_receiver
-@pytest.mark.parametrize("meddle", [flips_the_filler, flips_the_last_word, drops_one])
-def test_a_wrong_flood_fails_the_run(receiver: str, meddle: Meddle) -> None:
+@pytest.mark.parametrize("tamper", [flips_the_filler, flips_the_last_word, drops_one])
+def test_a_wrong_flood_fails_the_run(receiver: str, tamper: Tamper) -> None:
     receive = present(receiver)
     with pytest.raises(RunFailedError):
-        receive(load_of(meddle))
+        receive(load_of(tamper))
 
 
 @each_receiver
-def test_a_flood_shorter_than_the_server_says_fails_the_run(receiver: str) -> None:
+def test_a_flood_shorter_than_the_server_reports_fails_the_run(receiver: str) -> None:
     receive = present(receiver)
-    load = dataclasses.replace(load_of(leaves_all), messages=2 * websocket.BLOCK)
+    load = dataclasses.replace(load_of(leaves_all), messages=2 * ROUND)
     with pytest.raises(RunFailedError):
         receive(load)
 
@@ -345,15 +347,15 @@ class SenderDies(SmallRing):
     """Its sender dies while it sends."""
 
     @contextlib.contextmanager
-    def sender(self) -> Iterator[Outlet]:
-        with super().sender() as outlet:
+    def sender(self) -> Iterator[LinkSender]:
+        with super().sender() as link_sender:
 
             def send(payload: bytes) -> None:
                 if payload == contents(self.size).payloads[ORDINARY]:
                     die()
-                outlet.send(payload)
+                link_sender.send(payload)
 
-            yield Outlet(send)
+            yield LinkSender(send)
 
 
 @pytest.mark.parametrize(
@@ -368,96 +370,104 @@ def dies_at_once(_channel: Channel) -> None:
     die()
 
 
-def dies_unhearing(channel: Channel) -> None:
-    channel.has_word(DEADLINE)
+def dies_without_receiving(channel: Channel) -> None:
+    channel.has_message(DEADLINE)
     die()
 
 
-def just_hears(channel: Channel) -> None:
-    channel.hear()
+def only_receives(channel: Channel) -> None:
+    channel.receive()
 
 
-def hears_it(group: Crew) -> None:
-    group.start(dies_at_once).hear()
+def receives(children: Children) -> None:
+    children.start(dies_at_once).receive()
 
 
-def tells_it_and_hears_it(group: Crew) -> None:
-    child = group.start(dies_unhearing)
-    child.tell()
-    child.hear()
+def sends_and_receives(children: Children) -> None:
+    child = children.start(dies_without_receiving)
+    child.send()
+    child.receive()
 
 
-def tells_it(group: Crew) -> None:
-    child = group.start(dies_at_once)
-    group.processes[0].join(DEADLINE)
-    child.tell()
+def sends(children: Children) -> None:
+    child = children.start(dies_at_once)
+    children.processes[0].join(DEADLINE)
+    child.send()
 
 
-def hears_another(group: Crew) -> None:
-    other = group.start(just_hears)
-    group.start(dies_at_once)
-    other.hear()
+def receives_from_another(children: Children) -> None:
+    other = children.start(only_receives)
+    children.start(dies_at_once)
+    other.receive()
 
 
-def hears_nobody(group: Crew) -> None:
-    group.start(dies_at_once)
+def receives_nothing(children: Children) -> None:
+    children.start(dies_at_once)
 
 
 @pytest.mark.parametrize(
-    "leader", [hears_it, tells_it_and_hears_it, tells_it, hears_another, hears_nobody]
+    "leader", [receives, sends_and_receives, sends, receives_from_another, receives_nothing]
 )
 def test_a_dead_child_fails_the_run_whatever_its_leader_does(
-    leader: Callable[[Crew], None],
+    leader: Callable[[Children], None],
 ) -> None:
-    with pytest.raises(RunFailedError, match="ended with -9"), crew(SECONDS) as group:
-        leader(group)
+    with pytest.raises(RunFailedError, match="ended with -9"), child_processes(SECONDS) as children:
+        leader(children)
 
 
 def cannot(_channel: Channel, number: int) -> None:
     raise ValueError(f"there is no {number}")
 
 
-def hears_who_cannot(group: Crew) -> None:
-    group.start(cannot, 7).hear()
+def receives_from_the_failing(children: Children) -> None:
+    children.start(cannot, 7).receive()
 
 
-def hears_another_than_who_cannot(group: Crew) -> None:
-    other = group.start(just_hears)
-    group.start(cannot, 7)
-    other.hear()
+def receives_from_another_than_the_failing(children: Children) -> None:
+    other = children.start(only_receives)
+    children.start(cannot, 7)
+    other.receive()
 
 
-def hears_not_who_cannot(group: Crew) -> None:
-    group.start(just_hears)
-    group.start(cannot, 7)
+def receives_nothing_of_the_failing(children: Children) -> None:
+    children.start(only_receives)
+    children.start(cannot, 7)
 
 
 @pytest.mark.parametrize(
-    "leader", [hears_who_cannot, hears_another_than_who_cannot, hears_not_who_cannot]
+    "leader",
+    [
+        receives_from_the_failing,
+        receives_from_another_than_the_failing,
+        receives_nothing_of_the_failing,
+    ],
 )
-def test_why_a_child_failed_is_told(leader: Callable[[Crew], None]) -> None:
-    with pytest.raises(RunFailedError, match="ValueError") as told, crew(SECONDS) as group:
-        leader(group)
-    assert "in cannot\n" in str(told.value)
-    assert "there is no 7" in str(told.value)
+def test_why_a_child_failed_is_reported(leader: Callable[[Children], None]) -> None:
+    with (
+        pytest.raises(RunFailedError, match="ValueError") as raised,
+        child_processes(SECONDS) as children,
+    ):
+        leader(children)
+    assert "in cannot\n" in str(raised.value)
+    assert "there is no 7" in str(raised.value)
 
 
 def test_children_end_with_a_benchmark_that_is_killed() -> None:
     """Also one that waits where the signal to end may come to another thread."""
     program = """
 from multiprocessing import get_context
-from ringcast.benchmarks.method import crew
+from ringcast.benchmarks.processes import child_processes
 
 def fill(channel, queue):
-    channel.tell()
+    channel.send()
     while True:
         queue.put(bytes(1000))
 
-with crew(600) as group:
-    child = group.start(fill, get_context("fork").Queue(4))
-    child.hear()
+with child_processes(600) as children:
+    child = children.start(fill, get_context("fork").Queue(4))
+    child.receive()
     print("there", flush=True)
-    child.hear()
+    child.receive()
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

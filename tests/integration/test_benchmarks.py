@@ -1,4 +1,4 @@
-"""The benchmarks: that each transport is run, what is told, and the commands."""
+"""The benchmarks: each transport runs; what is reported; the commands."""
 
 from __future__ import annotations
 
@@ -8,30 +8,25 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from ringcast.benchmarks import __main__ as command
-from ringcast.benchmarks import flows, latency, plots, uplink
-from ringcast.benchmarks.method import (
-    Figure,
-    Plan,
-    Report,
-    RunFailedError,
-    grid,
-    interleave,
-    percentiles,
-    ratio,
-)
+from ringcast.benchmarks import flows, histograms, latency, plots, uplink
+from ringcast.benchmarks.errors import RunFailedError
+from ringcast.benchmarks.figures import Figure, figures_of, interleave, percentiles, ratio
+from ringcast.benchmarks.report import Plan, Report
 from ringcast.benchmarks.transports import TRANSPORTS, Transport, available
 from ringcast.benchmarks.transports.rings import BatchedRing, LossyRing, Ring, SleepingRing, Uplink
 from ringcast.benchmarks.transports.stdlib import UnixSeqpacket
+from ringcast.benchmarks.websocket import clients
 from ringcast.broker.cli import app
 
 SIZE = 128
 SECONDS = 0.02
 BROADCASTING = [t for t in TRANSPORTS if t is not Uplink]
-GATHERING = [t for t in TRANSPORTS if t.many_senders and t.group == 1 and not t.lossy]
+GATHERING = [t for t in TRANSPORTS if t.many_senders and t.item_messages == 1 and not t.lossy]
 
 
 def present(transport: type[Transport]) -> None:
@@ -39,14 +34,14 @@ def present(transport: type[Transport]) -> None:
         pytest.skip(why)
 
 
-def by_name(transport: type[Transport]) -> str:
+def title(transport: type[Transport]) -> str:
     return transport.name
 
 
 # ---- every transport -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("transport", BROADCASTING, ids=by_name)
+@pytest.mark.parametrize("transport", BROADCASTING, ids=title)
 def test_each_transport_carries_a_flow_to_two(transport: type[Transport]) -> None:
     present(transport)
     wait = "block" if "block" in transport.waits else "spin"
@@ -57,21 +52,21 @@ def test_each_transport_carries_a_flow_to_two(transport: type[Transport]) -> Non
     assert transport.lossy or found["lost"] == 0
 
 
-@pytest.mark.parametrize("transport", GATHERING, ids=by_name)
-def test_each_that_can_carries_from_two_senders(transport: type[Transport]) -> None:
+@pytest.mark.parametrize("transport", GATHERING, ids=title)
+def test_each_transport_for_many_carries_from_two_senders(transport: type[Transport]) -> None:
     present(transport)
     found = uplink.gather(transport, 2, SECONDS)
     assert found[f"rate: {transport.name} | 2 senders"] > 0
 
 
-@pytest.mark.parametrize("transport", [Ring, BatchedRing, SleepingRing, Uplink], ids=by_name)
+@pytest.mark.parametrize("transport", [Ring, BatchedRing, SleepingRing, Uplink], ids=title)
 def test_round_trips_are_measured(transport: type[Transport]) -> None:
     found = latency.round_trips(transport, SIZE, SECONDS, "block")
     assert 0 < found["p50"] <= found.get("p99", math.inf)  # of few there is no p99
 
 
-@pytest.mark.parametrize("transport", [Ring, BatchedRing, LossyRing, UnixSeqpacket], ids=by_name)
-def test_what_is_late_counts_from_when_it_was_due(transport: type[Transport]) -> None:
+@pytest.mark.parametrize("transport", [Ring, BatchedRing, LossyRing, UnixSeqpacket], ids=title)
+def test_latency_counts_from_when_a_message_was_due(transport: type[Transport]) -> None:
     found = latency.paced(transport, 0.05, "block", 64, 5_000_000)
     assert found["lost"] == 0
     assert found["p50"] > 0
@@ -83,10 +78,10 @@ def test_idle_readers_are_measured() -> None:
     assert found["memory"] > 64 << 20  # the ring's arena, once
 
 
-# ---- what is told --------------------------------------------------------------------------
+# ---- what is reported ----------------------------------------------------------------------
 
 
-def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "zmq" else find(name)
@@ -94,6 +89,33 @@ def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     found, parameters = available()
     assert not [t for t in found if "zmq" in t.modules]
     assert "pip install 'ringcast[bench]'" in parameters["not measured"]["pyzmq PUSH/PULL"]
+
+
+def test_a_client_that_is_not_installed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "picows" else find(name)
+    )
+    assert not clients.is_installed("picows")
+    assert "pip install 'ringcast[bench]'" in clients.versions("picows")["picows"]
+
+
+def test_a_histogram_keeps_durations_across_processes() -> None:
+    pytest.importorskip("hdrh")
+    one, other = histograms.Histogram(), histograms.Histogram()
+    one.record(np.array([1000] * 30 + [2_000_000] * 30))
+    other.add_text(one.as_text())
+    other.record(np.array([1000] * 10))
+    assert other.count == 70
+    assert other.percentiles((50.0, 99.0)) == {"p50": pytest.approx(1.0, rel=0.001)}
+    assert one.percentiles((75.0,)) == {"p75": pytest.approx(2000.0, rel=0.001)}
+
+
+@pytest.mark.parametrize("duration_ns", [-1, 4 * 3_600_000_000_000])
+def test_a_duration_out_of_range_fails_the_run(duration_ns: int) -> None:
+    pytest.importorskip("hdrh")
+    with pytest.raises(RunFailedError, match="out of range"):
+        histograms.Histogram().record(np.array([duration_ns]))
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
@@ -104,34 +126,34 @@ def test_a_ratio_is_taken_round_by_round() -> None:
     assert figure.as_cell() == "2.00 ±50% MISSED"
 
 
-def test_a_grid_has_rows_and_columns() -> None:
-    first, second = grid({"a | 1": [1.0], "b | 1": [2.0]}, "M/s", 10)
+def test_figures_of_a_table_have_rows_and_columns() -> None:
+    first, second = figures_of({"a | 1": [1.0], "b | 1": [2.0]}, "M/s", 10)
     assert (first.cell, second.cell) == (("a", "1"), ("b", "1"))
     assert second == Figure("b | 1", "M/s", (20.0,))
 
 
-def test_no_percentile_is_told_beyond_which_there_are_fewer_than_ten() -> None:
-    def told(count: int) -> dict[str, float]:
+def test_a_percentile_beyond_which_fewer_than_ten_lie_is_not_reported() -> None:
+    def reported(count: int) -> dict[str, float]:
         return percentiles((50.0, 99.0, 99.9), count, lambda q: q * 1000)
 
-    assert told(19) == {}
-    assert told(20) == told(999) == {"p50": 50.0}
-    assert told(1000) == {"p50": 50.0, "p99": 99.0}
-    assert told(20_000) == {"p50": 50.0, "p99": 99.0, "p99.9": 99.9}
+    assert reported(19) == {}
+    assert reported(20) == reported(999) == {"p50": 50.0}
+    assert reported(1000) == {"p50": 50.0, "p99": 99.0}
+    assert reported(20_000) == {"p50": 50.0, "p99": 99.0, "p99.9": 99.9}
 
 
-def test_what_some_round_lacks_is_left_out() -> None:
+def test_values_missing_in_a_round_are_left_out() -> None:
     rounds = iter([{"a": 1.0, "b": 2.0}, {"a": 3.0}])
     assert interleave([lambda: next(rounds)], 2) == {"a": [1.0, 3.0]}
 
 
-def test_a_rare_loss_is_told() -> None:
+def test_a_rare_loss_is_reported() -> None:
     assert Figure("a | 1", "%", (0.0, 0.0, 0.0)).as_cell() == "0"
     assert Figure("a | 1", "%", (0.0, 0.0, 35.0)).as_cell() == "0 to 35.0"
 
 
-def test_a_heading_without_figures_is_not_told() -> None:
-    report = Report("x", {}, {}, {"some": grid({"a | 1": [1.0]}, "us"), "none": []})
+def test_a_heading_without_figures_is_not_reported() -> None:
+    report = Report("x", {}, {}, {"some": figures_of({"a | 1": [1.0]}, "us"), "none": []})
     assert "none" not in report.as_text()
     assert list(report.as_json()["groups"]) == ["some"]
 
@@ -195,8 +217,8 @@ def test_wrong_contents_exit_with_1(
 
 
 def a_report(plan: Plan) -> Report:
-    figures = grid({"ringcast | 128 B": [5.0 * plan.repeat]}, "M/s")
-    return Report("stand-in", plan.as_json(), {"cores": 2}, {"messages a second": figures})
+    figures = figures_of({"ringcast | 128 B": [5.0 * plan.repeat]}, "M/s")
+    return Report("stand-in", plan.as_json(), {"cores": 2}, {"messages per second": figures})
 
 
 @pytest.fixture
