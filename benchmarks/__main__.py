@@ -17,7 +17,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from . import endtoend, growth, idle, ingest, latency, limits, plots, replay, throughput, uplink
+from . import (
+    endtoend,
+    growth,
+    idle,
+    ingest,
+    latency,
+    limits,
+    native,
+    plots,
+    replay,
+    throughput,
+    uplink,
+)
 from .errors import RunFailedError
 from .report import Plan, Report
 from .transports import available
@@ -33,6 +45,7 @@ SCENARIOS: Final[dict[str, Callable[[Plan], Report]]] = {
     "idle": idle.measure,
     "growth": growth.measure,
     "limits": limits.measure,
+    "native": native.measure,
 }
 QUICK: Final = Plan(seconds=0.1, repeat=1, brief=True)
 SECONDS_LEAST: Final = 0.05
