@@ -1,4 +1,4 @@
-"""Types of the native module; what the names mean is told in _endpoint.pyx."""
+"""Types of the native module; what the names mean stands in _endpoint.pyx."""
 
 from typing import Any, Final, Literal, Self, final
 

@@ -82,7 +82,7 @@ NAME_MAX = RC_NAME_MAX
 KINDS = {}
 
 #: The first argument of every reader, writer, sender and receiver that is made by its own class
-#: methods: whoever calls the class directly does not have it, and is told how to do it.
+#: methods. A direct call of the class does not have it, and raises what to call instead.
 MAKING = object()
 
 cdef enum:

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: nonecheck=True, auto_pickle=False
 # cython: embedsignature=True, embedsignature.format=python
-"""A reader, its messages and batches: who holds which bytes for how long, buffers, errors.
+"""A reader, its messages and batches: lifetimes of bytes, buffers, errors.
 
 The protocols are in native/broadcast.h (what the processes do to each other) and native/endpoint.h
 (what the threads of one process do to each other); this file gives them Python lifetimes. Message,
@@ -480,7 +480,7 @@ cdef class Reader:
 
     @cython.final
     cdef int settle(self) except -1:
-        """Detach every message without an exported buffer, and tell the writer how far we are."""
+        """Detach every message without an exported buffer, and store the cursor."""
         cdef int error = self.detach_all()
         if error == ENOMEM:
             raise MemoryError
@@ -558,7 +558,7 @@ cdef class Reader:
             if result == RC_EMPTY:
                 return EMPTY
             if result == RC_ENDED:
-                self.settle()  # who waits for readers to have read it all sees that this one has
+                self.settle()  # a writer that waits until all is read sees that we have
                 return AT_END
             self.recover(result)
         return 0
@@ -604,7 +604,7 @@ cdef class Reader:
             return 0
         rc_reader_advance(&self.a.reader, 1, length)
         self.a.reader.received -= 1
-        self.a.reader.gap = gap  # told with the next message that is handed out
+        self.a.reader.gap = gap  # reported with the next message that is handed out
         self.flush_if_due()
         return 1
 
@@ -1007,7 +1007,7 @@ cdef class Reader:
 @cython.final
 cdef class Iteration:
     """What ``for message in reader`` steps through: a Python subclass's own ``__next__`` would cost a
-    look-up and a call by message."""
+    look-up and a call per message."""
 
     def __init__(self):
         raise TypeError("iterate a Reader")

@@ -299,7 +299,7 @@ cdef class Writer:
         return 0
 
     def publish(self, data, *, uint32_t topic=0, uint16_t kind=RC_KIND_BINARY, timeout=None) -> int:
-        """Publish one message and wake who waits for it; waits while the ring is full.
+        """Publish one message and wake the readers that sleep; waits while the ring is full.
 
         Args:
             data: bytes or any C-contiguous buffer, from 0 to `max_message` bytes; copied.

@@ -2,7 +2,7 @@
 
 A reader's policy is its own. ``block``: it gets every message, its messages stay valid while they
 live, and while it lags a full ring the writer waits. ``lossy``: it never holds anybody up, its
-messages are checked copies, and it is told exactly what it missed.
+messages are checked copies, and each `gap` is exactly what it missed.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ class Reader(_reader.Reader):
 
         Args:
             name: the ring's.
-            policy: "block": lossless, the writer waits for it; "lossy": may be overrun, is told.
+            policy: "block": lossless, the writer waits for it; "lossy": may be overrun,
+                and `Message.gap` counts what it missed.
             start: "latest": what is published from now on; "oldest": all that is still there; or a
                 sequence: what went before the oldest still there counts as lost.
             wait: how to wait for messages; `Blocking()` by default.

@@ -31,7 +31,7 @@ class ReaderStatus:
         policy: "block" or "lossy".
         state: "joining", "active", "demoting", "demoted", "evicted", or "dead" for one whose
             process has died and whose slot nobody has needed yet.
-        cursor: next sequence it needs, as it last told; behind by up to an eighth of the ring.
+        cursor: next sequence it needs, as it last stored it; behind by up to an eighth of the ring.
         lag: messages published above the cursor.
         lag_bytes: arena bytes from the cursor to the newest message's end.
         received, lost: messages handed out and missed.

@@ -2,7 +2,7 @@
 
 Each message gets a *ticket*, its place in the order of all. A sender that dies leaves whole
 messages or none and blocks nobody; a receiver that dies leaves what it had not taken to its
-successor. The protocol is told in mpsc.h.
+successor. The protocol is in native/mpsc.h.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Receiver(Owner, _uplink.Receiver):
         auto_ack: bool = True,
     ) -> Self:
         """Take over an uplink whose receiver died: what was sent and not taken is still there, and
-        senders stay attached. Those of messages that were taken and not acknowledged are told.
+        senders stay attached. Senders of messages that were read and not acknowledged get
+        SendUnconfirmed.
 
         Raises:
             RingNotFound: there is none.

@@ -152,7 +152,7 @@ class Part:
             if name not in self.names():
                 return
             endpoint = blocks.open_endpoint(name, self.segment)
-            if endpoint is None:  # only who holds the lock may remove: make what carries it
+            if endpoint is None:  # only the holder of the lock may remove: make what carries it
                 blocks.make_stub(self.segment(name))
                 continue
             if self._unlink_locked(name, endpoint, None):
@@ -285,7 +285,7 @@ class Owner:
         def abandon(self) -> None: ...
 
     def unlink(self) -> None:
-        """Remove the names, so that nobody can attach any more; who is attached goes on. Does
+        """Remove the names, so that nobody can attach any more; attached processes go on. Does
         nothing if the name already leads to another one."""
         if not self.closed:
             self._remove()

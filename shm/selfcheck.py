@@ -27,24 +27,24 @@ def _is_whole(sequence: int, payload: memoryview) -> bool:
     return head == zlib.crc32(payload[4:]) and payload[4:12] == sequence.to_bytes(8, "little")
 
 
-def _read(name: str, policy: Literal["block", "lossy"], told: Connection) -> None:
-    """A worker: check every message, then tell how many came, were missed, were wrong."""
+def _read(name: str, policy: Literal["block", "lossy"], results: Connection) -> None:
+    """A worker: check every message, then report how many came, were missed, were wrong."""
     received = wrong = 0
     with Reader.attach(name, policy=policy, start="oldest", label=policy) as reader:
-        told.send("attached")
+        results.send("attached")
         for message in reader:
             received += 1
             with message.payload as payload:
                 wrong += not _is_whole(message.sequence, payload)
-        told.send((received, reader.lost, wrong))
+        results.send((received, reader.lost, wrong))
 
 
-def _hold(name: str, told: Connection) -> None:
+def _hold(name: str, results: Connection) -> None:
     """A worker that reads one message, keeps a view of it and does not go on."""
     with Reader.attach(name, start="oldest", label="stuck") as reader:
         message = reader.read(DEADLINE)
         view = memoryview(message) if message is not None else None
-        told.send(("holds", view is not None))
+        results.send(("holds", view is not None))
         time.sleep(DEADLINE)
 
 
@@ -122,5 +122,5 @@ def main() -> int:
     for fault in faults:
         print(f"FAILED: {fault}", file=sys.stderr)
     if not faults:
-        print("all is well: every message in order, none torn, every loss told")
+        print("all is well: every message in order, none torn, every loss reported")
     return 1 if faults else 0

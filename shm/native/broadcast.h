@@ -41,7 +41,7 @@
  *   costs one look, a missing one (the writer died between exchange and post) 100 ms.
  *   The writer sleeps for room in the same way. `wanted` is the cursor it cannot do without: while
  *   it is up, readers store their cursors at every message. `enough` lies a little higher, so that
- *   a full ring does not cost two context switches a message: only the reader that crosses it takes
+ *   a full ring does not cost two context switches per message: only the reader that crosses it takes
  *   it down and answers with a token. (The writer looks each 20 ms besides, so what it could not
  *   do without does not wait for what would be enough.)
  *
@@ -101,7 +101,7 @@ static inline uint64_t rc_demoting(uint64_t state)
     return rc_state_word(state >> 8, RC_DEMOTING);
 }
 
-/* A writer that waits for room is told that a gating reader has left. */
+/* A gating reader has left: wake a writer that waits for room. */
 static inline void rc_wake_writer(rc_control *control, sem_t *space)
 {
     rc_fence(); /* pairs with the fence in rc_writer_want() */
@@ -461,7 +461,7 @@ static inline int rc_writer_spin(rc_writer *w, uint64_t length, int64_t deadline
 }
 
 /* Wait for room as `strategy` says, at most RC_ROOM_SLICE_NS and at most until the deadline. What
- * is wanted is said before spinning, too: it makes readers store their cursors, and tells one that
+ * is wanted is stored before spinning, too: it makes readers store their cursors, and warns one that
  * is about to sleep on a message it holds. */
 static inline int rc_writer_wait(rc_writer *w, uint64_t length, rc_wait_strategy strategy,
                                  int64_t deadline_ns)
@@ -554,7 +554,7 @@ typedef struct rc_reader {
     uint64_t unflushed;   /* payload bytes taken since */
     uint64_t flush_every; /* messages */
     uint64_t received, lost;
-    uint64_t gap; /* messages missed just before `next` and not yet told with a message */
+    uint64_t gap; /* messages missed just before `next` and not yet reported with a message */
     uint32_t index;
     uint32_t lossy;
 } rc_reader;

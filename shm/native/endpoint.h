@@ -221,7 +221,7 @@ static inline void rc_endpoint_finish(rc_endpoint *e)
 }
 
 /* Last of all, when no thread can come any more: until then one that was about to wait may still
- * ask for its turn, and is told that the end is closed. */
+ * ask for its turn, and finds the end closed. */
 static inline void rc_endpoint_free(rc_endpoint *e)
 {
     if (atomic_load(&e->phase) == RC_FORKED)

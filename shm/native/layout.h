@@ -32,7 +32,7 @@
  * arena bytes; sequence & (slots - 1) is a descriptor's index, position & (capacity - 1) an
  * arena offset. At 10^9 messages a second a sequence lasts 584 years.
  *
- * Everything here is little or big endian as the machine is; the magic tells which. The numbers
+ * Everything here is little or big endian as the machine is; the magic shows which. The numbers
  * are asserted below, and tests compare them with what Python declares.
  */
 #ifndef RINGCAST_LAYOUT_H

@@ -32,14 +32,14 @@
  * lane's bytes. It is taken when its word is free: a receiver that dies before has not taken it, and
  * what one that dies after has left undone, its successor does from the note. So a message is
  * delivered at most once, the lane's bytes are never lost, and the count of taken, not acknowledged
- * messages tells the sender of how many nobody knows (`unconfirmed`).
+ * messages is how many nobody knows of (`unconfirmed`).
  *
  * Trust. What senders write is not believed: every word may be anything. Lane positions are the
  * receiver's private copies; a length is loaded once and bounded by what the lane holds. A ticket
  * word that is neither free(head) nor a whole message is voided (stored as taken) and counted, and the
  * lane it names, if any, is evicted: its state becomes RC_EVICTED, what it has sent is dropped. A
  * hole, which no honest sender makes, is voided when the receiver finds filled words behind it. What
- * the receiver tells senders it says again now and then, so nothing written over it lasts.
+ * senders read of the receiver it stores again now and then, so nothing written over it lasts.
  *
  * Death. A lane's lock is its sender's life. Who finds it free, and the lane in use, takes it; no
  * ticket can come any more, so when head has passed the end of the filled words (`free_at`), and all
@@ -47,7 +47,7 @@
  * that leaves an empty lane.
  *
  * Sleeping is as in broadcast.h: say that you sleep, fence, look again, sleep on the semaphore; the
- * other side changes, fences, looks who sleeps, posts. `sleeping` is the receiver's, `waiters` the
+ * other side changes, fences, looks for sleepers, posts. `sleeping` is the receiver's, `waiters` the
  * senders', who wait for room or for an acknowledgement.
  *
  * A whole sender                                 The whole receiver
@@ -85,7 +85,7 @@ typedef struct rc_sender {
     uint64_t taken;   /* as last seen */
     uint64_t sent;    /* messages, by all senders of this lane */
     uint64_t last;    /* own newest ticket + 1; 0: none yet */
-    uint64_t rejected, unconfirmed; /* as last told */
+    uint64_t rejected, unconfirmed; /* as last reported */
     uint32_t index;
 } rc_sender;
 
@@ -654,7 +654,7 @@ static inline int rc_receiver_wait(const rc_receiver *r, rc_wait_strategy strate
     return strategy.kind != RC_BLOCKING ? 0 : rc_receiver_sleep(r, limit);
 }
 
-/* The end: senders are told at their next call. */
+/* The end: senders find it at their next call. */
 static inline void rc_receiver_close(rc_receiver *r)
 {
     rc_store_release(&r->map.shared->state, RC_RING_CLOSED);

@@ -26,7 +26,7 @@
  *          | lane 1's ...                   |
  *          +--------------------------------+
  *
- * What the words mean, and in which order they change, is told in mpsc.h.
+ * What the words mean, and in which order they change, stands in mpsc.h.
  */
 #ifndef RINGCAST_UPLINK_LAYOUT_H
 #define RINGCAST_UPLINK_LAYOUT_H
@@ -69,7 +69,7 @@ typedef struct rc_lane {
     _Atomic uint64_t answered;              /* of those, acknowledged or rejected */
     _Atomic uint64_t unconfirmed;                /* of those, taken by a receiver that then died */
     _Atomic uint64_t done_count;            /* answered and unconfirmed */
-    _Atomic uint64_t rejected;               /* of the answered, told to be not delivered */
+    _Atomic uint64_t rejected;               /* of the answered, those not delivered */
     _Alignas(128) _Atomic uint64_t state;   /* generation << 8 | state, as a reader slot's */
     _Atomic uint32_t pid;
     _Atomic uint32_t padding;
@@ -92,7 +92,7 @@ typedef struct rc_uplink {
     _Atomic uint64_t receiver_pid;
     _Atomic uint64_t receiver_since_ns;
     _Atomic uint32_t sleeping; /* the receiver does, or is about to */
-    _Atomic uint32_t rejecting; /* senders are to be told that nothing can be delivered */
+    _Atomic uint32_t rejecting; /* nothing can be delivered: senders get RC_REJECTED */
     _Alignas(128) _Atomic uint64_t waiters[RC_SENDERS_MAX / 64];
     _Alignas(128) rc_lane lanes[]; /* max_senders */
 } rc_uplink;
