@@ -44,7 +44,7 @@ _BYTES: Final = ("capacity", "send_buffer_bytes")
 _MAY_BE_ZERO: Final = ("reconnect_reset_after", "drain_timeout")
 _MAY_BE_NEVER: Final = ("ping_interval", "idle_timeout", "demote_after", "evict_after")
 _SECONDS: Final = (
-    *("open_timeout", "reconnect_delay", "reconnect_delay_max", "ping_timeout"),
+    *("open_timeout", "close_timeout", "reconnect_delay", "reconnect_delay_max", "ping_timeout"),
     *_MAY_BE_ZERO,
     *_MAY_BE_NEVER,
 )
@@ -61,6 +61,7 @@ _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     **dict.fromkeys(_COUNTS, ((int,), "a whole number")),
     **dict.fromkeys(_SECONDS, ((int, float), "a number of seconds")),
     "send_rate": ((int, float, type(None)), "a number of messages a second"),
+    "max_in_flight": ((int, type(None)), "a number of messages"),
     "offline_sends": ((str,), "text"),
     **dict.fromkeys(
         _MAY_BE_NEVER, ((int, float, type(None)), 'a number of seconds, or "never" (in code: None)')
@@ -111,6 +112,7 @@ class Config:
         verify: check the server's certificate. False lets anybody in between read and write.
         open_timeout: for all of connecting: TCP, proxy, TLS and handshake. 10, since a server
             that needs longer is better tried again.
+        close_timeout: for the server's half of the closing handshake (RFC 6455 section 7.1.1).
         reconnect: connect again when the connection is lost; False ends the manager instead.
         reconnect_delay: longest pause before the first new attempt; doubled for each further one.
             0.5, for a lost connection is mostly one server's restart.
@@ -140,6 +142,9 @@ class Config:
         send_rate: messages a second to the server, pings and pongs included; None for no limit.
             Below what the server allows: those who send too fast are cut off.
         send_burst: messages at once after a pause.
+        max_in_flight: messages that each worker may have sent and that are not yet handed to the
+            socket. None: 2 while `send_rate` is set, so that nobody's message waits for more than
+            two of each other worker's; else no limit.
 
     Raises:
         ConfigError: a value is of the wrong type, out of range or contradicts another one, or a
@@ -161,6 +166,7 @@ class Config:
     server_name: str | None = None
     verify: bool = True
     open_timeout: float = 10.0
+    close_timeout: float = 2.0
     reconnect: bool = True
     reconnect_delay: float = 0.5
     reconnect_delay_max: float = 30.0
@@ -180,6 +186,7 @@ class Config:
     offline_sends: str = "buffer"
     send_rate: float | None = None
     send_burst: int = 1
+    max_in_flight: int | None = None
     # By key, what its ${VAR}s were replaced by. A field, so that `dataclasses.replace` and the
     # checks know it; not a key of files or options.
     _expanded: Mapping[str, Iterable[str]] = field(default_factory=dict, compare=False)
@@ -458,6 +465,8 @@ class Config:
             raise self._wrong("send_rate", "give messages a second, above 0 and up to 1000000")
         if self.send_burst < 1:
             raise self._wrong("send_burst", "give a number of messages, 1 or more")
+        if self.max_in_flight is not None and self.max_in_flight < 1:
+            raise self._wrong("max_in_flight", "give a number of messages, 1 or more")
 
 
 _KEYS: Final = tuple(part.name for part in fields(Config) if part.name != "_expanded")

@@ -25,7 +25,7 @@ from typing import Any, Final
 import pytest
 
 from ringcast import Config, Manager, Phase, attach, shm
-from ringcast.broker.connection.upstream import Backoff
+from ringcast.broker.connection import Backoff
 from tests.conftest import DEADLINE, Processes, eventually, leftovers, reader_status
 
 from .manager import (
@@ -34,12 +34,12 @@ from .manager import (
     Peer,
     Script,
     answering,
+    describe,
     is_running,
     listen,
     quick,
     serving,
     speaking,
-    tell,
     url_of,
     watching,
 )
@@ -890,7 +890,7 @@ def test_sigterm_drains(name: str) -> None:
         records = []
         with contextlib.suppress(shm.RingClosed):
             while (message := feed.read(DEADLINE)) is not None:
-                records.append(tell(message))
+                records.append(describe(message))
         assert manager.join(DEADLINE) == 0
         eventually(lambda: flood.close, "the server hears the end")
     assert flood.close == (1001, "the manager stops")
