@@ -100,17 +100,17 @@ class MessageSender:
         self._asends += 1
         if self._asends % _SENDS_A_TURN == 0:
             await asyncio.sleep(0)
+        sender = await self._attached_async()
         try:
             async with asyncio.timeout(timeout):
-                return await self._asend(view, number)
+                return await self._asend(sender, view, number)
         except TimeoutError:
             raise shm.RingFull(
                 f"no room for {view.nbytes} bytes in this worker's lane of uplink {self._name!r} in"
                 " time: the manager is behind"
             ) from None
 
-    async def _asend(self, view: memoryview, kind: shm.Kind) -> int:
-        sender = await self._attached_async()
+    async def _asend(self, sender: mpsc.Sender, view: memoryview, kind: shm.Kind) -> int:
         async with self._turn_of_this_loop():
             self._raise_unheard()
             if self._needs_parts(view, sender):
