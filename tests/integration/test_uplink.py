@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -193,6 +194,46 @@ def test_messages_longer_than_a_lane_go_through_it_in_parts(name: str) -> None:
     assert heard == sent
 
 
+def test_tasks_send_through_a_small_lane_and_flush(name: str) -> None:
+    heard: list[str] = []
+    count = 1000
+
+    async def main(feed: Feed) -> None:
+        async with asyncio.timeout(DEADLINE):
+            for number in range(count):
+                await feed.asend(f"{number}".ljust(100))
+            await feed.asend("long".ljust(5000))
+            await feed.aflush()
+
+    with (
+        serving(collecting(heard)) as server,
+        watching(quick(name, server.url, send_buffer_bytes=1024)) as watch,
+    ):
+        asyncio.run(main(watch.feed))
+        eventually(lambda: len(heard) == count + 1, "all were heard")
+    assert heard == [*(f"{number}".ljust(100) for number in range(count)), "long".ljust(5000)]
+
+
+def test_a_long_message_that_was_given_up_is_never_heard(name: str) -> None:
+    heard: list[str] = []
+    listener = listen()
+
+    async def give_up(feed: Feed) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await feed.asend("half".ljust(10_000))
+
+    with watching(quick(name, url_of(listener), send_buffer_bytes=1024)) as watch:
+        asyncio.run(give_up(watch.feed))  # nobody serves the socket yet
+        assert mpsc.status(name).pending > 0
+        with serving(collecting(heard), listener=listener):
+            watch.feed.send("whole".ljust(10_000), timeout=DEADLINE)
+            watch.feed.flush(timeout=DEADLINE)
+            eventually(lambda: heard, "it was heard")
+            watch.end()
+    assert heard == ["whole".ljust(10_000)]
+
+
 # ---- without a connection ------------------------------------------------------------------
 
 
@@ -349,6 +390,16 @@ def test_a_manager_that_can_t_start_leaves_what_the_dead_one_held(name: str) -> 
         with serving(collecting(heard), listener=listener), Manager(config):
             feed.flush(timeout=DEADLINE)
             eventually(lambda: heard == ["held"], "it was heard")
+
+
+def test_each_worker_may_have_so_many_messages_in_flight(name: str) -> None:
+    with (
+        listen() as listener,
+        watching(quick(name, url_of(listener), max_in_flight=3)) as watch,
+        attach(name) as other,
+    ):
+        assert [watch.feed.try_send("x") for _ in range(4)] == [0, 1, 2, None]
+        assert other.try_send("y") == 3
 
 
 # ---- at a bounded rate ---------------------------------------------------------------------
