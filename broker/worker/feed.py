@@ -99,7 +99,7 @@ class Feed(broadcast.Reader):
             shm.RingClosed: the manager has ended, or this end is closed.
             ValueError: `kind` is another, or text as "text" is not UTF-8.
         """
-        return self._open_messages().send(payload, kind, timeout)
+        return self._messages.send(payload, kind, timeout)
 
     def try_send(self, payload: str | Buffer, *, kind: MessageKind | None = None) -> int | None:
         """As `send`, but waits for no room: the ticket, or None when there is none and nothing was
@@ -108,7 +108,7 @@ class Feed(broadcast.Reader):
         Raises: as `send` does, without RingFull. A message that would go in parts, and so need room
             that the manager makes only meanwhile, is MessageTooLarge.
         """
-        return self._open_messages().try_send(payload, kind)
+        return self._messages.try_send(payload, kind)
 
     async def asend(
         self,
@@ -129,7 +129,7 @@ class Feed(broadcast.Reader):
 
         Raises: as `send` does.
         """
-        return await self._open_messages().asend(payload, kind, timeout)
+        return await self._messages.asend(payload, kind, timeout)
 
     def flush(self, ticket: int | None = None, timeout: float | None = None) -> None:
         """Wait until the manager has handed a message to the socket.
@@ -142,7 +142,7 @@ class Feed(broadcast.Reader):
             TimeoutError: not in time; it may still be sent.
             shm.SendRejected, shm.SendUnconfirmed, shm.Evicted, shm.RingClosed: as `send` does.
         """
-        self._open_messages().flush(ticket, timeout)
+        self._messages.flush(ticket, timeout)
 
     async def aflush(self, ticket: int | None = None, timeout: float | None = None) -> None:
         """As `flush`, for asyncio: other tasks go on while it waits. Cancelling it changes nothing:
@@ -150,12 +150,7 @@ class Feed(broadcast.Reader):
 
         Raises: as `flush` does.
         """
-        await self._open_messages().aflush(ticket, timeout)
-
-    def _open_messages(self) -> MessageSender:
-        if self.closed:
-            raise shm.RingClosed("this feed is closed")
-        return self._messages
+        await self._messages.aflush(ticket, timeout)
 
     # -- closing
 

@@ -12,6 +12,7 @@ import asyncio
 import collections
 import concurrent.futures
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ _KINDS: Final[dict[str | shm.Kind, shm.Kind]] = {
 }
 _SENDS_A_TURN: Final = 128
 """Messages that a task sends before other tasks get their turn."""
+_RECENT: Final = 64
+"""Tickets that are remembered. More threads than that do not send at the same moment."""
 _NEVER: Final = threading.Event()
 """Is not set: for calls that are not cancelled."""
 
@@ -62,10 +65,12 @@ class MessageSender:
         # Each has its own locks: a child forked while one is held must not wait for it in another.
         self._attaching = threading.Lock()
         self._sending_parts = threading.Lock()  # parts of two messages are not to mix
-        self._noting = threading.Lock()
         self._sender: mpsc.Sender | None = None
+        self._piece_max = 0  # bytes of the longest message that goes in one piece
         self._closed = False
-        self._last: int | None = None  # the highest ticket of what was sent here
+        self._pid = os.getpid()
+        # Of what was sent here; not in their order, for threads overtake each other.
+        self._recent: collections.deque[int] = collections.deque(maxlen=_RECENT)
         self._unheard: collections.deque[Exception] = collections.deque()
         self._asends = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,21 +81,26 @@ class MessageSender:
     def send(self, payload: str | Buffer, kind: MessageKind | None, timeout: float | None) -> int:
         view, number = _encoded(payload, kind)
         sender = self._attached()
-        if self._needs_parts(view, sender):
+        if view.nbytes > self._piece_max:
             return self._send_parts(sender, view, number, timeout, _NEVER)
-        return self._noted(sender.send(view, kind=number, timeout=timeout))
+        ticket = sender.send(view, kind=number, timeout=timeout)
+        self._recent.append(ticket)
+        return ticket
 
     def try_send(self, payload: str | Buffer, kind: MessageKind | None) -> int | None:
         view, number = _encoded(payload, kind)
         sender = self._attached()
-        if self._needs_parts(view, sender):
+        if view.nbytes > self._piece_max:
+            self._check_length(view)
             raise shm.MessageTooLarge(
                 f"a message of {view.nbytes} bytes goes to the manager in parts, which means"
-                f" waiting: above {sender.max_message} bytes use send or asend, or configure a"
-                " larger send_buffer_bytes"
+                f" waiting: above {self._piece_max} bytes use send or asend, or configure a larger"
+                " send_buffer_bytes"
             )
         ticket = sender.try_send(view, kind=number)
-        return None if ticket is None else self._noted(ticket)
+        if ticket is not None:
+            self._recent.append(ticket)
+        return ticket
 
     async def asend(
         self, payload: str | Buffer, kind: MessageKind | None, timeout: float | None
@@ -113,25 +123,23 @@ class MessageSender:
     async def _asend(self, sender: mpsc.Sender, view: memoryview, kind: shm.Kind) -> int:
         async with self._turn_of_this_loop():
             self._raise_unheard()
-            if self._needs_parts(view, sender):
+            if view.nbytes > self._piece_max:
                 data = memoryview(bytes(view))  # the caller may change its own once cancelled
                 return await in_thread(
                     lambda cancelled: self._send_parts(sender, data, kind, None, cancelled),
                     self._keep,
                 )
             while (ticket := sender.try_send(view, kind=kind)) is None:
-                await self._delivered(sender, self._last)
-        return self._noted(ticket)
+                await self._delivered(sender, self._last_ticket())
+        self._recent.append(ticket)
+        return ticket
 
-    def _needs_parts(self, view: memoryview, sender: mpsc.Sender) -> bool:
-        if view.nbytes <= sender.max_message or not view.c_contiguous:  # which it refuses
-            return False
+    def _check_length(self, view: memoryview) -> None:
         if view.nbytes > self._max_message:
             raise shm.MessageTooLarge(
                 f"a message of {view.nbytes} bytes is longer than the {self._max_message} that go"
                 " through here, a quarter of the ring's capacity"
             )
-        return True
 
     def _send_parts(
         self,
@@ -142,12 +150,14 @@ class MessageSender:
         cancelled: threading.Event,
     ) -> int:
         """If it ends between two parts, the manager throws away those it has, as after a death."""
+        self._check_length(view)
         until = float("inf") if timeout is None else time.monotonic() + timeout
         ticket = 0
         with self._parts_turn(until, cancelled):
             for part in parts.split(view.cast("B"), kind, sender.max_message):
                 ticket = _send_part(sender, part, until, cancelled)
-        return self._noted(ticket)
+        self._recent.append(ticket)
+        return ticket
 
     @contextlib.contextmanager
     def _parts_turn(self, until: float, cancelled: threading.Event) -> Iterator[None]:
@@ -171,7 +181,7 @@ class MessageSender:
         sender = await self._attached_async()
         self._raise_unheard()
         if ticket is None:
-            ticket = self._last  # and not what others send meanwhile
+            ticket = self._last_ticket()  # and not what others send meanwhile
         try:
             sender.flush(ticket, timeout=0)
         except TimeoutError:
@@ -198,10 +208,8 @@ class MessageSender:
 
         await in_thread(wait, self._keep)
 
-    def _noted(self, ticket: int) -> int:
-        with self._noting:
-            self._last = ticket if self._last is None else max(self._last, ticket)
-        return ticket
+    def _last_ticket(self) -> int | None:
+        return max(self._recent.copy(), default=None)
 
     def _keep(self, error: BaseException) -> None:
         """What became of messages is reported once; a cancelled call was not there to hear it."""
@@ -221,11 +229,9 @@ class MessageSender:
     # -- attaching and closing
 
     def _attached(self) -> mpsc.Sender:
-        sender = self._sender
-        if sender is None:
-            sender = self._attach()
-        self._raise_unheard()
-        return sender
+        if self._unheard:
+            self._raise_unheard()
+        return self._sender if self._sender is not None else self._attach()
 
     async def _attached_async(self) -> mpsc.Sender:
         """The first time in a thread: lanes of the dead may have to be emptied first."""
@@ -234,9 +240,13 @@ class MessageSender:
         return await in_thread(lambda _cancelled: self._attach(), self._keep)
 
     def _attach(self) -> mpsc.Sender:
+        if self._closed or os.getpid() != self._pid:
+            raise shm.RingClosed("this feed is closed; in a forked process attach anew")
         with self._attaching:
             if self._sender is None:
-                self._sender = mpsc.Sender.attach(self._name, label=self._label, owner=self._owner)
+                sender = mpsc.Sender.attach(self._name, label=self._label, owner=self._owner)
+                self._piece_max = sender.max_message
+                self._sender = sender
             sender = self._sender
         if self._closed:  # meanwhile, and `close` may have seen no sender
             sender.close()
@@ -258,7 +268,9 @@ def _encoded(payload: str | Buffer, kind: MessageKind | None) -> tuple[memoryvie
     if number is None:
         raise ValueError(f'kind is "text" or "binary", not {kind!r}')
     view = memoryview(payload.encode() if isinstance(payload, str) else payload)
-    if number == shm.Kind.TEXT and not isinstance(payload, str):
+    if not view.c_contiguous:
+        raise BufferError("a payload is a contiguous buffer: send a copy, bytes(payload)")
+    if number is shm.Kind.TEXT and not isinstance(payload, str):
         str(view, "utf-8")  # raises what the server would close the connection for
     return view, number
 
