@@ -111,31 +111,41 @@ class MessageSender:
         if self._asends % _SENDS_A_TURN == 0:
             await asyncio.sleep(0)
         sender = await self._attached_async()
+        self._check_length(view)
         try:
-            async with asyncio.timeout(timeout):
-                return await self._asend(sender, view, number)
+            async with asyncio.timeout(timeout) as limit:
+                return await self._asend(sender, view, number, limit)
         except TimeoutError:
             raise shm.RingFull(
                 f"no room for {view.nbytes} bytes in this worker's lane of uplink {self._name!r} in"
                 " time: the manager is behind"
             ) from None
 
-    async def _asend(self, sender: mpsc.Sender, view: memoryview, kind: shm.Kind) -> int:
+    async def _asend(
+        self, sender: mpsc.Sender, view: memoryview, kind: shm.Kind, limit: asyncio.Timeout
+    ) -> int:
         async with self._turn_of_this_loop():
             self._raise_unheard()
             if view.nbytes > self._piece_max:
-                data = memoryview(bytes(view))  # the caller may change its own once cancelled
-                return await in_thread(
-                    lambda cancelled: self._send_parts(sender, data, kind, None, cancelled),
-                    self._keep,
-                )
+                return await self._asend_parts(sender, view, kind, limit)
             while (ticket := sender.try_send(view, kind=kind)) is None:
                 await self._delivered(sender, self._last_ticket())
         self._recent.append(ticket)
         return ticket
 
+    async def _asend_parts(
+        self, sender: mpsc.Sender, view: memoryview, kind: shm.Kind, limit: asyncio.Timeout
+    ) -> int:
+        until = limit.when()
+        left = None if until is None else max(0.0, until - asyncio.get_running_loop().time())
+        limit.reschedule(None)  # the thread keeps to it, and knows whether the last part was sent
+        data = memoryview(bytes(view))  # the caller may change its own once cancelled
+        return await in_thread(
+            lambda cancelled: self._send_parts(sender, data, kind, left, cancelled), self._keep
+        )
+
     def _check_length(self, view: memoryview) -> None:
-        if view.nbytes > self._max_message:
+        if view.nbytes > max(self._max_message, self._piece_max):
             raise shm.MessageTooLarge(
                 f"a message of {view.nbytes} bytes is longer than the {self._max_message} that go"
                 " through here, a quarter of the ring's capacity"
