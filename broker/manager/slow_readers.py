@@ -21,7 +21,7 @@ _PROGRESS_SHARE: Final = 16
 
 
 class _Member(NamedTuple):
-    """One reader, told from the next one in its slot."""
+    """One reader, and not the next one in its slot."""
 
     slot: int
     joined_ns: int
