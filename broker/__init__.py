@@ -6,6 +6,10 @@ Manager(Config(name="md", url="wss://example.org/stream")).run()   # one process
 
 with attach("md") as feed:                                         # any other process
     for message in feed: ...
+
+The rooms below each have one subject and say in their `__init__` what may enter. Imports go down
+only: cli, then exchange, then manager and worker, then connection and config, then `ringcast.shm`.
+Only what most programs need is exported here.
 """
 
 from __future__ import annotations

@@ -259,8 +259,8 @@ cdef class Ingest:
         return self.done(outcome)
 
     def receive_tls(self, stream, *, bint receiving=True) -> int:
-        """The same from a non-blocking `ringcast.broker.connection.tls.Stream`; with `receiving` off, only what was
-        received before and is not yet decrypted.
+        """The same from a non-blocking `tls.Stream`; with `receiving` off, only what was received
+        before and is not yet decrypted.
 
         Raises: as `receive` does, and ssl.SSLError.
         """
@@ -355,8 +355,8 @@ cdef class Ingest:
         return outcome
 
     def wait_for_room(self, double seconds) -> bool:
-        """After FULL: wait until there may be room, 20 ms at most, and at most so long. Dead readers
-        are put out meanwhile. False if the time is over."""
+        """After FULL: wait until there may be room, 20 ms at most, and at most so long. Slots of
+        dead readers are freed meanwhile. False if the time is over."""
         self.begin_turn()
         try:
             return self.writer.wait_for_room(self.wait_length,

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 class Stream:
     """A TLS connection over `sock`, which it owns: as much of a socket's methods as
-    websocket-client and `ringcast.broker.connection.upstream` use.
+    websocket-client and `Connection` use.
 
     Attributes:
         tls: what decrypts; `incoming` is where it takes the socket's bytes from.

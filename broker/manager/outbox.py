@@ -16,32 +16,34 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ringcast import shm
 from ringcast.shm import mpsc
 
 from ..config import Config
-from ..logs import Bell, tell
+from ..connection import Connection
+from ..logs import log_event
 from ..worker import parts
+from .wakeup import Wakeup
 
-if TYPE_CHECKING:
-    from ..connection.upstream import Connection
+__all__ = ["Outbox", "TokenBucket"]
 
-__all__ = ["Bucket", "Outbox"]
-
-_SHARE: Final = 2
-"""Messages that a worker may have under way while the rate is limited: one on its way, the next one
-ready. So nobody's message waits for more than two of each other worker's."""
-_BACKLOG: Final = 1 << 16
+_IN_FLIGHT_AT_A_RATE: Final = 2
+"""Messages that each worker may have in flight while the rate is limited, unless configured: one on
+its way, the next one ready. So nobody's message waits for more than two of each other worker's."""
+_NO_LIMIT: Final = 0
+_BACKLOG_MAX: Final = 1 << 16
 """Bytes not yet taken by the socket above which nothing more is taken from the uplink."""
 _BATCH: Final = 256
-_BATCHES: Final = 16
+"""Messages that are put into one write."""
+_BATCHES_MAX: Final = 16
 """In one turn."""
-_LOOK: Final = 0.1
+_OFFLINE_LOOK: Final = 0.1
+"""Seconds between two looks at held messages while there is no connection."""
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket: `rate` messages a second, at most `burst` at once after a pause.
 
     Servers count every frame, pings and pongs included; those can't wait, and are paid for later.
@@ -81,29 +83,33 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class _UnderWay:
+class _InFlight:
     """A message on its way, or in its place among those that are.
 
     Attributes:
-        sent: a worker's; None for one of `Config.initial_messages`.
+        envelope: as the worker sent it; None for one of `Config.initial_messages`.
         payload: what is sent for it; None for nothing: it is a part of a later one, or rejected.
         text: and not binary.
-        rejected: its sender is told, in its turn.
+        rejected: this is reported to its sender, in its turn.
     """
 
-    sent: mpsc.Envelope | None
+    envelope: mpsc.Envelope | None
     payload: bytes | None = None
     text: bool = False
     rejected: bool = False
 
 
-class _Waker:
-    """Rings the manager's bell when a worker sends: a semaphore can't be polled, so one thread
-    sleeps on it, without the GIL. It sleeps only when it is told to."""
+class _UplinkWatcher:
+    """Wakes the manager when a worker sends: a semaphore can't be polled, so one thread sleeps on
+    it, without the GIL, each time it is armed.
 
-    def __init__(self, receiver: mpsc.Receiver, bell: Bell) -> None:
+    Attributes:
+        wakeup: set when a worker has sent.
+    """
+
+    def __init__(self, receiver: mpsc.Receiver) -> None:
+        self.wakeup = Wakeup()
         self._receiver = receiver
-        self._bell = bell
         self._armed = threading.Semaphore(0)
         self._asleep = False
         self._ended = False
@@ -111,14 +117,14 @@ class _Waker:
         self._thread.start()
 
     def arm(self) -> None:
-        """Ring at the next message, or for one that is there already."""
+        """Watch for the next message, or one that is there already."""
         if not self._asleep:
             self._asleep = True
             self._armed.release()
 
-    def rang(self) -> bool:
-        """Has it rung since it was armed? Then it is to be armed again, some time."""
-        if not self._bell.hush():
+    def has_fired(self) -> bool:
+        """Has a worker sent since it was armed? Then it is to be armed again, some time."""
+        if not self.wakeup.clear():
             return False
         self._asleep = False
         return True
@@ -126,7 +132,7 @@ class _Waker:
     def _run(self) -> None:
         while True:
             self._armed.acquire()
-            if self._ended or not self._receiver.wait_into(self._bell.fd):
+            if self._ended or not self._receiver.wait_into(self.wakeup.fd):
                 return
 
     def end(self) -> None:
@@ -140,59 +146,56 @@ class Outbox:
     """Takes what workers send and hands it to the connection.
 
     Attributes:
-        bell: rings when there is something to take.
+        wakeup: set when there is something to take.
     """
 
     def __init__(self, receiver: mpsc.Receiver, config: Config) -> None:
         self._receiver = receiver
         self._config = config
         self._longest = max(config.capacity // 4, receiver.max_message)
-        self._bucket = Bucket(config.send_rate, config.send_burst)
-        self._say: collections.deque[str | bytes] = collections.deque()
-        self._again: collections.deque[_UnderWay] = collections.deque()
+        self._bucket = TokenBucket(config.send_rate, config.send_burst)
+        self._initial: collections.deque[str | bytes] = collections.deque()  # still to be sent
+        self._again: collections.deque[_InFlight] = collections.deque()
         self._assemblies: dict[int, parts.Assembly] = {}
-        self._under_way: collections.deque[_UnderWay] = collections.deque()
+        self._in_flight: collections.deque[_InFlight] = collections.deque()
         self._handed_over = 0
         self._more = False  # in the uplink than the rate or the socket let through
         self._connected = False
-        self.bell = Bell()
-        self._waker = _Waker(receiver, self.bell)
-        receiver.limit_in_flight(_SHARE if config.send_rate is not None else 0)
-        self._refuse(config.offline_sends == "reject")
-        self._waker.arm()
+        self._watcher = _UplinkWatcher(receiver)
+        self.wakeup = self._watcher.wakeup
+        receiver.limit_in_flight(_max_in_flight(config))
+        receiver.reject_sends(config.offline_sends == "reject")
+        self._watcher.arm()
 
-    def _refuse(self, rejecting: bool) -> None:
-        self._receiver.reject_sends(rejecting)
-
-    def spend(self) -> None:
-        """A control frame was sent."""
+    def control_frame_sent(self) -> None:
+        """A ping or pong was sent."""
         self._bucket.spend()
 
     def connected(self) -> None:
-        """A connection is open: say what is configured first, then what was held."""
+        """A connection is open: send what is configured first, then what was held."""
         self._connected = True
         self._handed_over = 0
-        self._say.extend(self._config.initial_messages)
-        self._refuse(False)
+        self._initial.extend(self._config.initial_messages)
+        self._receiver.reject_sends(False)
         self._more = True
 
     def disconnected(self, connection: Connection) -> None:
         """It is gone."""
         self._settle(connection)
-        left = [entry for entry in self._under_way if entry.sent is not None]
-        self._under_way.clear()
-        self._say.clear()
+        left = [entry for entry in self._in_flight if entry.envelope is not None]
+        self._in_flight.clear()
+        self._initial.clear()
         self._connected = False
         if self._config.offline_sends == "reject":
-            self._refuse(True)
-            self._refuse_all(left)
+            self._receiver.reject_sends(True)
+            self._reject(left)
             self._more = True
         else:
             self._again.extendleft(reversed(left))
 
     def turn(self, connection: Connection | None) -> None:
         """Do what can be done. `connection` is the open one, or None."""
-        if self._waker.rang():
+        if self._watcher.has_fired():
             self._more = True
         self._receiver.look_around()
         if connection is not None and self._connected:
@@ -200,23 +203,23 @@ class Outbox:
             self._hand_over(connection)
             self._settle(connection)
         elif self._config.offline_sends == "reject" and self._more:
-            self._drop()
+            self._reject_waiting()
 
     def deadline(self, connection: Connection | None) -> float | None:
-        """When `turn` is to be called again though the bell does not ring, time.monotonic()."""
-        if not (self._more or self._say or self._again):
+        """When `turn` is to be called again though `wakeup` is not set, time.monotonic()."""
+        if not (self._more or self._initial or self._again):
             return None
-        if connection is None:  # what is held may be a dead worker's, whose lane somebody wants
-            return time.monotonic() + _LOOK
+        if connection is None:  # what is held may be a dead worker's, whose lane is needed
+            return time.monotonic() + _OFFLINE_LOOK
         return time.monotonic() + self._bucket.ready_in() if self._has_room(connection) else None
 
     def _has_room(self, connection: Connection) -> bool:
-        return connection.backlog < _BACKLOG
+        return connection.backlog < _BACKLOG_MAX
 
     def _hand_over(self, connection: Connection) -> None:
         """Put many frames into one write, and again as long as there are more; for a while, since
         there is a connection to be read, too."""
-        for _ in range(_BATCHES):
+        for _ in range(_BATCHES_MAX):
             allowed = self._bucket.whole_tokens()
             if not allowed or not self._has_room(connection):
                 break
@@ -227,95 +230,104 @@ class Outbox:
                 self._put(connection, entry)
             connection.flush()
 
-    def _next(self, limit: int) -> list[_UnderWay]:
+    def _next(self, limit: int) -> list[_InFlight]:
         """What goes next, at most `limit` messages; none if there are none."""
-        batch: list[_UnderWay] = []
-        while self._say and len(batch) < limit:
-            said = self._say.popleft()
-            payload = said.encode() if isinstance(said, str) else said
-            batch.append(_UnderWay(None, payload, text=isinstance(said, str)))
+        batch: list[_InFlight] = []
+        while self._initial and len(batch) < limit:
+            message = self._initial.popleft()
+            payload = message.encode() if isinstance(message, str) else message
+            batch.append(_InFlight(None, payload, text=isinstance(message, str)))
         while self._again and len(batch) < limit:
             batch.append(self._again.popleft())
         if self._more and len(batch) < limit:
             wanted = limit - len(batch)
             taken = self._receiver.read_available(wanted)
-            batch.extend(map(self._judge, taken))
+            batch.extend(map(self._checked, taken))
             if len(taken) < wanted:
                 self._more = False
-                self._waker.arm()
+                self._watcher.arm()
         return batch
 
-    def _judge(self, sent: mpsc.Envelope) -> _UnderWay:
-        """What is to become of a worker's message."""
-        payload, kind = bytes(sent), sent.kind
+    def _checked(self, envelope: mpsc.Envelope) -> _InFlight:
+        """What is sent for a worker's message, if anything."""
+        payload, kind = bytes(envelope), envelope.kind
         if kind == parts.KIND:
-            assembly = self._assemblies.setdefault(sent.sender, parts.Assembly(self._longest))
+            assembly = self._assemblies.setdefault(envelope.sender, parts.Assembly(self._longest))
             try:
                 whole = assembly.add(payload)
             except parts.BadPartError as error:
-                return self._evict(sent, str(error))
+                return self._evict(envelope, str(error))
             except LookupError:  # a manager died with the beginning
-                return _UnderWay(sent, rejected=True)
+                return _InFlight(envelope, rejected=True)
             if whole is None:
-                return _UnderWay(sent)
+                return _InFlight(envelope)
             payload, kind = whole
         if kind == shm.Kind.BINARY:
-            return _UnderWay(sent, payload)
+            return _InFlight(envelope, payload)
         if kind == shm.Kind.TEXT and _is_text(payload):
-            return _UnderWay(sent, payload, text=True)
-        return self._evict(sent, "it sent a text that is not UTF-8, or a kind that is not known")
+            return _InFlight(envelope, payload, text=True)
+        return self._evict(
+            envelope, "it sent a text that is not UTF-8, or a kind that is not known"
+        )
 
-    def _evict(self, sent: mpsc.Envelope, why: str) -> _UnderWay:
+    def _evict(self, envelope: mpsc.Envelope, why: str) -> _InFlight:
         """A worker is not to make the server close everybody's connection."""
-        self._receiver.evict(sent.sender)
-        tell(logging.WARNING, "evicted", ring=self._config.name, lane=sent.sender, why=why)
-        return _UnderWay(sent, rejected=True)
+        self._receiver.evict(envelope.sender)
+        log_event(logging.WARNING, "evicted", ring=self._config.name, lane=envelope.sender, why=why)
+        return _InFlight(envelope, rejected=True)
 
-    def _put(self, connection: Connection, entry: _UnderWay) -> None:
-        self._under_way.append(entry)
+    def _put(self, connection: Connection, entry: _InFlight) -> None:
+        self._in_flight.append(entry)
         if entry.payload is not None:
             connection.put(entry.payload, text=entry.text)
             self._bucket.spend()
 
     def _settle(self, connection: Connection) -> None:
         """Acknowledge what the socket has taken whole, in the order of the tickets."""
-        taken = connection.sent - self._handed_over
-        self._handed_over = connection.sent
+        sent = connection.protocol.sent
+        taken = sent - self._handed_over
+        self._handed_over = sent
         delivered: list[mpsc.Envelope] = []
-        while self._under_way and (taken or self._under_way[0].payload is None):
-            entry = self._under_way.popleft()
+        while self._in_flight and (taken or self._in_flight[0].payload is None):
+            entry = self._in_flight.popleft()
             taken -= entry.payload is not None
             if entry.rejected:
                 self._receiver.ack(delivered)
                 delivered = []
-                self._refuse_all([entry])
-            elif entry.sent is not None:
-                delivered.append(entry.sent)
+                self._reject([entry])
+            elif entry.envelope is not None:
+                delivered.append(entry.envelope)
         if delivered:
             self._receiver.ack(delivered)
 
-    def _refuse_all(self, entries: Iterable[_UnderWay]) -> None:
-        sent = [entry.sent for entry in entries if entry.sent is not None]
-        self._receiver.ack(sent, rejected=True)
+    def _reject(self, entries: Iterable[_InFlight]) -> None:
+        envelopes = [entry.envelope for entry in entries if entry.envelope is not None]
+        self._receiver.ack(envelopes, rejected=True)
 
-    def _drop(self) -> None:
-        """Not connected, and nothing is held: those who sent are told."""
-        for _ in range(_BATCHES):
+    def _reject_waiting(self) -> None:
+        """Not connected, and nothing is held: reject what is in the uplink."""
+        for _ in range(_BATCHES_MAX):
             taken = self._receiver.read_available(_BATCH)
             self._receiver.ack(taken, rejected=True)
             if len(taken) < _BATCH:
                 self._more = False
-                self._waker.arm()
+                self._watcher.arm()
                 break
 
     def close(self) -> None:
-        """End the uplink. What was held or is still in it will not be sent: senders are told."""
-        self._refuse(True)
-        self._refuse_all(self._again)
+        """End the uplink. What was held or is still in it is not sent, and is rejected."""
+        self._receiver.reject_sends(True)
+        self._reject(self._again)
         self._again.clear()
-        self._drop()
+        self._reject_waiting()
         self._receiver.close()
-        self._waker.end()
+        self._watcher.end()
+
+
+def _max_in_flight(config: Config) -> int:
+    if config.max_in_flight is not None:
+        return config.max_in_flight
+    return _IN_FLIGHT_AT_A_RATE if config.send_rate is not None else _NO_LIMIT
 
 
 def _is_text(payload: bytes) -> bool:

@@ -1,4 +1,8 @@
-"""A worker's end: attaching by name, reading, sending, and the connection's state."""
+"""A worker's end: attaching by name, reading, sending, and the connection's state.
+
+What a worker process needs may enter, and what it shares with the manager: the form of the state
+(state.py) and of messages in parts (parts.py). Nothing here knows of sockets.
+"""
 
 from __future__ import annotations
 

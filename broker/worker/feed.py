@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-import time
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from ringcast import shm
-from ringcast.shm import broadcast, mpsc
+from ringcast.shm import broadcast
 
-from . import parts
+from .sending import MessageKind, MessageSender
 from .state import ConnectionState, Phase
 
 if TYPE_CHECKING:
@@ -18,46 +16,36 @@ if TYPE_CHECKING:
 
 __all__ = ["Feed", "attach"]
 
-_KINDS: Final[dict[str | shm.Kind, shm.Kind]] = {
-    "text": shm.Kind.TEXT,
-    "binary": shm.Kind.BINARY,
-    shm.Kind.TEXT: shm.Kind.TEXT,
-    shm.Kind.BINARY: shm.Kind.BINARY,
-}
-
 
 class Feed(broadcast.Reader):
     """What the server says, message by message; made with `attach`.
 
     It has everything that `shm.broadcast.Reader` has (iteration plain and ``async``, `read`,
     `read_available`, `batch`, `cursor`, `lag`, `lost`, `close`, ``with``), knows the connection's
-    state, and sends to the server through the manager.
+    state, and sends to the server through the manager. Threads may share it.
     """
 
-    __slots__ = ("_attaching", "_label", "_owner", "_sender")
+    __slots__ = ("_messages",)
 
-    _attaching: threading.Lock  # or sending in parts
-    """Each feed has its own: a child forked while it is held must not wait for it in another."""
-    _label: str | None
-    _owner: int | None
-    _sender: mpsc.Sender | None
+    _messages: MessageSender
 
     @classmethod
-    def _attach(
+    def attach(
         cls,
         name: str,
-        policy: Literal["block", "lossy"],
-        start: Literal["latest", "oldest"] | int,
-        wait: shm.WaitStrategy | None,
-        label: str | None,
-        owner: int | None,
-        skip: int,
+        *,
+        policy: Literal["block", "lossy"] = "block",
+        start: Literal["latest", "oldest"] | int = "latest",
+        wait: shm.WaitStrategy | None = None,
+        label: str | None = None,
+        owner: int | None = None,
+        skip: int = shm.Kind.EVENT,
     ) -> Self:
-        feed = cls.attach(
+        """As the function `attach`; `skip` as in `shm.broadcast.Reader.attach`."""
+        feed = super().attach(
             name, policy=policy, start=start, wait=wait, label=label, owner=owner, skip=skip
         )
-        feed._attaching = threading.Lock()
-        feed._label, feed._owner, feed._sender = label, owner, None
+        feed._messages = MessageSender(name, label=label, owner=owner, max_message=feed.max_message)
         return feed
 
     @property
@@ -77,11 +65,13 @@ class Feed(broadcast.Reader):
             return dataclasses.replace(state, phase=Phase.ORPHANED)
         return state
 
+    # -- sending
+
     def send(
         self,
         payload: str | Buffer,
         *,
-        kind: Literal["text", "binary"] | shm.Kind | None = None,
+        kind: MessageKind | None = None,
         timeout: float | None = None,
     ) -> int:
         """Send a message to the server, through the manager.
@@ -98,7 +88,8 @@ class Feed(broadcast.Reader):
             The message's ticket: its place in the order of all workers' messages.
 
         Raises:
-            shm.RingFull: no room in time.
+            shm.RingFull: no room in time. Nothing was sent: of a message in parts, the manager
+                throws away those it has.
             shm.MessageTooLarge: longer than may be.
             shm.SendRejected: there is no connection, and the manager is configured to refuse; or
                 messages sent before were rejected. Nothing was sent.
@@ -108,33 +99,37 @@ class Feed(broadcast.Reader):
             shm.RingClosed: the manager has ended, or this end is closed.
             ValueError: `kind` is another, or text as "text" is not UTF-8.
         """
-        number = _KINDS.get(kind) if kind is not None else _kind_of(payload)
-        if number is None:
-            raise ValueError(f'kind is "text" or "binary", not {kind!r}')
-        data = payload.encode() if isinstance(payload, str) else payload
-        if number == shm.Kind.TEXT and not isinstance(payload, str):
-            str(memoryview(data), "utf-8")  # raises what the server would close the connection for
-        sender = self._attached_sender()
-        view = memoryview(data)
-        if view.nbytes <= sender.max_message or not view.c_contiguous:  # which send() refuses
-            return sender.send(data, kind=number, timeout=timeout)
-        return self._send_parts(sender, view.cast("B"), number, timeout)
+        return self._messages.send(payload, kind, timeout)
 
-    def _send_parts(
-        self, sender: mpsc.Sender, data: memoryview, kind: shm.Kind, timeout: float | None
+    def try_send(self, payload: str | Buffer, *, kind: MessageKind | None = None) -> int | None:
+        """As `send`, but waits for no room: the ticket, or None when there is none and nothing was
+        sent. Only attaching to the uplink, with the first message, may take a moment.
+
+        Raises: as `send` does, without RingFull. A message that would go in parts, and so need room
+            that the manager makes only meanwhile, is MessageTooLarge.
+        """
+        return self._messages.try_send(payload, kind)
+
+    async def asend(
+        self,
+        payload: str | Buffer,
+        *,
+        kind: MessageKind | None = None,
+        timeout: float | None = None,
     ) -> int:
-        if len(data) > self.max_message:
-            raise shm.MessageTooLarge(
-                f"a message of {len(data)} bytes is longer than the {self.max_message} that go"
-                " through here, a quarter of the ring's capacity"
-            )
-        end = None if timeout is None else time.monotonic() + timeout
-        ticket = 0
-        with self._attaching:  # parts of two messages are not to mix
-            for part in parts.split(data, kind, sender.max_message):
-                left = None if end is None else max(0.0, end - time.monotonic())
-                ticket = sender.send(part, kind=parts.KIND, timeout=left)
-        return ticket
+        """As `send`, for asyncio: other tasks go on while it waits.
+
+        It waits only when there is no room, until the manager has handed over what this worker sent
+        before; tasks then send in the order in which they came. A buffer must not be changed before
+        this returns.
+
+        Cancelled while it waits, it has sent nothing; a ticket that it returned stands for a
+        message that was sent. One exception: a message in parts (see `send`) whose last part was
+        just being sent may be sent whole, or not at all. Never is a part of it sent to the server.
+
+        Raises: as `send` does.
+        """
+        return await self._messages.asend(payload, kind, timeout)
 
     def flush(self, ticket: int | None = None, timeout: float | None = None) -> None:
         """Wait until the manager has handed a message to the socket.
@@ -147,37 +142,27 @@ class Feed(broadcast.Reader):
             TimeoutError: not in time; it may still be sent.
             shm.SendRejected, shm.SendUnconfirmed, shm.Evicted, shm.RingClosed: as `send` does.
         """
-        self._attached_sender().flush(ticket, timeout)
+        self._messages.flush(ticket, timeout)
 
-    def _attached_sender(self) -> mpsc.Sender:
-        """Attached at the first use: a worker that only reads takes no lane."""
-        if self.closed:
-            raise shm.RingClosed("this feed is closed")
-        with self._attaching:
-            if self._sender is None:
-                self._sender = mpsc.Sender.attach(self.name, label=self._label, owner=self._owner)
-            sender = self._sender
-        if self.closed:  # meanwhile, and `close` may have seen no sender
-            sender.close()
-            raise shm.RingClosed("this feed is closed")
-        return sender
+    async def aflush(self, ticket: int | None = None, timeout: float | None = None) -> None:
+        """As `flush`, for asyncio: other tasks go on while it waits. Cancelling it changes nothing:
+        the message is under way, and what becomes of it is reported to a later call.
+
+        Raises: as `flush` does.
+        """
+        await self._messages.aflush(ticket, timeout)
+
+    # -- closing
 
     def close(self) -> None:
-        """Leave the ring and the uplink; what was sent is sent. Raises as the reader's does."""
+        """Leave the ring and the uplink; what was sent is sent, and calls that wait raise
+        RingClosed. Raises as the reader's does."""
         super().close()
-        self._close_sender()
+        self._messages.close()
 
     def __exit__(self, *exc: object) -> None:
-        self._close_sender()
+        self._messages.close()
         super().__exit__(*exc)
-
-    def _close_sender(self) -> None:
-        if self._sender is not None:
-            self._sender.close()
-
-
-def _kind_of(payload: str | Buffer) -> shm.Kind:
-    return shm.Kind.TEXT if isinstance(payload, str) else shm.Kind.BINARY
 
 
 def attach(
@@ -204,5 +189,12 @@ def attach(
 
     Raises: as `shm.broadcast.Reader.attach` does; RingNotFound while there is no manager.
     """
-    skip = 0 if events else shm.Kind.EVENT
-    return Feed._attach(name, policy, start, wait, label, owner, skip)
+    return Feed.attach(
+        name,
+        policy=policy,
+        start=start,
+        wait=wait,
+        label=label,
+        owner=owner,
+        skip=0 if events else shm.Kind.EVENT,
+    )

@@ -34,7 +34,6 @@ from ringcast import shm
 
 __all__ = ["ConnectionState", "Phase", "connection"]
 
-_NOTE_MAX: Final = 1016
 _URL_MAX: Final = 300
 _ERROR_MAX: Final = 300
 
@@ -46,7 +45,7 @@ class Phase(enum.StrEnum):
     CONNECTING = "connecting"
     OPEN = "open"
     RECONNECTING = "reconnecting"
-    """For the next attempt."""
+    """Waiting to make the next attempt."""
     CLOSING = "closing"
     STOPPED = "stopped"
     ORPHANED = "orphaned"

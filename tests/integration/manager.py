@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -195,11 +196,13 @@ class Server:
         finally:
             sock.close()
 
-    def stop(self) -> None:
-        """End every connection, and raise what a script raised."""
+    def stop(self, accepting: threading.Thread) -> None:
+        """End the thread that accepts and every connection; raise what a script raised."""
         self._stopping = True
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
+        accepting.join(DEADLINE)
+        assert not accepting.is_alive()
         for thread, sock in self._live:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -221,10 +224,7 @@ def serving(
         try:
             yield server
         finally:
-            try:
-                server.stop()
-            finally:
-                thread.join(DEADLINE)
+            server.stop(thread)
 
 
 def speaking(*messages: str | bytes) -> Script:
@@ -253,16 +253,16 @@ def answering(response: str) -> Script:
 # ---- the manager, and a worker -------------------------------------------------------------
 
 
-def tell(message: Message) -> str:
+def describe(message: Message) -> str:
     """A record in a few words."""
     if message.kind == shm.Kind.TEXT:
         return f"text {message.text()}"
     if message.kind == shm.Kind.BINARY:
         return f"binary {bytes(message).decode('latin-1')}"
-    return tell_event(json.loads(bytes(message)))
+    return describe_event(json.loads(bytes(message)))
 
 
-def tell_event(event: dict[str, Any]) -> str:
+def describe_event(event: dict[str, Any]) -> str:
     """An event in a few words: what differs between two runs of a test is left out."""
     match event["event"]:
         case "connecting":
@@ -296,7 +296,7 @@ class Watch:
         assert message is not None, f"nothing came after {self.events}"
         if message.kind == shm.Kind.EVENT:
             self.events.append(json.loads(bytes(message)))
-        return tell(message)
+        return describe(message)
 
     def until(self, beginning: str) -> list[str]:
         """All records up to the one that begins so."""
@@ -374,6 +374,13 @@ def watching(config: Config, **options: Any) -> Iterator[Watch]:
         watch.end()
     if failures:
         raise failures[0]
+
+
+def kill(manager: Manager) -> None:
+    """SIGKILL a child manager, and wait for its end."""
+    assert manager.pid is not None
+    os.kill(manager.pid, signal.SIGKILL)
+    assert manager.join(DEADLINE) == -signal.SIGKILL
 
 
 def is_running(pid: int) -> bool:

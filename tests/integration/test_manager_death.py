@@ -18,7 +18,7 @@ from typing import Final
 from ringcast import Config, Manager, Phase, attach, shm
 from tests.conftest import DEADLINE, Processes, eventually
 
-from .manager import Peer, listen, quick, serving, speaking, tell, url_of
+from .manager import Peer, describe, kill, listen, quick, serving, speaking, url_of
 from .traffic import cpu_seconds
 
 LIVES: Final = 3
@@ -57,7 +57,7 @@ def take_all(name: str, pipe: Connection) -> None:
     with attach(name, start="oldest", events=True) as feed:
         pipe.send(None)
         for message in feed:
-            seen.append((message.sequence, message.gap, message.epoch, tell(message)))
+            seen.append((message.sequence, message.gap, message.epoch, describe(message)))
         pipe.send((feed.lost, seen))
 
 
@@ -87,13 +87,6 @@ class Workers:
         assert {gap for _, gap, *_ in seen} == {0}
         found: Seen = seen
         return found
-
-
-def kill(manager: Manager) -> None:
-    """SIGKILL it, and wait for its end."""
-    assert manager.pid is not None
-    os.kill(manager.pid, signal.SIGKILL)
-    assert manager.join(DEADLINE) == -signal.SIGKILL
 
 
 def published(name: str, more: int) -> None:

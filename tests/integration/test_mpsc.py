@@ -21,9 +21,9 @@ from ringcast.shm import mpsc
 from ringcast.shm.mpsc import Receiver, Sender
 from tests.conftest import Processes, eventually
 
-from . import letters
+from . import numbered
 from .conftest import Victims
-from .letters import Box, letter
+from .numbered import OrderChecker, numbered_message
 from .test_wakeup import Watch, check, take_core
 
 # ---- order ---------------------------------------------------------------------------------
@@ -36,8 +36,10 @@ def send_many(name: str, who: int, count: int, where: Path) -> None:
     tickets = array("Q")
     with Sender.attach(name) as sender:
         for n in range(count):
-            ticket = sender.try_send(letter(who, n, LONG))
-            tickets.append(sender.send(letter(who, n, LONG)) if ticket is None else ticket)
+            ticket = sender.try_send(numbered_message(who, n, LONG))
+            tickets.append(
+                sender.send(numbered_message(who, n, LONG)) if ticket is None else ticket
+            )
         sender.flush()
     where.write_bytes(tickets.tobytes())
 
@@ -46,21 +48,21 @@ def check_order(
     name: str, processes: Processes, tmp_path: Path, total: int, lane_bytes: int, window: int
 ) -> None:
     """8 processes; the order received is the one that the tickets tell, and each sender's own."""
-    senders, box = 8, Box(LONG)
+    senders, checker = 8, OrderChecker(LONG)
     received: dict[int, array[int]] = defaultdict(lambda: array("Q"))
     with Receiver.create(name, max_senders=senders, lane_bytes=lane_bytes) as receiver:
         receiver.limit_in_flight(window)
         for who in range(senders):
             processes.start(send_many, name, who, total // senders, tmp_path / str(who))
-        end = letters.deadline() + total / 10_000
-        while box.received < total:
+        end = numbered.deadline() + total / 10_000
+        while checker.received < total:
             assert time.monotonic() < end, mpsc.status(name)
             message = receiver.read(timeout=1)
             for each in [message, *receiver.read_available()] if message is not None else []:
-                received[box.take(each)].append(each.ticket)
+                received[checker.take(each)].append(each.ticket)
         processes.join()
         assert receiver.read_available() == []
-        assert box.ticket == total
+        assert checker.ticket == total
         assert (receiver.voided, receiver.senders_evicted) == (0, 0)
         assert mpsc.status(name).senders == ()
     for who in range(senders):
@@ -101,48 +103,50 @@ def lanes(name: str) -> int:
 def test_a_sender_dies_at_any_step(name: str, seed: int, victims: Victims, step: int) -> None:
     """What it had committed comes, the rest doesn't, nobody waits, and its lane is used again."""
     nth = random.Random(seed).randint(1, 20)
-    box = Box()
-    with letters.create(name) as receiver, Sender.attach(name) as survivor:
+    checker = OrderChecker()
+    with numbered.create(name) as receiver, Sender.attach(name) as survivor:
         victim = victims(step, nth, "send", name, VICTIM)
         victim.ready()
-        survivor.send(letter(SURVIVOR, 0), timeout=0)
+        survivor.send(numbered_message(SURVIVOR, 0), timeout=0)
         assert victim.dies() == nth - 1
-        survivor.send(letter(SURVIVOR, 1), timeout=0)
-        box.take_all(receiver)
-        assert box.expected[SURVIVOR] == 2
-        assert box.expected[VICTIM] == nth - (step not in COMMITTED)
+        survivor.send(numbered_message(SURVIVOR, 1), timeout=0)
+        checker.take_all(receiver)
+        assert checker.expected[SURVIVOR] == 2
+        assert checker.expected[VICTIM] == nth - (step not in COMMITTED)
         survivor.flush(timeout=0)
         eventually(lambda: receiver.read_available() or lanes(name) == 1, "its lane is free")
         with Sender.attach(name) as heir:
             assert heir.lane == 1
             for n in range(100):
-                heir.send(letter(3, n), timeout=0)
-                survivor.send(letter(SURVIVOR, 2 + n), timeout=0)
-                box.take_all(receiver)
-            assert (box.expected[3], box.expected[SURVIVOR]) == (100, 102)
+                heir.send(numbered_message(3, n), timeout=0)
+                survivor.send(numbered_message(SURVIVOR, 2 + n), timeout=0)
+                checker.take_all(receiver)
+            assert (checker.expected[3], checker.expected[SURVIVOR]) == (100, 102)
         assert (receiver.voided, receiver.senders_evicted) == (0, 0)
 
 
 def kill_senders(name: str, processes: Processes, seed: int, rounds: int) -> None:
     """Three send; one of two is killed each round, and replaced. The third gets on in each."""
     rng = random.Random(seed)
-    box, numbers = Box(), iter(range(10, 1 << 30))
-    with letters.create(name) as receiver:
-        processes.start(letters.send_for_ever, name, SURVIVOR)
-        doomed = [processes.start(letters.send_for_ever, name, next(numbers)) for _ in range(2)]
+    checker, numbers = OrderChecker(), iter(range(10, 1 << 30))
+    with numbered.create(name) as receiver:
+        processes.start(numbered.send_for_ever, name, SURVIVOR)
+        doomed = [processes.start(numbered.send_for_ever, name, next(numbers)) for _ in range(2)]
         for _ in range(rounds):
-            end = letters.deadline()
-            goal = box.expected[SURVIVOR] + rng.randint(1, 300)
-            while box.expected[SURVIVOR] < goal:
+            end = numbered.deadline()
+            goal = checker.expected[SURVIVOR] + rng.randint(1, 300)
+            while checker.expected[SURVIVOR] < goal:
                 assert time.monotonic() < end, mpsc.status(name)
-                box.take_all(receiver)
+                checker.take_all(receiver)
             victim = doomed.pop(rng.randrange(2))
             processes.kill(victim)
-            doomed.append(processes.start(letters.send_for_ever, name, next(numbers)))
+            doomed.append(processes.start(numbered.send_for_ever, name, next(numbers)))
         newest = next(numbers) - 1
-        eventually(lambda: box.take_all(receiver) and box.expected[newest], "the newest sends")
+        eventually(
+            lambda: checker.take_all(receiver) and checker.expected[newest], "the newest sends"
+        )
         assert (receiver.voided, receiver.senders_evicted) == (0, 0)
-        assert receiver.ticket == box.received
+        assert receiver.ticket == checker.received
 
 
 def test_senders_are_killed_at_random(name: str, processes: Processes, seed: int) -> None:
@@ -178,23 +182,23 @@ def test_a_receiver_dies_at_any_step(
     victim.ready()
     senders = [Sender.attach(name), Sender.attach(name)]
     for n in range(40):
-        senders[n % 2].send(letter(n % 2, n // 2), timeout=0)
+        senders[n % 2].send(numbered_message(n % 2, n // 2), timeout=0)
     assert victim.dies() == nth - 1
     first = nth - (step == 70)
     with Receiver.resume(name) as receiver:
         assert (receiver.epoch, receiver.ticket) == (2, first)
-        box = Box()
-        box.expected.update({0: (first + 1) // 2, 1: first // 2})
-        assert box.take_all(receiver) == 40 - first
+        checker = OrderChecker()
+        checker.expected.update({0: (first + 1) // 2, 1: first // 2})
+        assert checker.take_all(receiver) == 40 - first
         told = [unconfirmed(sender) for sender in senders]
         taken_unsaid = first - (nth - 1) if auto_ack else first
         assert sum(told) == taken_unsaid
         receiver.limit_in_flight(1)
         for n in range(20, 120):
             for who, sender in enumerate(senders):
-                sender.send(letter(who, n), timeout=0)
-                box.take_all(receiver)
-        assert box.expected == {0: 120, 1: 120}
+                sender.send(numbered_message(who, n), timeout=0)
+                checker.take_all(receiver)
+        assert checker.expected == {0: 120, 1: 120}
         assert [sender.pending for sender in senders] == [0, 0]
         assert (receiver.voided, receiver.senders_evicted) == (0, 0)
         for sender in senders:
@@ -224,7 +228,7 @@ def test_a_lane_is_not_lost_with_a_receiver(name: str, seed: int, victims: Victi
 
 def receive_for_ever(name: str, how: str, pipe: int) -> None:
     """A process: receive, and pass each on, until it is killed."""
-    receiver = letters.create(name) if how == "create" else Receiver.resume(name)
+    receiver = numbered.create(name) if how == "create" else Receiver.resume(name)
     while True:
         message = receiver.read()
         if message is not None:
@@ -239,7 +243,7 @@ class Pipe:
         os.set_blocking(self.ours, False)
         self.held = b""
 
-    def drain(self, box: Box) -> None:
+    def drain(self, checker: OrderChecker) -> None:
         """Look at what has come."""
         try:
             self.held += os.read(self.ours, 1 << 16)
@@ -248,7 +252,7 @@ class Pipe:
         at = 0
         while at < len(self.held) and at + self.held[at] < len(self.held):
             after = at + 1 + self.held[at]
-            box.take_payload(self.held[at + 1 : after], lossy=True)
+            checker.take_payload(self.held[at + 1 : after], lossy=True)
             at = after
         self.held = self.held[at:]
 
@@ -268,17 +272,17 @@ def is_at(name: str, epoch: int) -> bool:
 def kill_receivers(name: str, processes: Processes, seed: int, rounds: int) -> None:
     """A chain of receivers takes what three senders send. Of each that is killed the message in
     hand is lost at most, and the one that it was about to pass on."""
-    rng, box, pipe = random.Random(seed), Box(), Pipe()
+    rng, checker, pipe = random.Random(seed), OrderChecker(), Pipe()
 
     def goes_on(least: int) -> bool:
-        pipe.drain(box)
-        return box.received >= least
+        pipe.drain(checker)
+        return checker.received >= least
 
     receiver = processes.start(receive_for_ever, name, "create", pipe.theirs)
-    senders = [processes.start(letters.send_for_ever, name, who) for who in range(3)]
+    senders = [processes.start(numbered.send_for_ever, name, who) for who in range(3)]
     for epoch in range(1, rounds + 1):
         eventually(lambda epoch=epoch: is_at(name, epoch), "it has begun")  # type: ignore[misc]
-        goal = box.received + rng.randint(1, 2000)
+        goal = checker.received + rng.randint(1, 2000)
         eventually(lambda goal=goal: goes_on(goal), "messages come")  # type: ignore[misc]
         processes.kill(receiver)
         receiver = processes.start(receive_for_ever, name, "resume", pipe.theirs)
@@ -286,16 +290,16 @@ def kill_receivers(name: str, processes: Processes, seed: int, rounds: int) -> N
     eventually(lambda: goes_on(goal + 5000), "messages come")
     processes.kill(receiver)
     while select.select([pipe.ours], [], [], 0)[0]:
-        pipe.drain(box)
+        pipe.drain(checker)
     with Receiver.resume(name) as last:
         assert last.epoch == rounds + 2
         for message in last.read_available():
-            box.take_payload(bytes(message), lossy=True)
+            checker.take_payload(bytes(message), lossy=True)
         assert last.voided == 0
     processes.join(*senders)
     pipe.close()
-    assert min(box.expected[who] for who in range(3)) > 0
-    assert box.lost <= 2 * (rounds + 1)
+    assert min(checker.expected[who] for who in range(3)) > 0
+    assert checker.lost <= 2 * (rounds + 1)
 
 
 def test_receivers_are_killed_at_random(name: str, processes: Processes, seed: int) -> None:
@@ -363,7 +367,7 @@ def orphan(name: str) -> None:
     """An uplink whose receiver has died."""
     child = os.fork()
     if child == 0:
-        letters.create(name)
+        numbered.create(name)
         os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
 

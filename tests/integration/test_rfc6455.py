@@ -2,6 +2,8 @@
 
 The table is of cases; each is said whole, byte by byte and in the midst of other messages, over
 plain TCP and over TLS, where each write is a record and so is received on its own.
+
+One file, for it is one proof: the table, the ways to say it, and a model that agrees with both.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -17,11 +18,11 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.server import ServerConnection, serve
 
 from ringcast import ConfigError, Feed, Manager, attach, shm
-from ringcast.broker.manager.outbox import Bucket
+from ringcast.broker.manager.outbox import TokenBucket
 from ringcast.shm import mpsc
 from tests.conftest import DEADLINE, Processes, eventually
 
-from .manager import Peer, Script, listen, quick, serving, speaking, url_of, watching
+from .manager import Peer, Script, kill, listen, quick, serving, speaking, url_of, watching
 
 WORKERS = 4
 MESSAGES = 10_000
@@ -193,6 +194,46 @@ def test_messages_longer_than_a_lane_go_through_it_in_parts(name: str) -> None:
     assert heard == sent
 
 
+def test_tasks_send_through_a_small_lane_and_flush(name: str) -> None:
+    heard: list[str] = []
+    count = 1000
+
+    async def main(feed: Feed) -> None:
+        async with asyncio.timeout(DEADLINE):
+            for number in range(count):
+                await feed.asend(f"{number}".ljust(100))
+            await feed.asend("long".ljust(5000))
+            await feed.aflush()
+
+    with (
+        serving(collecting(heard)) as server,
+        watching(quick(name, server.url, send_buffer_bytes=1024)) as watch,
+    ):
+        asyncio.run(main(watch.feed))
+        eventually(lambda: len(heard) == count + 1, "all were heard")
+    assert heard == [*(f"{number}".ljust(100) for number in range(count)), "long".ljust(5000)]
+
+
+def test_a_long_message_that_was_given_up_is_never_heard(name: str) -> None:
+    heard: list[str] = []
+    listener = listen()
+
+    async def give_up(feed: Feed) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await feed.asend("half".ljust(10_000))
+
+    with watching(quick(name, url_of(listener), send_buffer_bytes=1024)) as watch:
+        asyncio.run(give_up(watch.feed))  # nobody serves the socket yet
+        assert mpsc.status(name).pending > 0
+        with serving(collecting(heard), listener=listener):
+            watch.feed.send("whole".ljust(10_000), timeout=DEADLINE)
+            watch.feed.flush(timeout=DEADLINE)
+            eventually(lambda: heard, "it was heard")
+            watch.end()
+    assert heard == ["whole".ljust(10_000)]
+
+
 # ---- without a connection ------------------------------------------------------------------
 
 
@@ -318,9 +359,10 @@ def test_after_a_manager_s_death_senders_are_told_what_nobody_knows(name: str) -
     reset = threading.Event()
     with serving(unread(reset), collecting(heard)) as server:
         config = quick(name, server.url, **config_of)
-        manager = Manager(config)
-        manager.start()
-        with attach(name, start="oldest", events=True) as feed:
+        with (
+            Manager(config) as manager,
+            attach(name, start="oldest", events=True) as feed,
+        ):
             eventually(lambda: feed.state.phase == "open", "it is open")
             sent = send_until_full(feed, [f"{n} ".ljust(100_000, "x") for n in range(MANY)])
             kill(manager)
@@ -340,9 +382,7 @@ def test_a_manager_that_can_t_start_leaves_what_the_dead_one_held(name: str) -> 
     heard: list[str] = []
     listener = listen()
     config = quick(name, url_of(listener))
-    manager = Manager(config)
-    manager.start()
-    with attach(name) as feed:
+    with Manager(config) as manager, attach(name) as feed:
         feed.send("held")
         kill(manager)
         with pytest.raises(ConfigError, match="slots=1000 is not a power of two"):
@@ -352,12 +392,14 @@ def test_a_manager_that_can_t_start_leaves_what_the_dead_one_held(name: str) -> 
             eventually(lambda: heard == ["held"], "it was heard")
 
 
-def kill(manager: Manager) -> None:
-    """SIGKILL a child manager, and wait for it."""
-    assert manager._child is not None
-    manager._child.kill()
-    assert manager.join(DEADLINE) is not None
-    manager._end_child(DEADLINE)
+def test_each_worker_may_have_so_many_messages_in_flight(name: str) -> None:
+    with (
+        listen() as listener,
+        watching(quick(name, url_of(listener), max_in_flight=3)) as watch,
+        attach(name) as other,
+    ):
+        assert [watch.feed.try_send("x") for _ in range(4)] == [0, 1, 2, None]
+        assert other.try_send("y") == 3
 
 
 # ---- at a bounded rate ---------------------------------------------------------------------
@@ -420,7 +462,7 @@ def test_a_worker_over_its_share_waits_and_others_do_not(name: str) -> None:
 
 
 def test_pings_and_pongs_are_paid_for() -> None:
-    bucket = Bucket(rate=0.001, burst=3)
+    bucket = TokenBucket(rate=0.001, burst=3)
     assert bucket.whole_tokens() == 3
     bucket.spend(5)
     assert bucket.whole_tokens() == 0
@@ -428,14 +470,14 @@ def test_pings_and_pongs_are_paid_for() -> None:
 
 
 def test_a_flood_of_pings_is_not_a_debt_without_end() -> None:
-    bucket = Bucket(rate=10.0, burst=2)
+    bucket = TokenBucket(rate=10.0, burst=2)
     for _ in range(100_000):
         bucket.spend()
     assert bucket.ready_in() <= 0.3
 
 
 def test_without_a_rate_there_is_no_waiting() -> None:
-    bucket = Bucket(rate=None, burst=1)
+    bucket = TokenBucket(rate=None, burst=1)
     for _ in range(1000):
         bucket.spend()
     assert bucket.whole_tokens() > 1
@@ -452,7 +494,7 @@ def test_without_a_rate_there_is_no_waiting() -> None:
         pytest.param(lambda sender: sender.send(b"{}", kind=shm.Kind.EVENT), id="neither kind"),
     ],
 )
-def test_a_worker_that_would_have_the_connection_closed_is_evict(
+def test_a_worker_that_would_have_the_connection_closed_is_evicted(
     name: str, misdeed: Callable[[mpsc.Sender], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[str] = []

@@ -20,7 +20,7 @@ from typing import cast
 from ringcast import shm
 from ringcast.shm.broadcast import Reader, Writer
 from ringcast.shm.mpsc import Receiver, Sender
-from tests.integration import letters, traffic
+from tests.integration import numbered, traffic
 
 MESSAGES = 5000  # far more than it takes to reach any step
 
@@ -45,18 +45,18 @@ def attach(name: str, policy: str) -> None:
 
 
 def send(name: str, who: str) -> None:
-    """Send letters through an uplink."""
+    """Send numbered messages through an uplink."""
     with Sender.attach(name) as sender:
         os.write(1, b"r")
         os.read(0, 1)
         for n in range(MESSAGES):
-            sender.send(letters.letter(int(who), n))
+            sender.send(numbered.numbered_message(int(who), n))
             os.write(1, b".")
 
 
 def receive(name: str, how: str, auto_ack: str) -> None:
-    """Receive letters, one at a time."""
-    make = letters.create if how == "create" else Receiver.resume
+    """Receive numbered messages, one at a time."""
+    make = numbered.create if how == "create" else Receiver.resume
     receiver = make(name, auto_ack=auto_ack == "True")
     os.write(1, b"r")
     os.read(0, 1)

@@ -22,19 +22,19 @@ _ABOUT: Final = struct.Struct("<II")
 _NOISE: Final = random.Random(1).randbytes(4096)
 
 
-def letter(who: int, n: int, longest: int = LONGEST) -> bytes:
+def numbered_message(who: int, n: int, longest: int = LONGEST) -> bytes:
     """The whole message; from 8 to `longest` bytes."""
     size = (who * 7919 + n * 104729) % (longest - _ABOUT.size + 1)
     start = (who + n * 31) % 1021
     return _ABOUT.pack(who, n) + _NOISE[start : start + size]
 
 
-class Box:
+class OrderChecker:
     """Is given what was received, and asserts that it is whole, and in order.
 
     Attributes:
-        expected: for each sender, its next letter.
-        lost: letters that did not come.
+        expected: for each sender, its next message.
+        lost: messages that did not come.
     """
 
     def __init__(self, longest: int = LONGEST) -> None:
@@ -54,7 +54,9 @@ class Box:
         """Look at one message's content."""
         who, n = _ABOUT.unpack_from(payload)
         assert isinstance(who, int)
-        assert payload == letter(who, n, self.longest), f"letter {n} of {who} is not as sent"
+        assert payload == numbered_message(who, n, self.longest), (
+            f"message {n} of {who} is not as sent"
+        )
         missing = n - self.expected[who]
         assert missing == 0 or (lossy and missing > 0), (who, n, self.expected[who])
         self.lost += missing
@@ -96,7 +98,7 @@ def send_for_ever(name: str, who: int) -> None:
     try:
         while True:
             try:
-                sender.send(letter(who, n))
+                sender.send(numbered_message(who, n))
                 n += 1
             except shm.SendUnconfirmed:
                 continue
