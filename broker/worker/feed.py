@@ -18,7 +18,7 @@ __all__ = ["Feed", "attach"]
 
 
 class Feed(broadcast.Reader):
-    """What the server says, message by message; made with `attach`.
+    """The server's messages, one after the other; made with `attach`.
 
     It has everything that `shm.broadcast.Reader` has (iteration plain and ``async``, `read`,
     `read_available`, `batch`, `cursor`, `lag`, `lost`, `close`, ``with``), knows the connection's
@@ -95,7 +95,7 @@ class Feed(broadcast.Reader):
                 messages sent before were rejected. Nothing was sent.
             shm.SendUnconfirmed: a manager died with messages sent before; nobody knows of them.
                 Nothing was sent.
-            shm.Evicted: the manager cut this worker off, for text that was not UTF-8.
+            shm.Evicted: the manager evicted this worker's sender, for text that was not UTF-8.
             shm.RingClosed: the manager has ended, or this end is closed.
             ValueError: `kind` is another, or text as "text" is not UTF-8.
         """

@@ -107,7 +107,8 @@ def attached(name: str, readers: int, process: subprocess.Popen[str]) -> None:
     """Return when so many readers are attached, or the program has ended already."""
 
     def there() -> bool:
-        return len(shm.status(name).readers) >= readers or process.poll() is not None
+        active = [r for r in shm.status(name).readers if r.state == "active"]
+        return len(active) >= readers or process.poll() is not None
 
     eventually(there, f"{readers} readers of {name}")
 

@@ -161,7 +161,7 @@ def test_names_complete(writer: Writer) -> None:
 
 
 def test_bench_names_the_extra_if_a_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ringcast.benchmarks.method", None)
+    monkeypatch.setitem(sys.modules, "ringcast.benchmarks.report", None)
     result = run("bench")
     assert result.exit_code == 1
     assert result.stderr.startswith("ringcast bench: ")
