@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from . import _endpoint, _uplink, blocks
+from . import _endpoint, _receiver, _sender, _uplink, blocks
 from ._endpoint import MAKING
 from .counters import LaneCounters
 from .names import check_name, uplink_semaphores
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Envelope", "Receiver", "Sender", "SenderStatus", "UplinkStatus", "status"]
 
-Envelope = _uplink.Envelope
+Envelope = _receiver.Envelope
 
 
-class Receiver(Owner, _uplink.Receiver):
+class Receiver(Owner, _receiver.Receiver):
     """The one receiver. Made with `create` or `resume`, not directly.
 
     As a context manager it closes and unlinks the uplink at the end.
@@ -119,7 +119,7 @@ class Receiver(Owner, _uplink.Receiver):
         return f"<Receiver of {self.name!r} {state}>"
 
 
-class Sender(_uplink.Sender):
+class Sender(_sender.Sender):
     """One of the senders. Made with `attach`, not directly.
 
     Threads may share it. A forked child can't use it; it attaches anew. As a context manager it is
