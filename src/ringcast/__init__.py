@@ -21,16 +21,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .broker import (
-        Config,
-        ConfigError,
-        ConnectionState,
-        Feed,
-        Manager,
-        ManagerError,
-        Phase,
-        attach,
-    )
+    from .broker.config import Config, ConfigError
+    from .broker.manager import Manager, ManagerError
+    from .broker.worker import ConnectionState, Feed, Phase, attach
     from .shm.errors import (
         Evicted,
         LayoutMismatch,
@@ -71,25 +64,19 @@ __all__ = [
     "attach",
 ]
 
-_FROM_BROKER = frozenset(
-    {
-        "Config",
-        "ConfigError",
-        "ConnectionState",
-        "Feed",
-        "Manager",
-        "ManagerError",
-        "Phase",
-        "attach",
-    }
-)
+_ROOMS = {
+    ".broker.config": ("Config", "ConfigError"),
+    ".broker.manager": ("Manager", "ManagerError"),
+    ".broker.worker": ("ConnectionState", "Feed", "Phase", "attach"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
     """Load a public name at its first use."""
     if name not in __all__:
         raise AttributeError(f"module 'ringcast' has no attribute {name!r}")
-    module = importlib.import_module(".broker" if name in _FROM_BROKER else ".shm.errors", __name__)
+    module = importlib.import_module(_ROOM_OF.get(name, ".shm.errors"), __name__)
     value: object = getattr(module, name)
     globals()[name] = value
     return value

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
 
+import ringcast
 from ringcast import shm
 from ringcast.shm import broadcast, mpsc
 
@@ -47,6 +50,30 @@ C_TYPES = {"uint64_t": "u8", "uint32_t": "u4", "uint16_t": "u2"}
 def test_names_of_the_package() -> None:
     assert sorted(shm.__all__) == sorted(NAMES)
     assert sorted(broadcast.__all__) == ["Batch", "Message", "Reader", "Reservation", "Writer"]
+
+
+TOP: Final = (
+    "Config ConfigError ConnectionState Evicted Feed LayoutMismatch Manager ManagerError"
+    " MessageTooLarge Phase RingClosed RingCorrupt RingError RingExists RingFull RingNotFound"
+    " SendRejected SendUnconfirmed TooManyReaders TooManySenders attach"
+)
+
+
+def test_names_at_the_top() -> None:
+    assert sorted(ringcast.__all__) == sorted(TOP.split())
+    assert set(ringcast.__all__) <= set(dir(ringcast))
+    for name in ringcast.__all__:
+        assert getattr(ringcast, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ringcast.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("use", ["import ringcast.shm", "import ringcast; ringcast.attach"])
+def test_a_worker_loads_no_websocket_client(use: str) -> None:
+    code = f"{use}\nimport sys\nprint([name for name in sys.modules if 'websocket' in name])"
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("module", [shm, broadcast])
