@@ -44,6 +44,15 @@ cdef class Endpoint:
     cdef void finish(self) noexcept
 
 
+cdef class OwnerEnd:
+    cdef Endpoint endpoint
+    cdef sem_t *wake
+    cdef bint opened
+    cdef readonly bint abandoned  # let go without having been ended
+    cdef int own(self, Endpoint endpoint, sem_t *wake) except -1
+    cdef int begin_end(self) except -1
+
+
 cdef class Semaphores:
     cdef sem_t **handles
     cdef int count

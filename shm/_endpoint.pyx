@@ -304,6 +304,42 @@ cdef class Endpoint:
         return held == 1
 
 
+cdef class OwnerEnd:
+    """How the end of a ring's or uplink's owner, its writer or receiver, is closed or let go."""
+
+    cdef int own(self, Endpoint endpoint, sem_t *wake) except -1:
+        """Take this endpoint, which holds the owner's lock; `wake` is what its threads sleep on."""
+        self.endpoint = endpoint
+        self.wake = wake
+        return 0
+
+    cdef int begin_end(self) except -1:
+        """No thread waits in this end any more, and it is closed, keeping the lock; 0: it was
+        closed already, or is a forked child's copy."""
+        if not self.opened:
+            return 0
+        self.opened = False
+        if rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
+            return 0
+        leave(&self.endpoint.c, self.wake)
+        return 1
+
+    def abandon(self) -> None:
+        """Let go without ending it, as a crash would: `resume` goes on with it."""
+        if self.begin_end():
+            self.abandoned = True
+        self.endpoint.finish()
+
+    def _release(self) -> None:
+        """Give up the owner's lock, after the end."""
+        self.endpoint.finish()
+
+    @property
+    def closed(self) -> bool:
+        """Is this end closed?"""
+        return not self.opened or rc_endpoint_phase(&self.endpoint.c) != RC_OPEN
+
+
 @cython.final
 cdef class Semaphores:
     """Handles on named semaphores that exist already, in the order of their names.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Self
 
-from ._endpoint import Endpoint, Semaphores, WaitStrategy
+from ._endpoint import Endpoint, OwnerEnd, Semaphores, WaitStrategy
 from ._uplink import Uplink
 
 class Envelope:
@@ -20,7 +20,7 @@ class Envelope:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
-class Receiver:
+class Receiver(OwnerEnd):
     def __new__(
         cls,
         making: object,
@@ -41,11 +41,6 @@ class Receiver:
     def wait_into(self, eventfd: int) -> bool: ...
     def close(self) -> None: ...
     def _end(self) -> bool: ...
-    def abandon(self) -> None: ...
-    @property
-    def abandoned(self) -> bool: ...
-    @property
-    def closed(self) -> bool: ...
     @property
     def name(self) -> str: ...
     @property

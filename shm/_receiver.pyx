@@ -25,7 +25,7 @@ from ringcast.shm._core cimport (
     rc_wait_begins, rc_wait_ended, rc_wait_strategy, rc_waits, write,
 )
 from ringcast.shm._endpoint cimport (
-    Endpoint, Semaphores, WaitStrategy, check_making, check_open, deadline_of, leave,
+    Endpoint, OwnerEnd, Semaphores, WaitStrategy, check_making, check_open, deadline_of,
 )
 from ringcast.shm._uplink cimport Uplink
 
@@ -87,18 +87,16 @@ cdef class Envelope:
         return f"<Envelope {self.ticket} by {self.sender}, {len(self)} bytes>"
 
 
-cdef class Receiver:
+cdef class Receiver(OwnerEnd):
     """The native half of `shm.mpsc.Receiver`, which see."""
 
     cdef rc_receiver c
     cdef Uplink uplink
-    cdef Endpoint endpoint
     cdef Semaphores semaphores
     cdef WaitStrategy wait
     cdef rc_waits waits  # used by the one thread whose turn it is
     cdef uint64_t *arrays
-    cdef bint opened, auto_ack
-    cdef readonly bint abandoned
+    cdef bint auto_ack
     cdef int64_t reaped_ns
     cdef object taken  # without auto_ack: what is to be acknowledged, in order
     cdef object __weakref__
@@ -117,13 +115,13 @@ cdef class Receiver:
         if self.arrays == NULL:
             raise MemoryError
         self.uplink = uplink
-        self.endpoint = endpoint
         self.semaphores = semaphores
         self.wait = wait
         self.auto_ack = auto_ack
         self.taken = collections.deque()
         rc_receiver_map(&self.c, uplink.c.segment.address, &uplink.c.map.g, semaphores.handles,
                         semaphores.handles[n], self.arrays, self.arrays + n)
+        self.own(endpoint, semaphores.handles[n])
         return 0
 
     def __dealloc__(self):
@@ -339,32 +337,14 @@ cdef class Receiver:
     def close(self) -> None:
         """End the uplink: senders get RingClosed. The segment stays until `unlink`."""
         if self._end():
-            self.endpoint.finish()
+            self._release()
 
     def _end(self) -> bool:
         """End it, keeping the lock; False if it has ended, or is a parent's."""
-        if not self.opened:
+        if not self.begin_end():
             return False
-        self.opened = False
-        if rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
-            return False
-        leave(&self.endpoint.c, self.c.wake)
         rc_receiver_close(&self.c)
         return True
-
-    def abandon(self) -> None:
-        """Let go of the uplink without ending it, as a crash would: `resume` goes on with it."""
-        if self.opened:
-            self.opened = False
-            self.abandoned = True
-            if rc_endpoint_phase(&self.endpoint.c) == RC_OPEN:
-                leave(&self.endpoint.c, self.c.wake)
-        self.endpoint.finish()
-
-    @property
-    def closed(self) -> bool:
-        """Is this end closed?"""
-        return not self.opened or rc_endpoint_phase(&self.endpoint.c) != RC_OPEN
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from ringcast.shm._core cimport rc_descriptor, rc_writer
-from ringcast.shm._endpoint cimport Endpoint, Segments, Semaphores, WaitStrategy
+from ringcast.shm._endpoint cimport Endpoint, OwnerEnd, Segments, Semaphores, WaitStrategy
 
 
 cdef class Reservation:
@@ -17,17 +17,14 @@ cdef class Reservation:
     cdef int check(self) except -1
 
 
-cdef class Writer:
+cdef class Writer(OwnerEnd):
     cdef rc_writer ring
     cdef Segments segments
-    cdef Endpoint endpoint
     cdef Semaphores semaphores
     cdef WaitStrategy wait
     cdef object turn
     cdef int queued  # threads that have the turn or wait for it
     cdef unsigned long turn_of  # the thread that has it, or 0
-    cdef bint opened
-    cdef readonly bint abandoned
     cdef int64_t reaped_ns
     cdef void *reservation
     cdef object __weakref__

@@ -5,7 +5,7 @@ from typing import Final, Self, SupportsIndex, overload
 
 from typing_extensions import Buffer
 
-from ._endpoint import Endpoint, Segments, Semaphores, WaitStrategy
+from ._endpoint import Endpoint, OwnerEnd, Segments, Semaphores, WaitStrategy
 
 KIND_TEXT: Final[int]
 KIND_BINARY: Final[int]
@@ -27,7 +27,7 @@ class Reservation(Buffer):
     def __setitem__(self, key: slice, value: Buffer) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
-class Writer:
+class Writer(OwnerEnd):
     def __new__(
         cls,
         making: object,
@@ -58,11 +58,6 @@ class Writer:
     def note(self, data: Buffer) -> None: ...
     def close(self) -> None: ...
     def _end(self) -> bool: ...
-    def abandon(self) -> None: ...
-    @property
-    def abandoned(self) -> bool: ...
-    @property
-    def closed(self) -> bool: ...
     @property
     def name(self) -> str: ...
     @property

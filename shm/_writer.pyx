@@ -30,7 +30,7 @@ from ringcast.shm._core cimport (
     rc_writer_want_nothing,
 )
 from ringcast.shm._endpoint cimport (
-    Endpoint, Segments, Semaphores, WaitStrategy, check_making, check_open, deadline_of, leave,
+    Endpoint, OwnerEnd, Segments, Semaphores, WaitStrategy, check_making, check_open, deadline_of,
 )
 
 import os
@@ -134,7 +134,7 @@ cdef class Reservation:
             self.end()
 
 
-cdef class Writer:
+cdef class Writer(OwnerEnd):
     """The native half of `shm.broadcast.Writer`, which see."""
 
     def __cinit__(self, *args, **kwargs):
@@ -147,13 +147,13 @@ cdef class Writer:
         if semaphores.count != <int>segments.ring.g.max_readers + 1:
             raise ValueError("a writer needs every reader's semaphore, and its own last")
         self.segments = segments
-        self.endpoint = endpoint
         self.semaphores = semaphores
         self.wait = wait
         self.turn = threading.Lock()
         rc_writer_map(&self.ring, segments.ring.data.address, segments.ring.control.address,
                       &segments.ring.g, semaphores.handles,
                       semaphores.handles[segments.ring.g.max_readers])
+        self.own(endpoint, semaphores.handles[segments.ring.g.max_readers])
         return 0
 
     def _open(self, bint resume) -> None:
@@ -565,34 +565,16 @@ cdef class Writer:
         if self.reservation != NULL and (<Reservation>self.reservation).exports:
             raise BufferError("a view of a reservation is still alive: release it first")
         if self._end():
-            self.abandon()
+            self._release()
 
     def _end(self) -> bool:
         """End the ring, keeping the writer lock; False if it has ended, or is a parent's."""
-        if not self.opened:
-            return False
-        self.opened = False
-        if rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
+        if not self.begin_end():
             return False
         if self.reservation != NULL:  # a view that is left may write on: nobody reads there any more
             (<Reservation>self.reservation).end()
-        leave(&self.endpoint.c, self.ring.space)
         rc_writer_end(&self.ring)
         return True
-
-    def abandon(self) -> None:
-        """Let go of the ring without ending it, as a crash would: `resume` goes on with it."""
-        if self.opened:
-            self.opened = False
-            self.abandoned = True
-            if rc_endpoint_phase(&self.endpoint.c) == RC_OPEN:
-                leave(&self.endpoint.c, self.ring.space)
-        self.endpoint.finish()
-
-    @property
-    def closed(self) -> bool:
-        """Is this end closed?"""
-        return not self.opened or rc_endpoint_phase(&self.endpoint.c) != RC_OPEN
 
     @property
     def name(self) -> str:

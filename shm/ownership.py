@@ -266,7 +266,7 @@ def unlink(name: str) -> None:
 
 class Owner:
     """What a writer and a receiver have in common in Python: the name they are found by. Stands
-    before the native class, which has `name`, `closed`, `abandoned`, `_end` and `abandon`."""
+    before the native class, which has `name`, `closed`, `abandoned`, `_end` and `_release`."""
 
     __slots__ = ()
 
@@ -282,7 +282,7 @@ class Owner:
         @property
         def abandoned(self) -> bool: ...
         def _end(self) -> bool: ...
-        def abandon(self) -> None: ...
+        def _release(self) -> None: ...
 
     def unlink(self) -> None:
         """Remove the names, so that nobody can attach any more; attached processes go on. Does
@@ -303,6 +303,6 @@ class Owner:
     def __exit__(self, *exc: object) -> None:
         if self._end():
             self._remove()
-            self.abandon()
+            self._release()
         elif not self.abandoned:
             self.unlink()
