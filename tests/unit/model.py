@@ -7,7 +7,7 @@ reader skips) the model gives bounds; everything else it determines exactly:
 * a lossless reader receives every message from its start on, or from where the ring begins;
 * received + lost == cursor - start, and each message has the gap before it;
 * a ring is not full for a writer whose gating readers have read everything, hold nothing, and have
-  published so by going to wait;
+  shown it by going to wait;
 * and it is full when one more message would take the place of one that a gating reader still needs.
 """
 
