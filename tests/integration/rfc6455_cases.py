@@ -43,7 +43,7 @@ Message = tuple[shm.Kind, bytes]
 
 @dataclass(frozen=True)
 class Case:
-    """Bytes of the server's, and what has to come of them.
+    """Bytes that a server sends, and what has to come of them.
 
     Attributes:
         delivers: the messages that workers get.
@@ -51,16 +51,16 @@ class Case:
         code: with which the client closes, None for a close frame without one; GOES_ON if it has
             no reason to.
         error: the manager's.
-        told: code and reason of the server's close frame, as the records tell.
+        reported: code and reason of the server's close frame, as the records have them.
     """
 
     name: str
-    says: bytes
+    data: bytes
     delivers: tuple[Message, ...] = ()
     pongs: tuple[bytes, ...] = ()
-    code: int | None = -1
+    code: int | None = GOES_ON
     error: str | None = None
-    told: tuple[int, str] = (NO_FRAME, "")
+    reported: tuple[int, str] = (NO_FRAME, "")
 
 
 def text(payload: bytes | str) -> Message:
@@ -71,20 +71,20 @@ def binary(payload: bytes) -> Message:
     return shm.Kind.BINARY, payload
 
 
-def good(name: str, says: bytes, *delivers: Message, pongs: tuple[bytes, ...] = ()) -> Case:
-    return Case(name, says, delivers, pongs)
+def good(name: str, data: bytes, *delivers: Message, pongs: tuple[bytes, ...] = ()) -> Case:
+    return Case(name, data, delivers, pongs)
 
 
 def fault(code: int, why: str) -> Callable[..., Case]:
-    """Cases that the client closes with `code`, saying why."""
+    """Cases that the client closes with `code`, for this reason."""
 
-    def case(name: str, says: bytes, *delivers: Message) -> Case:
-        return Case(name, says, delivers, (), code, f"the server broke the protocol: {why}")
+    def case(name: str, data: bytes, *delivers: Message) -> Case:
+        return Case(name, data, delivers, (), code, f"the server broke the protocol: {why}")
 
     return case
 
 
-def cut(kind: int, *parts: bytes, between: bytes = b"") -> bytes:
+def fragmented(kind: int, *parts: bytes, between: bytes = b"") -> bytes:
     """A message in these fragments, with these bytes after each but the last."""
     frames = [
         frame(CONTINUATION if i else kind, part, fin=i == len(parts) - 1)
@@ -99,7 +99,7 @@ def halves(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield payload[:i], payload[i:]
 
 
-def letters(size: int) -> bytes:
+def mixed_text(size: int) -> bytes:
     """A text of so many bytes, of characters of all lengths."""
     some = ("aé€😀" * (size // 10)).encode()
     return some + b"x" * (size - len(some))
@@ -111,34 +111,43 @@ def noise(size: int) -> bytes:
 
 SIZES: Final = (0, 1, 125, 126, 127, 65_535, 65_536, LIMIT - 1, LIMIT)
 LENGTHS: Final = [
-    *(good(f"text of {n}", frame(TEXT, letters(n)), text(letters(n))) for n in SIZES),
+    *(good(f"text of {n}", frame(TEXT, mixed_text(n)), text(mixed_text(n))) for n in SIZES),
     *(good(f"binary of {n}", frame(BINARY, noise(n)), binary(noise(n))) for n in SIZES),
 ]
 
 PINGED: Final = frame(PING, b"") + frame(PING, noise(125)) + frame(PONG, b"?")
 FRAGMENTS: Final = [
     *(
-        good(f"{n} fragments", cut(BINARY, *(noise(i) for i in range(n))), binary(joined))
+        good(f"{n} fragments", fragmented(BINARY, *(noise(i) for i in range(n))), binary(joined))
         for n, joined in ((n, b"".join(noise(i) for i in range(n))) for n in (2, 3, 4, 50))
     ),
-    good("first empty", cut(TEXT, b"", b"ab", b"c"), text(b"abc")),
-    good("middle empty", cut(TEXT, b"ab", b"", b"", b"c"), text(b"abc")),
-    good("last empty", cut(TEXT, b"ab", b"c", b""), text(b"abc")),
-    good("all empty", cut(TEXT, b"", b"", b"") + cut(BINARY, b"", b""), text(b""), binary(b"")),
-    good("empty amid a character", cut(TEXT, b"\xe2", b"", b"\x82", b"", b"\xac"), text("€")),
-    good("large fragments", cut(BINARY, *[noise(65_536)] * 3), binary(noise(65_536) * 3)),
+    good("first empty", fragmented(TEXT, b"", b"ab", b"c"), text(b"abc")),
+    good("middle empty", fragmented(TEXT, b"ab", b"", b"", b"c"), text(b"abc")),
+    good("last empty", fragmented(TEXT, b"ab", b"c", b""), text(b"abc")),
     good(
-        "limit in fragments", cut(TEXT, letters(LIMIT - 1), b"x"), text(letters(LIMIT - 1) + b"x")
+        "all empty",
+        fragmented(TEXT, b"", b"", b"") + fragmented(BINARY, b"", b""),
+        text(b""),
+        binary(b""),
+    ),
+    good(
+        "empty amid a character", fragmented(TEXT, b"\xe2", b"", b"\x82", b"", b"\xac"), text("€")
+    ),
+    good("large fragments", fragmented(BINARY, *[noise(65_536)] * 3), binary(noise(65_536) * 3)),
+    good(
+        "limit in fragments",
+        fragmented(TEXT, mixed_text(LIMIT - 1), b"x"),
+        text(mixed_text(LIMIT - 1) + b"x"),
     ),
     good(
         "control frames between",
-        cut(TEXT, b"a", b"", b"\xc3", b"\xa9", between=PINGED),
+        fragmented(TEXT, b"a", b"", b"\xc3", b"\xa9", between=PINGED),
         text("aé"),
         pongs=(b"", noise(125)) * 3,
     ),
     good(
         "control frames between large ones",
-        cut(BINARY, *[noise(70_000)] * 3, between=frame(PING, b"!")),
+        fragmented(BINARY, *[noise(70_000)] * 3, between=frame(PING, b"!")),
         binary(noise(70_000) * 3),
         pongs=(b"!", b"!"),
     ),
@@ -181,7 +190,7 @@ FAULTS: Final = [
     orphan("continuation first", header(CONTINUATION, 5)),
     orphan("continuation not final", header(CONTINUATION, 5, fin=False)),
     orphan("after a whole message", frame(TEXT, b"a") + header(CONTINUATION, 1), text(b"a")),
-    orphan("after its end", cut(TEXT, b"a", b"b") + header(CONTINUATION, 1), text(b"ab")),
+    orphan("after its end", fragmented(TEXT, b"a", b"b") + header(CONTINUATION, 1), text(b"ab")),
     nested("text inside", STARTED + header(TEXT, 1)),
     nested("binary inside", STARTED + header(BINARY, 1, fin=False)),
     nested("inside after a ping", STARTED + frame(PONG) + header(TEXT, 1)),
@@ -225,33 +234,36 @@ UTF8: Final = [
     good("all texts", b"".join(frame(TEXT, t) for t in ENCODED), *map(text, ENCODED)),
     good(
         "all texts cut everywhere",
-        b"".join(cut(TEXT, *parts) for t in ENCODED for parts in halves(t)),
+        b"".join(fragmented(TEXT, *parts) for t in ENCODED for parts in halves(t)),
         *(text(t) for t in ENCODED for _ in halves(t)),
     ),
     good(
         "texts in fragments of a byte",
-        b"".join(cut(TEXT, *(bytes((b,)) for b in t), between=frame(PONG)) for t in ENCODED),
+        b"".join(fragmented(TEXT, *(bytes((b,)) for b in t), between=frame(PONG)) for t in ENCODED),
         *map(text, ENCODED),
     ),
     good("binary is not text", frame(BINARY, b"".join(WRONG)), binary(b"".join(WRONG))),
-    # The rest of the frame is never said: the client has to refuse what it has.
+    # The rest of the frame is never sent: the client has to refuse what it has.
     *(no_utf8(f"wrong {wrong.hex()}", header(TEXT, 999) + wrong) for wrong in WRONG),
-    no_utf8("wrong after much", header(TEXT, LIMIT) + letters(99_999) + b"\xc3("),
+    no_utf8("wrong after much", header(TEXT, LIMIT) + mixed_text(99_999) + b"\xc3("),
     no_utf8(
         "wrong behind a binary", frame(BINARY, b"\xff") + header(TEXT, 9) + b"\xff", binary(b"\xff")
     ),
     *(cut_short(f"short {short.hex()}", frame(TEXT, b"a" + short)) for short in SHORT),
-    *(cut_short(f"short {short.hex()}, empty end", cut(TEXT, short, b"")) for short in SHORT),
+    *(
+        cut_short(f"short {short.hex()}, empty end", fragmented(TEXT, short, b""))
+        for short in SHORT
+    ),
 ]
 
 
 def closing(code: int, reason: bytes = b"") -> Case:
     """A close frame that is to be echoed."""
-    said = reason.decode()
-    error = f"the server closed with code {code}: {said or 'no reason given'}"
+    shown = reason.decode()
+    error = f"the server closed with code {code}: {shown or 'no reason given'}"
     name = f"close {code} with {len(reason)}"
     expected = None if code in (1000, 1001) else error
-    return Case(name, close_frame(code, reason), (), (), code, expected, (code, said))
+    return Case(name, close_frame(code, reason), (), (), code, expected, (code, shown))
 
 
 wrong_code = fault(1002, "a close frame's code is not one that may be sent")
@@ -287,14 +299,14 @@ CLOSES: Final = [
         "close amid a message",
         STARTED + close_frame(1001, b"bye"),
         code=1001,
-        told=(1001, "bye"),
+        reported=(1001, "bye"),
     ),
     Case(
         "data after close",
         frame(TEXT, b"a") + close_frame(1000) + frame(TEXT, b"b") + frame(PING) + header(3, 0),
         (text(b"a"),),
         code=1000,
-        told=(1000, ""),
+        reported=(1000, ""),
     ),
 ]
 
@@ -321,14 +333,14 @@ TABLE: Final = [*LENGTHS, *FRAGMENTS, *CONTROL, *FAULTS, *UTF8, *CLOSES]
 _ENDS: Final = 300
 
 
-def whole(says: bytes) -> list[bytes]:
-    return [says]
+def whole(data: bytes) -> list[bytes]:
+    return [data]
 
 
-def byte_by_byte(says: bytes) -> list[bytes]:
-    """One byte a write; the middle of what is long is said at once."""
-    middle = [says[_ENDS:-_ENDS]] if len(says) > 20 * _ENDS else []
-    first, last = (says[:_ENDS], says[-_ENDS:]) if middle else (says, b"")
+def byte_by_byte(data: bytes) -> list[bytes]:
+    """One byte a write; the middle of what is long is sent at once."""
+    middle = [data[_ENDS:-_ENDS]] if len(data) > 20 * _ENDS else []
+    first, last = (data[:_ENDS], data[-_ENDS:]) if middle else (data, b"")
     return [*(bytes((b,)) for b in first), *middle, *(bytes((b,)) for b in last)]
 
 
@@ -339,18 +351,18 @@ def finished(case: Case) -> Case:
     """The same, ended by the server where the client has no reason to."""
     if case.code != GOES_ON:
         return case
-    says = case.says + close_frame(1000)
-    return Case(case.name, says, case.delivers, case.pongs, 1000, None, (1000, ""))
+    data = case.data + close_frame(1000)
+    return Case(case.name, data, case.delivers, case.pongs, 1000, None, (1000, ""))
 
 
 def amid(case: Case) -> Case:
-    """The same between two other messages; what follows an end is ignored."""
+    """The same between two other messages; whatever follows an end is ignored."""
     before, after = frame(BINARY, b"before"), frame(TEXT, b"after")
     delivers = (binary(b"before"), *case.delivers)
     if case.code == GOES_ON:
         delivers = (*delivers, text(b"after"))
-    says = before + case.says + after
-    return Case(case.name, says, delivers, case.pongs, case.code, case.error, case.told)
+    data = before + case.data + after
+    return Case(case.name, data, delivers, case.pongs, case.code, case.error, case.reported)
 
 
 def answers_to(case: Case) -> list[Frame]:

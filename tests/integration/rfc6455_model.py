@@ -24,7 +24,7 @@ from .rfc6455_cases import (
     GOES_ON,
     LIMIT,
     Message,
-    cut,
+    fragmented,
 )
 
 
@@ -32,7 +32,7 @@ from .rfc6455_cases import (
 class Model:
     """A reader of frames that has all bytes at hand, and takes its time."""
 
-    says: bytes
+    data: bytes
     limit: int = LIMIT
     delivers: list[Message] = field(default_factory=list)
     pongs: list[bytes] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Model:
 
     def _frame(self) -> int | None:
         """0: there may be another."""
-        left = self.says[self.at :]
+        left = self.data[self.at :]
         if len(left) < 2:
             return GOES_ON
         opcode, fin = left[0] & 0x0F, left[0] >= 0x80
@@ -110,18 +110,18 @@ def is_text(data: bytes, *, whole: bool) -> bool:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
-    """What a server says, mostly right, and the pieces it says it in."""
+    """What a server sends, mostly right, and the pieces that it sends."""
     payloads = st.one_of(st.text().map(str.encode), st.binary(max_size=300))
     controls = st.builds(frame, st.sampled_from([PING, PONG]), st.binary(max_size=125))
     messages = st.builds(
-        lambda kind, parts, control: cut(kind, *parts, between=control),
+        lambda kind, parts, control: fragmented(kind, *parts, between=control),
         st.sampled_from([TEXT, BINARY]),
         st.lists(payloads, min_size=1, max_size=4),
         st.just(b"") | controls,
     )
     closes = st.builds(close_frame, st.integers(990, 1020), st.text(max_size=9).map(str.encode))
-    said = bytearray(b"".join(draw(st.lists(messages | controls | closes, max_size=8))))
-    if said and draw(st.booleans()):
-        said[draw(st.integers(0, len(said) - 1))] = draw(st.integers(0, 255))
-    places = sorted({0, len(said), *draw(st.lists(st.integers(0, len(said)), max_size=20))})
-    return bytes(said), [bytes(said[a:b]) for a, b in pairwise(places)]
+    sent = bytearray(b"".join(draw(st.lists(messages | controls | closes, max_size=8))))
+    if sent and draw(st.booleans()):
+        sent[draw(st.integers(0, len(sent) - 1))] = draw(st.integers(0, 255))
+    places = sorted({0, len(sent), *draw(st.lists(st.integers(0, len(sent)), max_size=20))})
+    return bytes(sent), [bytes(sent[a:b]) for a, b in pairwise(places)]

@@ -92,12 +92,12 @@ def config(name: str, server: RawServer, **options: Any) -> Config:
 
 
 @dataclass
-class Talk:
-    """A manager that runs in a thread, and a worker in another that hears all of it."""
+class Session:
+    """A manager that runs in a thread, and a worker in another that reads all of it."""
 
     manager: Manager
     ran: Future[None]
-    heard: Future[list[Message]]
+    received: Future[list[Message]]
 
     def error(self) -> str | None:
         """What the manager stopped for; it has to have ended."""
@@ -106,24 +106,24 @@ class Talk:
         return None if error is None else str(error)
 
     def messages(self) -> list[Message]:
-        """What the server said; the ring has to have ended."""
-        return [m for m in self.heard.result(DEADLINE) if m[0] is not shm.Kind.EVENT]
+        """What the server sent; the ring has to have ended."""
+        return [m for m in self.received.result(DEADLINE) if m[0] is not shm.Kind.EVENT]
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """The manager's records of this kind."""
-        every = self.heard.result(DEADLINE)
+        every = self.received.result(DEADLINE)
         records = [json.loads(payload) for kind, payload in every if kind is shm.Kind.EVENT]
         assert records[-1]["event"] == "stopped"
         return [record for record in records if record["event"] == event]
 
 
-def hear(feed: Feed) -> list[Message]:
+def read_all(feed: Feed) -> list[Message]:
     with feed:
         return [(shm.Kind(message.kind), bytes(message)) for message in feed]
 
 
 @contextmanager
-def talking(configured: Config) -> Iterator[Talk]:
+def running(configured: Config) -> Iterator[Session]:
     """Run a manager; the worker is attached before it connects."""
     manager = Manager(configured)
     attached: Future[Feed] = Future()
@@ -134,7 +134,7 @@ def talking(configured: Config) -> Iterator[Talk]:
     with ThreadPoolExecutor(2) as pool:
         ran = pool.submit(manager.run, on_ready=ready)
         try:
-            yield Talk(manager, ran, pool.submit(hear, attached.result(DEADLINE)))
+            yield Session(manager, ran, pool.submit(read_all, attached.result(DEADLINE)))
         except BaseException:
             manager.stop()
             manager.stop()
@@ -157,41 +157,41 @@ def brief(messages: Iterable[Message]) -> list[tuple[str, int, bytes]]:
 
 
 def check_answers(peer: Peer, case: Case) -> None:
-    """The client answers as it has to, and says nothing after its close frame."""
+    """The client answers as it has to, and sends nothing after its close frame."""
     answers = peer.answers()
     peer.shut()
     assert peer.frame() is None
     assert code_only(answers) == answers_to(case)
 
 
-def check_end(talk: Talk, *cases: Case) -> None:
+def check_end(session: Session, *cases: Case) -> None:
     """One connection a case, and they delivered what they had to."""
-    assert brief(talk.messages()) == brief(m for case in cases for m in case.delivers)
-    lost = [((e["code"], e["reason"]), e["error"]) for e in talk.events("disconnected")]
-    assert lost == [(case.told, case.error) for case in cases]
+    assert brief(session.messages()) == brief(m for case in cases for m in case.delivers)
+    lost = [((e["code"], e["reason"]), e["error"]) for e in session.events("disconnected")]
+    assert lost == [(case.reported, case.error) for case in cases]
 
 
 def check(configured: Config, server: RawServer, case: Case, pieces: list[bytes]) -> None:
-    """Say a case; it is the manager's only connection, so its error is the manager's."""
-    with talking(configured) as talk, server.accept() as peer:
-        peer.say(*pieces)
+    """Send a case; it is the manager's only connection, so its error is the manager's."""
+    with running(configured) as session, server.accept() as peer:
+        peer.send(*pieces)
         check_answers(peer, case)
-    check_end(talk, case)
-    assert talk.error() == case.error
-    assert [e["error"] for e in talk.events("stopped")] == [case.error]
+    check_end(session, case)
+    assert session.error() == case.error
+    assert [e["error"] for e in session.events("stopped")] == [case.error]
 
 
 def check_in_turn(name: str, server: RawServer, cases: list[tuple[Case, list[bytes]]]) -> None:
-    """Say cases to one manager, which connects anew for each."""
+    """Send cases to one manager, which connects anew for each."""
     again = config(name, server, reconnect=True, reconnect_delay=0.001, reconnect_delay_max=0.001)
-    with talking(again) as talk:
+    with running(again) as session:
         for case, pieces in cases:
             with server.accept() as peer:
-                peer.say(*pieces)
+                peer.send(*pieces)
                 check_answers(peer, case)
-        talk.manager.stop()
-    check_end(talk, *(case for case, _ in cases))
-    assert talk.error() is None
+        session.manager.stop()
+    check_end(session, *(case for case, _ in cases))
+    assert session.error() is None
 
 
 # ---- the table -----------------------------------------------------------------------------
@@ -203,25 +203,25 @@ def test_case(
     name: str, server: RawServer, case: Case, way: Callable[[bytes], list[bytes]]
 ) -> None:
     case = finished(case)
-    check(config(name, server), server, case, way(case.says))
+    check(config(name, server), server, case, way(case.data))
 
 
 def test_all_that_goes_on_in_one_write(name: str, server: RawServer) -> None:
     cases = [case for case in TABLE if case.code == GOES_ON]
     everything = Case(
         "everything",
-        b"".join(case.says for case in cases),
+        b"".join(case.data for case in cases),
         tuple(m for case in cases for m in case.delivers),
         tuple(p for case in cases for p in case.pongs),
     )
     case = finished(everything)
-    check(config(name, server), server, case, [case.says])
+    check(config(name, server), server, case, [case.data])
 
 
 def test_each_case_amid_others_in_one_write(name: str, server: RawServer) -> None:
     """Also one connection after the other: nothing of one is left when the next begins."""
     cases = [finished(amid(case)) for case in TABLE]
-    check_in_turn(name, server, [(case, [case.says]) for case in cases])
+    check_in_turn(name, server, [(case, [case.data]) for case in cases])
 
 
 def test_wrong_text_cut_everywhere(name: str, server: RawServer) -> None:
@@ -231,25 +231,25 @@ def test_wrong_text_cut_everywhere(name: str, server: RawServer) -> None:
         begins = "é".encode() + wrong
         for first, rest in halves(begins):
             if rest:  # the first byte that is wrong is the last
-                says = [frame(TEXT, first, fin=False), header(CONTINUATION, 99) + rest]
-                cases.append((no_utf8("fragments", b"".join(says)), [b"".join(says)]))
+                data = [frame(TEXT, first, fin=False), header(CONTINUATION, 99) + rest]
+                cases.append((no_utf8("fragments", b"".join(data)), [b"".join(data)]))
             cases.append((no_utf8("writes", begins), [header(TEXT, 99) + first, rest]))
     check_in_turn(name, server, cases)
 
 
-@pytest.mark.parametrize("notify", [True, False], ids=["orderly", "cut off"])
+@pytest.mark.parametrize("notify", [True, False], ids=["orderly", "truncated"])
 @pytest.mark.parametrize("case", HALF_CLOSED, ids=lambda case: case.name)
 def test_stream_that_ends_without_a_close_frame(
     name: str, server: RawServer, case: Case, notify: bool
 ) -> None:
-    """Whole messages are delivered, and no close frame is sent to who listens no more."""
-    with talking(config(name, server)) as talk, server.accept() as peer:
-        peer.say(case.says)
+    """Whole messages are delivered, and no close frame is sent to a server that no longer reads."""
+    with running(config(name, server)) as session, server.accept() as peer:
+        peer.send(case.data)
         peer.shut(notify=notify)
         assert peer.answers() == [Frame(PONG, payload) for payload in case.pongs]
-    assert brief(talk.messages()) == brief(case.delivers)
-    assert talk.error() == ENDED
-    (lost,) = talk.events("disconnected")
+    assert brief(session.messages()) == brief(case.delivers)
+    assert session.error() == ENDED
+    (lost,) = session.events("disconnected")
     assert (lost["code"], lost["error"]) == (NO_FRAME, ENDED)
 
 
@@ -260,26 +260,26 @@ def test_stream_that_ends_without_a_close_frame(
 def test_ping_is_answered_at_once(
     name: str, server: RawServer, before: bytes, payload: bytes
 ) -> None:
-    """The server says no more before it has the pong."""
-    with talking(config(name, server)) as talk, server.accept() as peer:
-        peer.say(before + frame(PING, payload))
+    """The server sends no more before it has the pong."""
+    with running(config(name, server)) as session, server.accept() as peer:
+        peer.send(before + frame(PING, payload))
         assert peer.frame() == Frame(PONG, payload)
-        peer.say(close_frame(1000))
+        peer.send(close_frame(1000))
         assert code_only(peer.answers()) == [Frame(CLOSE, struct.pack("!H", 1000))]
-    assert talk.error() is None
+    assert session.error() is None
 
 
-def test_what_the_client_says_is_masked_anew(name: str, server: RawServer) -> None:
-    said = ("", "é" * 100, b"", noise(70_000))
-    with talking(config(name, server, initial_messages=said)) as talk, server.accept() as peer:
-        peer.say(close_frame(1000))
+def test_what_the_client_sends_is_masked_anew(name: str, server: RawServer) -> None:
+    sent = ("", "é" * 100, b"", noise(70_000))
+    with running(config(name, server, initial_messages=sent)) as session, server.accept() as peer:
+        peer.send(close_frame(1000))
         frames = peer.answers()
     assert frames[:-1] == [
-        *(Frame(TEXT, text.encode()) for text in said if isinstance(text, str)),
-        *(Frame(BINARY, data) for data in said if isinstance(data, bytes)),
+        *(Frame(TEXT, text.encode()) for text in sent if isinstance(text, str)),
+        *(Frame(BINARY, data) for data in sent if isinstance(data, bytes)),
     ]
     assert len(set(peer.masks)) == len(frames)
-    assert talk.error() is None
+    assert session.error() is None
 
 
 @pytest.mark.parametrize("case", [LENGTHS[1], FAULTS[0]], ids=lambda case: case.name)
@@ -288,7 +288,7 @@ def test_manager_as_a_child(name: str, server: RawServer, case: Case) -> None:
     manager = Manager(config(name, server))
     with manager:
         with attach(name, start="oldest") as feed, server.accept() as peer:
-            peer.say(case.says)
+            peer.send(case.data)
             check_answers(peer, case)
             assert [(shm.Kind(m.kind), bytes(m)) for m in feed] == [*case.delivers]
         assert manager.join(DEADLINE) == (0 if case.error is None else 1)
@@ -307,11 +307,11 @@ def test_manager_as_a_child(name: str, server: RawServer, case: Case) -> None:
 def test_as_the_model(
     name: str, server: RawServer, conversation: tuple[bytes, list[bytes]]
 ) -> None:
-    says, pieces = conversation
-    model = Model(says)
+    data, pieces = conversation
+    model = Model(data)
     code = model.code()
-    with talking(config(name, server)) as talk, server.accept() as peer:
-        peer.say(*pieces)
+    with running(config(name, server)) as session, server.accept() as peer:
+        peer.send(*pieces)
         if code == GOES_ON:
             peer.shut()
         answers = code_only(peer.answers())
@@ -319,5 +319,5 @@ def test_as_the_model(
     if code != GOES_ON:
         expected.append(Frame(CLOSE, b"" if code is None else struct.pack("!H", code)))
     assert answers == expected
-    assert talk.messages() == model.delivers
-    assert (talk.error() == ENDED) == (code == GOES_ON)
+    assert session.messages() == model.delivers
+    assert (session.error() == ENDED) == (code == GOES_ON)
