@@ -20,26 +20,26 @@ SIZE: Final = 4000
 
 
 def numbered(number: int) -> str:
-    """A message that fills a small ring soon, and says which it is."""
+    """A message that fills a small ring soon, and has its number."""
     return f"{number:<{SIZE}}"
 
 
-def number_of(told: str) -> int:
-    return int(told.removeprefix("text "))
+def number_of(record: str) -> int:
+    return int(record.removeprefix("text "))
 
 
 @dataclass
 class Flood:
-    """A script: numbers messages up until the client closes or `last` is said.
+    """A script: numbers messages up until the client closes or `last` is sent.
 
     Attributes:
-        said: how many.
+        sent: how many.
         blocked: set when a message could not be sent for `BLOCKED_AFTER` seconds.
         close: what the client closed with.
     """
 
     last: int | None = None
-    said: int = 0
+    sent: int = 0
     blocked: threading.Event = field(default_factory=threading.Event)
     close: tuple[int | None, str] | None = None
 
@@ -47,12 +47,12 @@ class Flood:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
         peer = Peer(sock)
         with contextlib.suppress(OSError):
-            while self.said != self.last and not select.select([sock], [], [], 0)[0]:
+            while self.sent != self.last and not select.select([sock], [], [], 0)[0]:
                 if not select.select([], [sock], [], BLOCKED_AFTER)[1]:
                     self.blocked.set()
-                peer.say(numbered(self.said))
-                self.said += 1
-        self.close = peer.listen()
+                peer.send(numbered(self.sent))
+                self.sent += 1
+        self.close = peer.answer_until_end()
 
 
 def full(name: str) -> bool:

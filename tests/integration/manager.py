@@ -1,5 +1,5 @@
-"""What the manager's tests share: a WebSocket server that does what a test says, byte by byte if it
-must, and a manager with a worker that sees everything the manager publishes.
+"""What the manager's tests share: a WebSocket server that does what a test wants, byte by byte if
+it must, and a manager with a worker that sees everything the manager publishes.
 
     with serving(listen(), first, second) as server, watching(Config(...)) as watch:
         assert watch.until("disconnected") == ["connecting 1", "connected", "text hello", ...]
@@ -53,7 +53,7 @@ def url_of(listener: socket.socket) -> str:
 
 class Peer:
     """The server's end of one WebSocket connection; nothing happens on it by itself, not even an
-    answer to a ping, except in `hear` and the calls that use it.
+    answer to a ping, except in `receive` and the calls that use it.
 
     Args:
         sock: accepted, and with TLS already on it if there is any.
@@ -66,7 +66,7 @@ class Peer:
             subprotocols=[Subprotocol(s) for s in subprotocols] or None, max_size=None
         )
         self._events: list[Request | Frame] = []
-        request = self.hear()
+        request = self.receive()
         assert isinstance(request, Request)
         self.request = request
         self.protocol.send_response(self.protocol.accept(request))
@@ -79,8 +79,8 @@ class Peer:
             else:
                 self.sock.shutdown(socket.SHUT_WR)
 
-    def hear(self) -> Request | Frame:
-        """The next thing that the client says; pings and a close are answered.
+    def receive(self) -> Request | Frame:
+        """The next thing that the client sends; pings and a close are answered.
 
         Raises:
             EOFError: it has ended.
@@ -92,13 +92,13 @@ class Peer:
             else:
                 self.protocol.receive_eof()
             self._events += self.protocol.events_received()  # type: ignore[arg-type]
-            with contextlib.suppress(OSError):  # it may have gone after it said that
+            with contextlib.suppress(OSError):  # it may have gone after it sent that
                 self._flush()
             if not data and not self._events:
                 raise EOFError
         return self._events.pop(0)
 
-    def say(self, *messages: str | bytes) -> None:
+    def send(self, *messages: str | bytes) -> None:
         """Send messages: str as text, bytes as binary."""
         for message in messages:
             if isinstance(message, str):
@@ -107,12 +107,12 @@ class Peer:
                 self.protocol.send_binary(message)
         self._flush()
 
-    def listen(self) -> tuple[int | None, str]:
+    def answer_until_end(self) -> tuple[int | None, str]:
         """Answer to the end of the connection; the close code (None: there was none) and reason
         that came from the client."""
         with contextlib.suppress(EOFError, OSError):
             while True:
-                self.hear()
+                self.receive()
         close = self.protocol.close_rcvd
         return (close.code, close.reason) if close is not None else (None, "")
 
@@ -120,23 +120,23 @@ class Peer:
         """Close; the code that came back."""
         self.protocol.send_close(code, reason)
         self._flush()
-        return self.listen()[0]
+        return self.answer_until_end()[0]
 
     def reset(self) -> None:
         """End the connection as a machine does that has forgotten it."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.sock.close()
 
-    def hear_messages(self, count: int) -> list[str | bytes]:
+    def receive_messages(self, count: int) -> list[str | bytes]:
         """The next `count` messages."""
-        heard: list[str | bytes] = []
-        while len(heard) < count:
-            frame = self.hear()
+        received: list[str | bytes] = []
+        while len(received) < count:
+            frame = self.receive()
             assert isinstance(frame, Frame)
             data = bytes(frame.data)
             if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
-                heard.append(data.decode() if frame.opcode is Opcode.TEXT else data)
-        return heard
+                received.append(data.decode() if frame.opcode is Opcode.TEXT else data)
+        return received
 
 
 @dataclass
@@ -227,13 +227,13 @@ def serving(
             server.stop(thread)
 
 
-def speaking(*messages: str | bytes) -> Script:
-    """A script: says `messages`, and then is quiet but answers, to the end."""
+def sending(*messages: str | bytes) -> Script:
+    """A script: sends `messages`, and then only answers, to the end."""
 
     def script(sock: socket.socket) -> None:
         peer = Peer(sock)
-        peer.say(*messages)
-        peer.listen()
+        peer.send(*messages)
+        peer.answer_until_end()
 
     return script
 

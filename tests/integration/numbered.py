@@ -1,4 +1,4 @@
-"""Messages of an uplink: each says who sent it and which of his it is, and the rest follows."""
+"""Messages of an uplink: each holds its sender and its number; the rest follows from them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A WebSocket server that says exactly the bytes it is told to, in the pieces it is told to.
+"""A WebSocket server that sends exactly the bytes of a test, in the pieces of the test.
 
-It does the opening handshake and knows how to read a client's frames; what it says afterwards is
+It does the opening handshake and knows how to read a client's frames; what it sends afterwards is
 the test's, right or wrong. Every wait has a deadline.
 """
 
@@ -77,7 +77,7 @@ class Peer:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._cut_off = False
+        self._truncated = False
         self.masks: list[bytes] = []
         try:
             self._shake_hands()
@@ -92,12 +92,12 @@ class Peer:
         key = _KEY.search(request)
         assert key is not None, request
         accept = base64.b64encode(hashlib.sha1(key[1] + _GUID).digest())  # noqa: S324 (RFC 6455)
-        self.say(
+        self.send(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
         )
 
-    def say(self, *pieces: bytes) -> None:
+    def send(self, *pieces: bytes) -> None:
         """Send each piece by a call of its own."""
         for piece in pieces:
             self._sock.sendall(piece)
@@ -107,9 +107,9 @@ class Peer:
         try:
             first = self._sock.recv(1)
         except ssl.SSLError:
-            if not self._cut_off:
+            if not self._truncated:
                 raise
-            return None  # TLS answers a stream that was cut off with an alert
+            return None  # TLS answers a truncated stream with an alert
         if not first:
             return None
         second = self._some(1)[0]
@@ -134,10 +134,10 @@ class Peer:
         return frames
 
     def shut(self, *, notify: bool = True) -> None:
-        """Say no more, but listen on.
+        """Send no more, but read on.
 
         Args:
-            notify: end TLS in order; False cuts it off, as a connection that breaks does.
+            notify: end TLS in order; False truncates it, as a connection that breaks does.
         """
         if notify and isinstance(self._sock, ssl.SSLSocket):
             self._sock.settimeout(0)  # the client's answer is not waited for
@@ -145,7 +145,7 @@ class Peer:
                 self._sock.unwrap()
             self._sock.settimeout(DEADLINE)
         else:
-            self._cut_off = True
+            self._truncated = True
             socket.socket.shutdown(self._sock, socket.SHUT_WR)
 
     def _some(self, size: int) -> bytes:

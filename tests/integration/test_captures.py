@@ -44,7 +44,7 @@ needs_captures: Final = pytest.mark.skipif(
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What was said, or what a worker got.
+    """What was sent, or what a worker got.
 
     Attributes:
         texts, binaries: how many of each.
@@ -133,7 +133,7 @@ def once(name: str, url: str, **options: object) -> Config:
 
 
 def say_with_websockets(listener: socket.socket, capture: str) -> None:
-    """A process: a server that says a capture to each client, a call for each message; until it is
+    """A process: a server that sends a capture to each client, a call for each message; until it is
     killed."""
 
     def handler(connection: ServerConnection) -> None:
@@ -195,12 +195,12 @@ def test_captures_said_by_websocketd(
     compared, then."""
     is_binary = capture == "upbit-binary"
     end = b"" if is_binary else b"\n"
-    said, go = tmp_path / "said", tmp_path / "go"
-    said.write_bytes(b"".join(r.payload + end for r in received(capture)))
+    lines, go = tmp_path / "lines", tmp_path / "go"
+    lines.write_bytes(b"".join(r.payload + end for r in received(capture)))
     os.mkfifo(go)
     port = free_port()
     options = ["--binary"] if is_binary else []
-    command = ["sh", "-c", 'read -r _ < "$1"; cat "$2"', "sh", str(go), str(said)]
+    command = ["sh", "-c", 'read -r _ < "$1"; cat "$2"', "sh", str(go), str(lines)]
     with subprocess.Popen(
         ["websocketd", f"--port={port}", f"--address={HOST}", *options, *command],  # noqa: S607 - the system's
         stderr=subprocess.DEVNULL,

@@ -389,7 +389,7 @@ def test_a_stopped_reader_is_not_taken_for_dead(name: str, seed: int, followers:
 
 
 def write_on(name: str, seed: int, stop: Connection) -> None:
-    """A process: resume the ring and publish until told to end it."""
+    """A process: resume the ring and publish until a message asks it to end the ring."""
     with Writer.resume(name) as writer:
         payloads = Payloads(seed, writer.max_message)
         rng = random.Random(seed + writer.epoch)
@@ -412,12 +412,12 @@ class Crowd:
         self.name = name
         self.seed = seed
         self.rng = random.Random(seed)
-        self.stop, self.told = Pipe()
+        self.stop, self.stop_end = Pipe()
         self.epoch = 1
         self.writer = self.start_writer()
 
     def readers(self, pipe: Connection) -> list[tuple[Callable[..., None], tuple[object, ...]]]:
-        """What readers there are to be killed. What they say to the pipe nobody hears."""
+        """Readers that are to be killed. Nobody reads what they write to the pipe."""
         return [
             (come_and_go, (self.name,)),
             (follow, (self.name, self.seed, "block", TAKINGS, pipe)),
@@ -428,7 +428,7 @@ class Crowd:
     def start_writer(self) -> BaseProcess:
         """A process that takes over; it is at work when this returns."""
         self.epoch += 1
-        process = self.processes.start(write_on, self.name, self.seed, self.told)
+        process = self.processes.start(write_on, self.name, self.seed, self.stop_end)
         eventually(lambda: shm.status(self.name).epoch == self.epoch, "a writer takes over")
         return process
 

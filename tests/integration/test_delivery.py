@@ -1,5 +1,5 @@
 """Between real processes every message arrives once, in order and whole. What a lossy reader misses
-it is told, what a lossless reader holds stays as it is, and forks share nothing by accident."""
+is reported, what a lossless reader holds stays as it is, and forks share nothing by accident."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def write_freely(name: str, seed: int, total: int) -> None:
 def test_a_lapped_reader_is_told_exactly_what_it_missed(
     name: str, seed: int, processes: Processes, taking: Taking
 ) -> None:
-    """It gets correct messages only, each gap is told with the message after it, and received and
+    """It gets correct messages only, each with the gap before it, and received and
     lost add up to what was published."""
     total = 200_000
     orphan(name)
@@ -132,7 +132,7 @@ def fall_behind(reader: Reader, total: int) -> None:
 
 
 def test_lossy_readers_beside_lossless_ones(name: str, seed: int, followers: Followers) -> None:
-    """Lossless readers get all of it, lossy ones are told what they missed."""
+    """Lossless readers get all of it, lossy ones learn what they missed."""
     with create(name) as writer:
         for taking in TAKINGS:
             followers.start("lossy", (taking,))

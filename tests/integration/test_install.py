@@ -103,8 +103,8 @@ def test_files_of_the_same_names_do_no_harm(installed: Path, tmp_path: Path, nam
     here = folder_with(tmp_path / "here", "broker", "shm", "select", "queue", "benchmarks")
     # The script's own folder comes first on its path; its child manager's is the working directory.
     for cwd in (script.parent, here):
-        said = run(sys.executable, str(script), name, cwd=cwd, **ours)
-        assert said.splitlines()[-1] == str(installed / "ringcast" / "__init__.py")
+        printed = run(sys.executable, str(script), name, cwd=cwd, **ours)
+        assert printed.splitlines()[-1] == str(installed / "ringcast" / "__init__.py")
     command = (sys.executable, str(installed / "bin" / "ringcast"))
     demo = run(*command, "demo", "--seconds", "0.5", "--name", name, "--json", cwd=here, **ours)
     assert json.loads(demo.splitlines()[-1])["ok"] is True

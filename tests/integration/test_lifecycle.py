@@ -1,4 +1,4 @@
-"""A connection's life: what a worker sees and what the log says, whatever the server does."""
+"""A connection's life: what a worker sees and what is logged, whatever the server does."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from .manager import (
     is_running,
     listen,
     quick,
+    sending,
     serving,
-    speaking,
     url_of,
     watching,
 )
@@ -41,13 +41,13 @@ LIMIT: Final = 0.2
 """Seconds of the waits that a test lets run out."""
 
 
-def closing(code: int, reason: str, heard: list[int | None]) -> Script:
-    """A script: says something, closes, and notes what code comes back."""
+def closing(code: int, reason: str, received: list[int | None]) -> Script:
+    """A script: sends a message, closes, and notes what code comes back."""
 
     def script(sock: socket.socket) -> None:
         peer = Peer(sock)
-        peer.say("hello")
-        heard.append(peer.close(code, reason))
+        peer.send("hello")
+        received.append(peer.close(code, reason))
 
     return script
 
@@ -64,7 +64,7 @@ def test_a_server_that_is_not_there_at_first_is_awaited(name: str) -> None:
         assert watch.event("reconnecting")["error"] == "cannot connect: Connection refused"
         assert watch.feed.state.last_error == "cannot connect: Connection refused"
         listener.listen()
-        with serving(speaking("hello"), listener=listener):
+        with serving(sending("hello"), listener=listener):
             assert watch.until("text")[-2:] == ["connected 1", "text hello"]
         assert watch.event("connected")["gap"] is False
 
@@ -138,7 +138,7 @@ def test_a_state_is_there_as_soon_as_the_child_has_started(name: str) -> None:
 def test_a_refusal_that_may_pass_is_tried_again(name: str, head: str, pause: float) -> None:
     refuse = answering(f"HTTP/1.1 {head}\nContent-Length: 0\n\n")
     with (
-        serving(refuse, speaking("hello")) as server,
+        serving(refuse, sending("hello")) as server,
         watching(quick(name, server.url)) as watch,
     ):
         assert watch.until("text") == [
@@ -152,7 +152,7 @@ def test_a_refusal_that_may_pass_is_tried_again(name: str, head: str, pause: flo
 
 def test_a_refusal_of_any_length_is_tried_again_and_told_in_short(name: str) -> None:
     refuse = answering(f"HTTP/1.1 503 {'A' * 300_000}\nContent-Length: 0\n\n")
-    with serving(refuse, speaking("hello")) as server:
+    with serving(refuse, sending("hello")) as server:
         config = quick(name, server.url, capacity=1 << 20)
         with watching(config) as watch:
             assert watch.until("text")[-1] == "text hello"
@@ -187,9 +187,9 @@ def test_a_close_is_answered_told_and_followed_by_another_connection(
     name: str, code: int, reason: str, error: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    heard: list[int | None] = []
+    received: list[int | None] = []
     with (
-        serving(closing(code, reason, heard), speaking("again")) as server,
+        serving(closing(code, reason, received), sending("again")) as server,
         watching(quick(name, server.url)) as watch,
     ):
         assert watch.until("text again") == [
@@ -204,7 +204,7 @@ def test_a_close_is_answered_told_and_followed_by_another_connection(
             "text again",
         ]
         state = watch.feed.state
-    assert heard == [code]
+    assert received == [code]
     assert watch.event("disconnected")["error"] == error
     assert (state.phase, state.reconnects, state.last_error) == (Phase.OPEN, 1, error)
     assert f"disconnected ring={name!r}" in caplog.text
@@ -221,9 +221,9 @@ def test_a_close_is_answered_told_and_followed_by_another_connection(
 def test_without_reconnecting_the_manager_ends_with_the_connection(
     name: str, code: int, errors: list[str]
 ) -> None:
-    heard: list[int | None] = []
+    received: list[int | None] = []
     with (
-        serving(closing(code, "bye", heard)) as server,
+        serving(closing(code, "bye", received)) as server,
         watching(quick(name, server.url, reconnect=False)) as watch,
     ):
         assert watch.rest() == [
@@ -234,9 +234,9 @@ def test_without_reconnecting_the_manager_ends_with_the_connection(
 
 
 def say_and_wait(listener: socket.socket) -> None:
-    """A process: a server that says one message and then nothing."""
+    """A process: a server that sends one message and then nothing."""
     sock, _ = listener.accept()
-    speaking("hello")(sock)
+    sending("hello")(sock)
 
 
 def test_a_server_that_is_killed_is_awaited(name: str, processes: Processes) -> None:
@@ -245,7 +245,7 @@ def test_a_server_that_is_killed_is_awaited(name: str, processes: Processes) -> 
     with watching(quick(name, url_of(listener))) as watch:
         assert watch.until("text") == ["connecting 1", "connected 1", "text hello"]
         processes.kill(victim)
-        with serving(speaking("again"), listener=listener):
+        with serving(sending("again"), listener=listener):
             assert watch.until("text") == [
                 "disconnected 1006",
                 "reconnecting",
@@ -258,12 +258,12 @@ def test_a_server_that_is_killed_is_awaited(name: str, processes: Processes) -> 
 def test_a_reset_is_told(name: str) -> None:
     def reset(sock: socket.socket) -> None:
         peer = Peer(sock)
-        peer.say("hello")
-        peer.hear_messages(1)  # and all was delivered: a reset throws away what was not
+        peer.send("hello")
+        peer.receive_messages(1)  # and all was delivered: a reset throws away what was not
         peer.reset()
 
     with (
-        serving(reset, speaking("again")) as server,
+        serving(reset, sending("again")) as server,
         watching(quick(name, server.url, initial_messages=("go",))) as watch,
     ):
         records = watch.until("reconnecting")
@@ -275,14 +275,14 @@ def test_a_reset_is_told(name: str) -> None:
 
 
 def silent(sock: socket.socket) -> None:
-    """A script: accepts TCP, and says nothing."""
+    """A script: accepts TCP, and sends nothing."""
     while sock.recv(4096):
         pass
 
 
 def test_a_server_that_never_answers_is_given_up(name: str) -> None:
     with (
-        serving(silent, speaking("hello")) as server,
+        serving(silent, sending("hello")) as server,
         watching(quick(name, server.url, open_timeout=LIMIT)) as watch,
     ):
         assert watch.until("reconnecting") == ["connecting 1", "reconnecting"]
@@ -311,17 +311,17 @@ def test_a_server_that_never_answers_is_given_up(name: str) -> None:
 def test_a_connection_that_has_gone_quiet_is_replaced(
     name: str, limits: dict[str, float | None], error: str
 ) -> None:
-    told: list[tuple[int | None, str]] = []
+    closes: list[tuple[int | None, str]] = []
     hung_up = threading.Event()
 
     def hang(sock: socket.socket) -> None:
         peer = Peer(sock)
-        peer.say("hello")
+        peer.send("hello")
         assert hung_up.wait(DEADLINE)
-        told.append(peer.listen())
+        closes.append(peer.answer_until_end())
 
     with (
-        serving(hang, speaking("again")) as server,
+        serving(hang, sending("again")) as server,
         watching(quick(name, server.url, **limits)) as watch,
     ):
         assert watch.until("reconnecting") == [
@@ -330,30 +330,33 @@ def test_a_connection_that_has_gone_quiet_is_replaced(
         assert watch.event("disconnected")["error"] == error
         hung_up.set()
         assert watch.until("text")[-2:] == ["connected 2 after a gap", "text again"]
-        eventually(lambda: told, "the first connection's end")
-    assert told == [(1001, error)]
+        eventually(lambda: closes, "the first connection's end")
+    assert closes == [(1001, error)]
 
 
 @pytest.mark.parametrize("code", [1001, 1012])
 def test_after_a_server_s_daily_close_everything_is_said_again(name: str, code: int) -> None:
-    heard: list[list[str | bytes]] = []
+    received: list[list[str | bytes]] = []
     days = itertools.count(1)
 
     def day(sock: socket.socket) -> None:
         peer = Peer(sock)
-        heard.append(peer.hear_messages(3))
+        received.append(peer.receive_messages(3))
         number = next(days)
-        peer.say(*(f"{number}.{n}" for n in range(3)))
+        peer.send(*(f"{number}.{n}" for n in range(3)))
         if number < 3:
             peer.close(code, "daily")
-        peer.listen()
+        peer.answer_until_end()
 
-    say = ("subscribe é", b"\x00\xff", "login")
-    with serving(day) as server, watching(quick(name, server.url, initial_messages=say)) as watch:
+    messages = ("subscribe é", b"\x00\xff", "login")
+    with (
+        serving(day) as server,
+        watching(quick(name, server.url, initial_messages=messages)) as watch,
+    ):
         records = watch.until("text 3.2")
-        eventually(lambda: watch.feed.state.sent == 9, "the state counts what was said")
+        eventually(lambda: watch.feed.state.sent == 9, "the state counts what was sent")
         state = watch.feed.state
-    assert heard == [[*say]] * 3
+    assert received == [[*messages]] * 3
     assert [r for r in records if r.startswith(("text", "connected", "disconnected"))] == [
         *("connected 1", "text 1.0", "text 1.1", "text 1.2", f"disconnected {code} daily"),
         *("connected 2 after a gap", "text 2.0", "text 2.1", "text 2.2"),
@@ -366,7 +369,7 @@ def test_after_a_server_s_daily_close_everything_is_said_again(name: str, code: 
 
 def test_a_ping_measures_the_round_trip(name: str) -> None:
     with (
-        serving(speaking()) as server,
+        serving(sending()) as server,
         watching(quick(name, server.url, ping_interval=0.05, ping_timeout=DEADLINE)) as watch,
     ):
         assert watch.until("connected")
@@ -384,7 +387,7 @@ def test_a_long_message_on_a_slow_line_is_no_silence(name: str) -> None:
         for _ in range(pieces):
             sock.sendall(b"x" * 1000)
             threading.Event().wait(0.25)
-        peer.listen()
+        peer.answer_until_end()
 
     limits: dict[str, Any] = {"ping_interval": 0.5, "ping_timeout": 2.0, "idle_timeout": 2.0}
     with serving(trickle) as server, watching(quick(name, server.url, **limits)) as watch:
@@ -415,7 +418,7 @@ def test_sigterm_drains(name: str) -> None:
             while (message := feed.read(DEADLINE)) is not None:
                 records.append(describe(message))
         assert manager.join(DEADLINE) == 0
-        eventually(lambda: flood.close, "the server hears the end")
+        eventually(lambda: flood.close, "the server receives the end")
     assert flood.close == (1001, "the manager stops")
     assert records[:2] == ["connecting 1", "connected 1"]
     assert records[-1] == "stopped"
@@ -455,8 +458,8 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("worker", ["alone", "with a worker"])
 def test_a_child_ends_with_its_parent_however_that_ends(name: str, worker: str) -> None:
-    told: list[tuple[int | None, str]] = []
-    with serving(lambda sock: told.append(Peer(sock).listen())) as server:
+    closes: list[tuple[int | None, str]] = []
+    with serving(lambda sock: closes.append(Peer(sock).answer_until_end())) as server:
         with subprocess.Popen(
             [sys.executable, "-c", CLIENT, name, server.url, worker],
             stdin=subprocess.PIPE,
@@ -471,6 +474,6 @@ def test_a_child_ends_with_its_parent_however_that_ends(name: str, worker: str) 
             feed.close()
             client.kill()
             eventually(lambda: not is_running(pid), "the child ends")
-        eventually(lambda: told, "the server hears the end")
-    assert told == [(1001, "the manager stops")]
+        eventually(lambda: closes, "the server receives the end")
+    assert closes == [(1001, "the manager stops")]
     assert leftovers(name) == []

@@ -18,7 +18,7 @@ from typing import Final
 from ringcast import Config, Manager, Phase, attach, shm
 from tests.conftest import DEADLINE, Processes, eventually
 
-from .manager import Peer, describe, kill, listen, quick, serving, speaking, url_of
+from .manager import Peer, describe, kill, listen, quick, sending, serving, url_of
 from .traffic import cpu_seconds
 
 LIVES: Final = 3
@@ -30,23 +30,23 @@ class Counter:
     """A script: numbers messages up, over all its connections.
 
     Attributes:
-        said: how many were handed to a socket, whether they came through or not.
+        sent: how many were handed to a socket, whether they came through or not.
         firsts: the number that each connection began with.
         stopping: set to end with the next message, after which the server closes.
     """
 
     def __init__(self) -> None:
-        self.said = 0
+        self.sent = 0
         self.firsts: list[int] = []
         self.stopping = threading.Event()
 
     def __call__(self, sock: socket.socket) -> None:
         peer = Peer(sock)
-        self.firsts.append(self.said)
+        self.firsts.append(self.sent)
         with contextlib.suppress(OSError):
             while not self.stopping.is_set() and not select.select([sock], [], [], 0)[0]:
-                number, self.said = self.said, self.said + 1
-                peer.say(str(number))
+                number, self.sent = self.sent, self.sent + 1
+                peer.send(str(number))
         if self.stopping.is_set():
             peer.close(1000)
 
@@ -134,20 +134,20 @@ def check_lives(seen: Seen, counter: Counter) -> None:
     lives = [[*life] for _, life in itertools.groupby(seen, key=lambda record: record[2])]
     assert len(lives) == len(counter.firsts) == LIVES
     assert [life[0][2] for life in lives] == [*range(1, LIVES + 1)]
-    ends = [*counter.firsts[1:], counter.said]
+    ends = [*counter.firsts[1:], counter.sent]
     for number, (life, first, end) in enumerate(zip(lives, counter.firsts, ends, strict=True)):
-        told = [text for *_, text in life]
+        records = [text for *_, text in life]
         if number == 0:
-            assert told[:2] == ["connecting 1", "connected 1"]
+            assert records[:2] == ["connecting 1", "connected 1"]
         else:
-            assert told[:3] == ["restarted", "connecting 1", "connected 1 after a gap"]
-        numbers = [int(text.removeprefix("text ")) for text in told if text.startswith("text")]
-        # All that is missing was said between the last of one life and the first of the next.
+            assert records[:3] == ["restarted", "connecting 1", "connected 1 after a gap"]
+        numbers = [int(text.removeprefix("text ")) for text in records if text.startswith("text")]
+        # All that is missing was sent between the last of one life and the first of the next.
         assert numbers == [*range(first, first + len(numbers))]
         assert 500 <= len(numbers) <= end - first
         events = 3 if number else 2
-        assert told[events : events + len(numbers)] == [f"text {n}" for n in numbers]
-        assert told[events + len(numbers) :] == (["stopped"] if number == LIVES - 1 else [])
+        assert records[events : events + len(numbers)] == [f"text {n}" for n in numbers]
+        assert records[events + len(numbers) :] == (["stopped"] if number == LIVES - 1 else [])
 
 
 def test_workers_killed_under_load_cost_the_others_nothing(name: str, processes: Processes) -> None:
@@ -175,7 +175,7 @@ def test_workers_killed_under_load_cost_the_others_nothing(name: str, processes:
 
 def test_an_idle_manager_uses_next_to_no_processor_time(name: str) -> None:
     with (
-        serving(speaking("hello")) as server,
+        serving(sending("hello")) as server,
         Manager(quick(name, server.url)) as manager,
         attach(name, start="oldest") as feed,
     ):

@@ -162,12 +162,12 @@ def test_senders_are_killed_at_random_for_long(name: str, processes: Processes, 
 
 
 def unconfirmed(sender: Sender) -> int:
-    """Of how many messages nobody knows; told once."""
+    """How many messages are unconfirmed; reported once."""
     try:
         sender.flush()
-    except shm.SendUnconfirmed as told:
+    except shm.SendUnconfirmed as error:
         sender.flush()
-        return told.count
+        return error.count
     return 0
 
 
@@ -176,7 +176,7 @@ def unconfirmed(sender: Sender) -> int:
 def test_a_receiver_dies_at_any_step(
     name: str, seed: int, victims: Victims, step: int, auto_ack: bool
 ) -> None:
-    """What it had not taken comes; what it had in hand is lost if it was taken, and then told."""
+    """Messages it had not taken come; one that it had taken is lost, and is reported."""
     nth = random.Random(seed).randint(1, 20)
     victim = victims(step, nth, "receive", name, "create", auto_ack)
     victim.ready()
@@ -190,9 +190,9 @@ def test_a_receiver_dies_at_any_step(
         checker = OrderChecker()
         checker.expected.update({0: (first + 1) // 2, 1: first // 2})
         assert checker.take_all(receiver) == 40 - first
-        told = [unconfirmed(sender) for sender in senders]
-        taken_unsaid = first - (nth - 1) if auto_ack else first
-        assert sum(told) == taken_unsaid
+        reported = [unconfirmed(sender) for sender in senders]
+        unacknowledged = first - (nth - 1) if auto_ack else first
+        assert sum(reported) == unacknowledged
         receiver.limit_in_flight(1)
         for n in range(20, 120):
             for who, sender in enumerate(senders):
@@ -207,7 +207,7 @@ def test_a_receiver_dies_at_any_step(
 
 
 def test_a_lane_is_not_lost_with_a_receiver(name: str, seed: int, victims: Victims) -> None:
-    """Each dies having taken a message and not said that its bytes are free."""
+    """Each dies after it took a message and before it freed its bytes."""
     sender = None
     for turn in range(6):
         victim = victims(72, 1, "receive", name, "resume" if turn else "create", "at once")
@@ -319,18 +319,18 @@ SLICE_NS = 100_000_000
 CROSSINGS = 10_000
 
 
-def answer(name: str, crossings: int, said: Any, slept_through: Any) -> None:
+def answer(name: str, crossings: int, answered: Any, slept_through: Any) -> None:
     """A process: receive, and note when it was done; counts the waits that it slept through."""
     take_core(1)
     with Receiver.resume(name, wait=shm.Blocking(spin_us=0)) as receiver:
         receiver.limit_in_flight(1)
-        said[0] = 1
+        answered[0] = 1
         watch = Watch(SLICE_NS)
         for _ in range(crossings):
             watch.begin()
             message = receiver.read()
             assert message is not None
-            said[0] = time.monotonic_ns()
+            answered[0] = time.monotonic_ns()
             watch.end(int.from_bytes(message.payload, "little"))
         slept_through[0] = watch.close()
         while receiver.read(timeout=0.01) is not None or mpsc.status(name).senders:
@@ -340,11 +340,11 @@ def answer(name: str, crossings: int, said: Any, slept_through: Any) -> None:
 def cross(name: str, processes: Processes, how: str, crossings: int) -> None:
     """Both sides fall asleep at each message, at about the moment in which the other one acts."""
     rng = random.Random()
-    said: Any = sharedctypes.RawArray(c_int64, 1)
+    answered: Any = sharedctypes.RawArray(c_int64, 1)
     slept_through: Any = sharedctypes.RawArray(c_int64, [-1])
     orphan(name)
-    process = processes.start(answer, name, crossings, said, slept_through)
-    eventually(lambda: said[0], "the receiver is there")
+    process = processes.start(answer, name, crossings, answered, slept_through)
+    eventually(lambda: answered[0], "the receiver is there")
     watch = Watch(SLICE_NS)
     with Sender.attach(name) as sender:
         for _ in range(crossings):
@@ -357,7 +357,7 @@ def cross(name: str, processes: Processes, how: str, crossings: int) -> None:
             else:
                 sender.send(time.monotonic_ns().to_bytes(8, "little"), timeout=0)
                 sender.flush()
-            watch.end(said[0])
+            watch.end(answered[0])
     processes.join(process)
     check(watch.close(), crossings)
     check(slept_through[0], crossings)

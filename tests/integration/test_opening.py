@@ -24,8 +24,8 @@ from .manager import (
     Script,
     answering,
     quick,
+    sending,
     serving,
-    speaking,
     watching,
 )
 
@@ -44,7 +44,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 def test_a_certificate_of_a_given_authority_is_right(name: str, authority: Authority) -> None:
     with (
-        serving(speaking("hello"), context=authority.context()) as server,
+        serving(sending("hello"), context=authority.context()) as server,
         watching(quick(name, server.url, ca=authority.certificate)) as watch,
     ):
         assert watch.until("text") == ["connecting 1", "connected 1", "text hello"]
@@ -63,7 +63,7 @@ def test_a_wrong_certificate_stops(
     name: str, authority: Authority, wrong: dict[str, Any], because: str
 ) -> None:
     with (
-        serving(speaking("hello"), context=authority.context(**wrong)) as server,
+        serving(sending("hello"), context=authority.context(**wrong)) as server,
         watching(quick(name, server.url, ca=authority.certificate)) as watch,
     ):
         assert watch.rest() == ["connecting 1", "stopped"]
@@ -79,7 +79,7 @@ def test_an_unknown_authority_stops(
 ) -> None:
     ca = stranger.certificate if known else None
     with (
-        serving(speaking("hello"), context=authority.context()) as server,
+        serving(sending("hello"), context=authority.context()) as server,
         watching(quick(name, server.url, ca=ca)) as watch,
     ):
         assert watch.rest() == ["connecting 1", "stopped"]
@@ -91,7 +91,7 @@ def test_a_certificate_that_is_not_checked_need_not_be_right(
     name: str, authority: Authority
 ) -> None:
     with (
-        serving(speaking("hello"), context=authority.context("other.test", expired=True)) as server,
+        serving(sending("hello"), context=authority.context("other.test", expired=True)) as server,
         watching(quick(name, server.url, verify=False)) as watch,
     ):
         assert watch.until("text")[-1] == "text hello"
@@ -105,7 +105,7 @@ def test_a_client_s_certificate_is_shown_to_a_server_that_demands_one(
     def script(sock: socket.socket) -> None:
         assert isinstance(sock, ssl.SSLSocket)
         shown.append(sock.getpeercert())
-        speaking("hello")(sock)
+        sending("hello")(sock)
 
     context = authority.context(clients=True)
     own = authority.issue("client.test")
@@ -120,7 +120,7 @@ def test_without_a_client_s_certificate_such_a_server_is_not_reached(
     name: str, authority: Authority
 ) -> None:
     with (
-        serving(speaking("hello"), context=authority.context(clients=True)) as server,
+        serving(sending("hello"), context=authority.context(clients=True)) as server,
         watching(quick(name, server.url, ca=authority.certificate)) as watch,
     ):
         assert watch.until("reconnecting")[0] == "connecting 1"
@@ -131,7 +131,7 @@ def test_the_server_name_is_asked_for_and_checked(name: str, authority: Authorit
     asked: list[str | None] = []
     context = authority.context("exchange.test")
     context.sni_callback = lambda _socket, server_name, _context: asked.append(server_name)
-    with serving(speaking("hello"), context=context) as server:
+    with serving(sending("hello"), context=context) as server:
         config = quick(name, server.url, ca=authority.certificate, server_name="exchange.test")
         with watching(config) as watch:
             assert watch.until("text")[-1] == "text hello"
@@ -222,7 +222,7 @@ def _exactly(sock: socket.socket, count: int) -> bytes:
 def test_a_proxy_is_gone_through(name: str, scheme: str, login: str | None) -> None:
     proxy = Proxy(login)
     with (
-        serving(speaking("hello")) as server,
+        serving(sending("hello")) as server,
         serving(proxy.http if scheme == "http" else proxy.socks5) as between,
     ):
         user = "" if login is None else login.replace("%", "%25") + "@"
@@ -235,7 +235,7 @@ def test_a_proxy_is_gone_through(name: str, scheme: str, login: str | None) -> N
 def test_tls_goes_through_a_proxy(name: str, authority: Authority) -> None:
     proxy = Proxy()
     with (
-        serving(speaking("hello"), context=authority.context()) as server,
+        serving(sending("hello"), context=authority.context()) as server,
         serving(proxy.http) as between,
     ):
         address = f"http://{HOST}:{between.port}"
@@ -282,7 +282,7 @@ def test_everything_configured_arrives_in_the_handshake(name: str) -> None:
     def script(sock: socket.socket) -> None:
         peer = Peer(sock, subprotocols=("v2.exchange", "v1.exchange"))
         requests.append(peer.request)
-        peer.listen()
+        peer.answer_until_end()
 
     with serving(script) as server:
         config = quick(
@@ -327,7 +327,7 @@ def _secretive(name: str, url: str, proxy: str) -> Config:
 def _echo(sock: socket.socket) -> None:
     """A script: tells the client its own secrets in the reason of a close."""
     peer = Peer(sock)
-    peer.hear_messages(1)
+    peer.receive_messages(1)
     peer.close(4001, f"not with {SECRETS[0]} and {SECRETS[1]}, {SECRETS[2]}")
 
 
@@ -355,8 +355,8 @@ def test_secrets_stand_in_no_log_record_or_event(
         with watching(config) as watch:
             records = watch.rest()
     assert [r for r in records if r.startswith("disconnected 4001")]
-    said = json.dumps([watch.events, watch.errors]) + "".join(
+    shown = json.dumps([watch.events, watch.errors]) + "".join(
         f"{record.getMessage()} {record.__dict__}" for record in caplog.records
     )
-    assert "feed?key=***" in said
-    assert [secret for secret in SECRETS if secret in said] == []
+    assert "feed?key=***" in shown
+    assert [secret for secret in SECRETS if secret in shown] == []

@@ -31,13 +31,13 @@ def test_a_worker_that_does_not_read_holds_the_server_up_and_nothing_is_lost(nam
     with serving(flood) as server, watching(quick(name, server.url, **SMALL)) as watch:
         assert flood.blocked.wait(DEADLINE)
         assert full(name)
-        held = flood.said
+        held = flood.sent
         flood.last = held + 200
         records = watch.until(f"text {held + 199}")
         assert watch.feed.lost == 0
         assert watch.feed.policy == "block"
     assert [number_of(r) for r in records if r.startswith("text")] == [*range(held + 200)]
-    assert flood.said == held + 200
+    assert flood.sent == held + 200
 
 
 def test_a_worker_that_holds_the_ring_too_long_goes_on_lossy_and_is_told(
@@ -54,8 +54,8 @@ def test_a_worker_that_holds_the_ring_too_long_goes_on_lossy_and_is_told(
         first = watch.feed.read(DEADLINE)
         assert first is not None
         eventually(lambda: (s := reader_status(name)) and not s.gating, "it has stepped down")
-        held = flood.said
-        eventually(lambda: flood.said > held + 2 * SMALL["slots"], "the server goes on")
+        held = flood.sent
+        eventually(lambda: flood.sent > held + 2 * SMALL["slots"], "the server goes on")
         expected = first.sequence + 1
         numbers: list[int] = []
         missed = 0
@@ -99,8 +99,8 @@ def test_a_stopped_worker_is_evicted_and_the_others_go_on(
         assert ours.recv_bytes() == b"attached"
         with serving(flood, listener=listener):
             eventually(lambda: "evicted" in caplog.text, "it is evicted")
-            held = flood.said
-            eventually(lambda: flood.said > held + 2 * SMALL["slots"], "the server goes on")
+            held = flood.sent
+            eventually(lambda: flood.sent > held + 2 * SMALL["slots"], "the server goes on")
             assert watch.until("text")
             assert worker.pid is not None
             os.kill(worker.pid, signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""What workers send reaches the server: in ticket order, whole, at its rate, or they are told."""
+"""What workers send reaches the server in ticket order, whole and at its rate; or calls raise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ringcast.broker.manager.outbox import TokenBucket
 from ringcast.shm import mpsc
 from tests.conftest import DEADLINE, Processes, eventually
 
-from .manager import Peer, Script, kill, listen, quick, serving, speaking, url_of, watching
+from .manager import Peer, Script, kill, listen, quick, sending, serving, url_of, watching
 
 WORKERS = 4
 MESSAGES = 10_000
@@ -30,24 +30,24 @@ MANY = 1000
 """Messages of 100 kB, more than a socket's buffers take."""
 
 
-def collecting(heard: list[str], greeting: str = "") -> Script:
-    """A script: says `greeting`, notes every text it hears, answers the rest."""
+def collecting(received: list[str], greeting: str = "") -> Script:
+    """A script: sends `greeting`, notes every text that comes, answers the rest."""
 
     def script(sock: socket.socket) -> None:
         peer = Peer(sock)
         if greeting:
-            peer.say(greeting)
+            peer.send(greeting)
         with contextlib.suppress(EOFError, OSError):
             while True:
-                frame = peer.hear()
+                frame = peer.receive()
                 if isinstance(frame, Frame) and frame.opcode is Opcode.TEXT:
-                    heard.append(bytes(frame.data).decode())
+                    received.append(bytes(frame.data).decode())
 
     return script
 
 
 def unread(reset: threading.Event) -> Script:
-    """A script: shakes hands, does not read, and resets the connection when it is told."""
+    """A script: shakes hands, does not read, and resets the connection when `reset` is set."""
 
     def script(sock: socket.socket) -> None:
         peer = Peer(sock)
@@ -90,9 +90,9 @@ def converse(name: str, number: int, pipe: Connection) -> None:
 
         sending = threading.Thread(target=send)
         sending.start()
-        heard = [next(feed).text() for _ in range(WORKERS * MESSAGES)]
+        received = [next(feed).text() for _ in range(WORKERS * MESSAGES)]
         sending.join(DEADLINE)
-        pipe.send_bytes(json.dumps([tickets, heard]).encode())
+        pipe.send_bytes(json.dumps([tickets, received]).encode())
 
 
 def test_what_workers_send_comes_back_to_all_of_them_in_ticket_order(
@@ -121,18 +121,18 @@ def test_what_workers_send_comes_back_to_all_of_them_in_ticket_order(
         assert tickets == sorted(tickets)
         sent.update((t, f"{number} {count}") for count, t in enumerate(tickets))
     assert sorted(sent) == [*range(WORKERS * MESSAGES)]
-    for _, heard in map(json.loads, found):
-        assert heard == [sent[ticket] for ticket in range(len(sent))]
+    for _, received in map(json.loads, found):
+        assert received == [sent[ticket] for ticket in range(len(sent))]
 
 
 def test_text_and_binary_of_every_size_arrive_as_they_were_sent(name: str) -> None:
     sizes = (0, 1, 125, 126, 65535, 65536, 100_000)
-    heard: list[bytes | str] = []
+    received: list[bytes | str] = []
 
     def script(sock: socket.socket) -> None:
         peer = Peer(sock)
-        heard.extend(peer.hear_messages(2 * len(sizes)))
-        peer.listen()
+        received.extend(peer.receive_messages(2 * len(sizes)))
+        peer.answer_until_end()
 
     with (
         serving(script) as server,
@@ -142,13 +142,13 @@ def test_text_and_binary_of_every_size_arrive_as_they_were_sent(name: str) -> No
             watch.feed.send("ä" * (size // 2) + "x" * (size % 2))
             watch.feed.send(bytes(size))
         watch.feed.flush(timeout=DEADLINE)
-        eventually(lambda: len(heard) == 2 * len(sizes), "all were heard")
-    assert heard[::2] == ["ä" * (size // 2) + "x" * (size % 2) for size in sizes]
-    assert heard[1::2] == [bytes(size) for size in sizes]
+        eventually(lambda: len(received) == 2 * len(sizes), "all were received")
+    assert received[::2] == ["ä" * (size // 2) + "x" * (size % 2) for size in sizes]
+    assert received[1::2] == [bytes(size) for size in sizes]
 
 
 def test_the_uplink_goes_on_while_the_ring_is_full(name: str) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     blocked = threading.Event()
 
     def flood_and_hear(sock: socket.socket) -> None:
@@ -156,46 +156,46 @@ def test_the_uplink_goes_on_while_the_ring_is_full(name: str) -> None:
         sock.settimeout(0.2)
         try:
             while True:
-                peer.say("x" * 200)
+                peer.send("x" * 200)
         except TimeoutError:  # the manager has stopped reading
             blocked.set()
         sock.settimeout(None)
-        while not heard:
-            frame = peer.hear()
+        while not received:
+            frame = peer.receive()
             if isinstance(frame, Frame) and frame.opcode is Opcode.TEXT:
-                heard.append(bytes(frame.data).decode())
+                received.append(bytes(frame.data).decode())
 
     options = {"slots": 64, "capacity": 1 << 16}
     with serving(flood_and_hear) as server, watching(quick(name, server.url, **options)) as watch:
         assert blocked.wait(DEADLINE)
         watch.feed.send("are you there")
         watch.feed.flush(timeout=DEADLINE)
-        eventually(lambda: heard, "it was heard")
-    assert heard == ["are you there"]
+        eventually(lambda: received, "it was received")
+    assert received == ["are you there"]
 
 
 def test_messages_longer_than_a_lane_go_through_it_in_parts(name: str) -> None:
-    heard: list[bytes | str] = []
+    received: list[bytes | str] = []
     sent: list[bytes | str] = ["y" * 5000, "z" * 1_000_000, b"short", bytes(range(256)) * 4000]
 
     def script(sock: socket.socket) -> None:
         peer = Peer(sock)
-        heard.extend(peer.hear_messages(len(sent)))
-        peer.listen()
+        received.extend(peer.receive_messages(len(sent)))
+        peer.answer_until_end()
 
     options: dict[str, Any] = {"send_buffer_bytes": 4096, "capacity": 1 << 23}
     with serving(script) as server, watching(quick(name, server.url, **options)) as watch:
         for payload in sent:
             watch.feed.send(payload)
         watch.feed.flush(timeout=DEADLINE)
-        eventually(lambda: len(heard) == len(sent), "all were heard")
+        eventually(lambda: len(received) == len(sent), "all were received")
         with pytest.raises(shm.MessageTooLarge, match="a quarter of the ring's capacity"):
             watch.feed.send(bytes(watch.feed.max_message + 1))
-    assert heard == sent
+    assert received == sent
 
 
 def test_tasks_send_through_a_small_lane_and_flush(name: str) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     count = 1000
 
     async def main(feed: Feed) -> None:
@@ -206,16 +206,16 @@ def test_tasks_send_through_a_small_lane_and_flush(name: str) -> None:
             await feed.aflush()
 
     with (
-        serving(collecting(heard)) as server,
+        serving(collecting(received)) as server,
         watching(quick(name, server.url, send_buffer_bytes=1024)) as watch,
     ):
         asyncio.run(main(watch.feed))
-        eventually(lambda: len(heard) == count + 1, "all were heard")
-    assert heard == [*(f"{number}".ljust(100) for number in range(count)), "long".ljust(5000)]
+        eventually(lambda: len(received) == count + 1, "all were received")
+    assert received == [*(f"{number}".ljust(100) for number in range(count)), "long".ljust(5000)]
 
 
 def test_a_long_message_that_was_given_up_is_never_heard(name: str) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     listener = listen()
 
     async def give_up(feed: Feed) -> None:
@@ -226,19 +226,19 @@ def test_a_long_message_that_was_given_up_is_never_heard(name: str) -> None:
     with watching(quick(name, url_of(listener), send_buffer_bytes=1024)) as watch:
         asyncio.run(give_up(watch.feed))  # nobody serves the socket yet
         assert mpsc.status(name).pending > 0
-        with serving(collecting(heard), listener=listener):
+        with serving(collecting(received), listener=listener):
             watch.feed.send("whole".ljust(10_000), timeout=DEADLINE)
             watch.feed.flush(timeout=DEADLINE)
-            eventually(lambda: heard, "it was heard")
+            eventually(lambda: received, "it was received")
             watch.end()
-    assert heard == ["whole".ljust(10_000)]
+    assert received == ["whole".ljust(10_000)]
 
 
 # ---- without a connection ------------------------------------------------------------------
 
 
 def test_held_messages_follow_what_is_said_at_each_connect(name: str) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     listener = listen()
     config = quick(name, url_of(listener), initial_messages=("subscribe",))
     with watching(config) as watch:  # nobody serves the socket yet
@@ -247,11 +247,11 @@ def test_held_messages_follow_what_is_said_at_each_connect(name: str) -> None:
         with pytest.raises(TimeoutError, match="was not delivered in time"):
             watch.feed.flush(timeout=0)
         assert watch.feed.state.sent == 0
-        with serving(collecting(heard), listener=listener):
+        with serving(collecting(received), listener=listener):
             watch.feed.flush(timeout=DEADLINE)
-            eventually(lambda: len(heard) == 4, "all were heard")
+            eventually(lambda: len(received) == 4, "all were received")
             watch.end()
-    assert heard == ["subscribe", "order 0", "order 1", "order 2"]
+    assert received == ["subscribe", "order 0", "order 1", "order 2"]
 
 
 def test_a_sender_waits_when_its_lane_holds_as_much_as_it_may(name: str) -> None:
@@ -266,12 +266,12 @@ def test_a_sender_waits_when_its_lane_holds_as_much_as_it_may(name: str) -> None
 
 
 def test_what_the_socket_did_not_take_is_sent_again_on_the_next_connection(name: str) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     reset = threading.Event()
 
     config_of: dict[str, Any] = {"send_buffer_bytes": 1 << 21}
     with (
-        serving(unread(reset), collecting(heard)) as server,
+        serving(unread(reset), collecting(received)) as server,
         watching(quick(name, server.url, **config_of)) as watch,
     ):
         watch.until("connected 1")
@@ -281,20 +281,20 @@ def test_what_the_socket_did_not_take_is_sent_again_on_the_next_connection(name:
         reset.set()
         watch.until("connected 2")
         watch.feed.flush(timeout=DEADLINE)
-        eventually(lambda: heard and heard[-1] == texts[sent - 1], "the last was heard")
-        assert heard == texts[sent - len(heard) : sent]
+        eventually(lambda: received and received[-1] == texts[sent - 1], "the last was received")
+        assert received == texts[sent - len(received) : sent]
         # What was still in the lane, at least, was not yet in any buffer of the socket.
-        assert len(heard) >= sender.pending_bytes // 100_100
+        assert len(received) >= sender.pending_bytes // 100_100
 
 
 def test_refusing_is_told_at_once_and_ends_with_the_connection(name: str) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     listener = listen()
     with watching(quick(name, url_of(listener), offline_sends="reject")) as watch:
         with pytest.raises(shm.SendRejected, match="there is no connection") as rejected:
             watch.feed.send("too early")
         assert rejected.value.count == 0
-        with serving(collecting(heard), listener=listener):
+        with serving(collecting(received), listener=listener):
             watch.until("connected 1")
 
             def accepted() -> bool:
@@ -307,7 +307,7 @@ def test_refusing_is_told_at_once_and_ends_with_the_connection(name: str) -> Non
             eventually(accepted, "the manager accepts")
             watch.feed.flush(timeout=DEADLINE)
             watch.end()
-    assert heard == ["in time"]
+    assert received == ["in time"]
 
 
 def test_messages_that_were_under_way_are_refused_when_the_connection_is_lost(name: str) -> None:
@@ -315,7 +315,7 @@ def test_messages_that_were_under_way_are_refused_when_the_connection_is_lost(na
 
     config_of: dict[str, Any] = {"send_buffer_bytes": 1 << 21, "offline_sends": "reject"}
     with (
-        serving(unread(reset), speaking()) as server,
+        serving(unread(reset), sending()) as server,
         watching(quick(name, server.url, **config_of)) as watch,
     ):
         watch.until("connected 1")
@@ -339,9 +339,9 @@ def test_when_the_manager_stops_what_was_held_is_refused(name: str) -> None:
 
 
 def test_a_worker_s_last_words_go_out_while_the_manager_stops(name: str) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     with (
-        serving(collecting(heard)) as server,
+        serving(collecting(received)) as server,
         watching(quick(name, server.url, drain_timeout=DEADLINE)) as watch,
     ):
         watch.until("connected 1")
@@ -350,14 +350,14 @@ def test_a_worker_s_last_words_go_out_while_the_manager_stops(name: str) -> None
         watch.feed.send("cancel everything")
         watch.feed.flush(timeout=DEADLINE)
         watch.rest()
-    assert heard == ["cancel everything"]
+    assert received == ["cancel everything"]
 
 
 def test_after_a_manager_s_death_senders_are_told_what_nobody_knows(name: str) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     config_of: dict[str, Any] = {"send_buffer_bytes": 1 << 21, "drain_timeout": 0.0}
     reset = threading.Event()
-    with serving(unread(reset), collecting(heard)) as server:
+    with serving(unread(reset), collecting(received)) as server:
         config = quick(name, server.url, **config_of)
         with (
             Manager(config) as manager,
@@ -373,13 +373,13 @@ def test_after_a_manager_s_death_senders_are_told_what_nobody_knows(name: str) -
                 assert unconfirmed.value.count > 0
                 feed.send("the last")
                 feed.flush(timeout=DEADLINE)
-                eventually(lambda: heard and heard[-1] == "the last", "it was heard")
-                numbers = [int(text.split()[0]) for text in heard[:-1]]
+                eventually(lambda: received and received[-1] == "the last", "it was received")
+                numbers = [int(text.split()[0]) for text in received[:-1]]
                 assert numbers == [*range(sent - len(numbers), sent)]
 
 
 def test_a_manager_that_can_t_start_leaves_what_the_dead_one_held(name: str) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     listener = listen()
     config = quick(name, url_of(listener))
     with Manager(config) as manager, attach(name) as feed:
@@ -387,9 +387,9 @@ def test_a_manager_that_can_t_start_leaves_what_the_dead_one_held(name: str) -> 
         kill(manager)
         with pytest.raises(ConfigError, match="slots=1000 is not a power of two"):
             Manager(replace(config, slots=1000)).run()
-        with serving(collecting(heard), listener=listener), Manager(config):
+        with serving(collecting(received), listener=listener), Manager(config):
             feed.flush(timeout=DEADLINE)
-            eventually(lambda: heard == ["held"], "it was heard")
+            eventually(lambda: received == ["held"], "it was received")
 
 
 def test_each_worker_may_have_so_many_messages_in_flight(name: str) -> None:
@@ -406,17 +406,17 @@ def test_each_worker_may_have_so_many_messages_in_flight(name: str) -> None:
 
 
 def test_nothing_is_sent_faster_than_the_rate(name: str) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     times: list[float] = []
 
     def noting(sock: socket.socket) -> None:
         peer = Peer(sock)
         with contextlib.suppress(EOFError, OSError):
             while True:
-                frame = peer.hear()
+                frame = peer.receive()
                 if isinstance(frame, Frame) and frame.opcode is Opcode.TEXT:
                     times.append(time.monotonic())
-                    heard.append(bytes(frame.data).decode())
+                    received.append(bytes(frame.data).decode())
 
     options: dict[str, Any] = {"send_rate": 100.0, "send_burst": 5, "initial_messages": ("a", "b")}
     with serving(noting) as server, watching(quick(name, server.url, **options)) as watch:
@@ -424,17 +424,17 @@ def test_nothing_is_sent_faster_than_the_rate(name: str) -> None:
         for number in range(40):
             watch.feed.send(str(number), timeout=DEADLINE)
         watch.feed.flush(timeout=DEADLINE)
-        eventually(lambda: len(heard) == 42, "all were heard")
-    assert heard == ["a", "b", *map(str, range(40))]
+        eventually(lambda: len(received) == 42, "all were received")
+    assert received == ["a", "b", *map(str, range(40))]
     # 42 messages, of which 5 may go at once: the last not before 37 hundredths have gone by.
     assert times[-1] - began >= 0.99 * (42 - 5) / 100
 
 
 def test_a_worker_over_its_share_waits_and_others_do_not(name: str) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     options: dict[str, Any] = {"send_rate": 200.0, "send_burst": 1}
     with (
-        serving(collecting(heard)) as server,
+        serving(collecting(received)) as server,
         watching(quick(name, server.url, **options)) as watch,
         attach(name, label="modest") as modest,
     ):
@@ -447,16 +447,16 @@ def test_a_worker_over_its_share_waits_and_others_do_not(name: str) -> None:
         greedy = threading.Thread(target=flood)
         greedy.start()
         try:
-            eventually(lambda: len(heard) > 10, "the flood is on its way")
-            before = len(heard)
+            eventually(lambda: len(received) > 10, "the flood is on its way")
+            before = len(received)
             for _ in range(5):
                 modest.send("modest", timeout=DEADLINE)
             modest.flush(timeout=DEADLINE)
-            eventually(lambda: heard.count("modest") == 5, "all modest ones were heard")
+            eventually(lambda: received.count("modest") == 5, "all modest ones were received")
         finally:
             stop.set()
             greedy.join(DEADLINE)
-        last = len(heard) - 1 - heard[::-1].index("modest")
+        last = len(received) - 1 - received[::-1].index("modest")
         # Two of each are under way at most, so no more than that go before each modest one.
         assert last - before <= 5 * 3 + 4
 
@@ -497,9 +497,9 @@ def test_without_a_rate_there_is_no_waiting() -> None:
 def test_a_worker_that_would_have_the_connection_closed_is_evicted(
     name: str, misdeed: Callable[[mpsc.Sender], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    heard: list[str] = []
+    received: list[str] = []
     with (
-        serving(collecting(heard)) as server,
+        serving(collecting(received)) as server,
         watching(quick(name, server.url)) as watch,
         mpsc.Sender.attach(name) as bad,
     ):
@@ -511,12 +511,12 @@ def test_a_worker_that_would_have_the_connection_closed_is_evicted(
             bad.flush(timeout=DEADLINE)
         with pytest.raises(shm.Evicted, match="evicted lane"):
             bad.send(b"more")
-        eventually(lambda: heard == ["still here"], "the honest one was heard")
+        eventually(lambda: received == ["still here"], "the honest one was received")
     assert "evicted" in caplog.text
 
 
 def test_a_worker_that_only_reads_takes_no_lane(name: str) -> None:
-    with serving(speaking("hello")) as server, watching(quick(name, server.url)) as watch:
+    with serving(sending("hello")) as server, watching(quick(name, server.url)) as watch:
         watch.until("text hello")
         assert mpsc.status(name).senders == ()
         watch.feed.send("now")

@@ -111,7 +111,7 @@ def send(writer: Writer, payloads: Payloads, upto: int, rng: random.Random) -> N
 
 
 class Check:
-    """Is told of each message, and asserts that it is the next one and holds what it must."""
+    """Gets each message, and asserts that it is the next one and holds what it must."""
 
     def __init__(self, payloads: Payloads, first: int) -> None:
         self.payloads = payloads

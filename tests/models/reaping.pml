@@ -87,7 +87,7 @@ byte lock = NOBODY;
 bool killed[READERS + 2];
 bool closed[READERS];      /* will not join again */
 
-/* What is true, whatever the slot says. */
+/* What is true, whatever is in the slot. */
 byte owner = NOBODY;       /* from JOINING to FREE, while alive */
 bool entitled;             /* it is neither closing nor evicted */
 byte owned_generation;

@@ -1,6 +1,6 @@
 """Run spin on the models of the ring's protocols, and on their mutants.
 
-A model says in its opening comment what it proves.  A mutant, selected with
+A model states in its opening comment what it proves.  A mutant, selected with
 -D, leaves one step of the protocol out or does it wrongly; spin must reject it
 for the reason given here, or the model does not look at that step at all.
 """
@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-pytestmark = pytest.mark.stress  # a minute and a half, and only headers change what they say
+pytestmark = pytest.mark.stress  # a minute and a half, and only headers change their results
 
 MODELS: Final = Path(__file__).parent
 
@@ -45,7 +45,7 @@ GONE: Final = "assertion violated (at>=gone)"
 WRONGED: Final = "assertion violated 0"  # a live reader, in reaping.pml
 SLANDERED: Final = "assertion violated (unreported>0)"
 LEAKED: Final = "assertion violated  !(gating)"
-# In uplink.pml; the beginnings of what spin says, which expands macros.
+# In uplink.pml; the beginnings of what spin prints, which expands macros.
 NOT_DUE: Final = "assertion violated (record_ticket["
 NOT_FILLED: Final = "assertion violated (((word["
 SKIPPED: Final = "assertion violated (passed==claimed)"
@@ -140,7 +140,7 @@ def run(command: list[str], where: Path) -> str:
 
 
 def verify(model: str, macros: str, where: Path, optimize: str) -> str:
-    """Return what the verifier says of the model with these macros defined."""
+    """Return the verifier's output for the model with these macros defined."""
     names = macros.split()
     run(["spin", "-a", *(f"-D{name}" for name in names), str(MODELS / f"{model}.pml")], where)
     # Partial-order reduction does not get along with `unless`: reaping dies by it.
@@ -158,16 +158,16 @@ def verify(model: str, macros: str, where: Path, optimize: str) -> str:
     ("model", "macros"), CORRECT, ids=[" ".join(model).strip() for model in CORRECT]
 )
 def test_model_holds(model: str, macros: str, tmp_path: Path) -> None:
-    said = verify(model, macros, tmp_path, "-O2")
-    assert "errors: 0" in said, said
-    assert "max search depth too small" not in said, said
-    assert "Search not completed" not in said, said
+    output = verify(model, macros, tmp_path, "-O2")
+    assert "errors: 0" in output, output
+    assert "max search depth too small" not in output, output
+    assert "Search not completed" not in output, output
 
 
 @pytest.mark.parametrize(
     ("model", "macros", "reason"), MUTANTS, ids=[" ".join(mutant[:2]) for mutant in MUTANTS]
 )
 def test_mutant_is_rejected(model: str, macros: str, reason: str, tmp_path: Path) -> None:
-    said = verify(model, macros, tmp_path, "-O0")  # a mutant dies sooner than it compiles
-    assert "errors: 1" in said, said
-    assert f"pan:1: {reason}" in said, said
+    output = verify(model, macros, tmp_path, "-O0")  # a mutant dies sooner than it compiles
+    assert "errors: 1" in output, output
+    assert f"pan:1: {reason}" in output, output

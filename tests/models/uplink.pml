@@ -36,7 +36,7 @@
  *     committed lies after all that were, and goes when the lane is freed;
  *   - a lane's new owner finds it empty; it is not freed, nor evicted, nor are
  *     acknowledgements counted, for what an owner before it did;
- *   - what the receiver says again now and then (head, a lane's `taken`, and
+ *   - what the receiver stores again now and then (head, a lane's `taken`, and
  *     `written` if the lane is free) is what is there already;
  *   - nobody waits for the dead: every sender that lives, and is not evicted,
  *     sends all it has, all is acknowledged or unconfirmed, and every lane is free in
@@ -177,7 +177,7 @@ byte record_ticket[LANES * SIZE], record_message[LANES * SIZE];
 
 byte sender_deaths, receiver_deaths, cuts;
 
-/* What is true, whatever the shared memory says. */
+/* What is true, whatever is in shared memory. */
 byte claimed;                             /* swaps that succeeded */
 byte passed;                              /* tickets below are delivered or dropped */
 byte message_of[LAST + TICKETS + 1], lane_of[LAST + TICKETS + 1];

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from ringcast import shm
-from ringcast.shm.broadcast import Writer
+from ringcast.shm.broadcast import Reader, Writer
 from tests.conftest import DEADLINE, SHM, eventually, reader_status
 
 SLOTS = 8
 CAPACITY = 1024
 MAX_MESSAGE = CAPACITY // 4
+WAITS = [shm.Blocking(), shm.Blocking(spin_us=0), shm.Yielding(), shm.BusySpin()]
 DATA_HEADER = 4096
 """Where the descriptors begin in the data segment (layout.h)."""
 
@@ -28,6 +29,12 @@ def writer(name: str) -> Iterator[Writer]:
     """The writer of a ring of 8 messages, 1024 bytes and 4 readers; closed and unlinked after."""
     with Writer.create(name, slots=SLOTS, capacity=CAPACITY, max_readers=4) as writer:
         yield writer
+
+
+@pytest.fixture
+def reader(writer: Writer) -> Reader:
+    """A lossless reader from the first message on."""
+    return Reader.attach(writer.name)
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +68,15 @@ def fill(writer: Writer, payload: bytes = b"12345678") -> list[int]:
         sequences.append(sequence)
         assert len(sequences) <= writer.slots, "nobody gates this ring: it never gets full"
     return sequences
+
+
+def read_all(reader: Reader) -> list[bytes]:
+    """Every payload that is there, and let go of all."""
+    payloads = []
+    while (message := reader.read(timeout=0)) is not None:
+        payloads.append(bytes(message))
+        del message
+    return payloads
 
 
 def wait_until_waiting(name: str, slot: int = 0) -> shm.ReaderStatus:

@@ -1,14 +1,14 @@
-"""A broadcast ring in plain Python: what was published, and what each reader must be told of it.
+"""A broadcast ring in plain Python: what was published, and what each reader must get of it.
 
 It knows nothing of memory. Where a ring may choose (when exactly it is full, how far an overrun
-reader skips) the model gives bounds; everything else it says exactly:
+reader skips) the model gives bounds; everything else it determines exactly:
 
-* whoever receives message n receives what was published as n;
+* a reader that receives message n receives what was published as n;
 * a lossless reader receives every message from its start on, or from where the ring begins;
-* received + lost == cursor - start, and each message tells the gap before it;
+* received + lost == cursor - start, and each message has the gap before it;
 * a ring is not full for a writer whose gating readers have read everything, hold nothing, and have
-  told so by going to wait;
-* and it is full when a message more would take the place of one that a gating reader still needs.
+  shown it by going to wait;
+* and it is full when one more message would take the place of one that a gating reader still needs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the writer said."""
+    """A message, as the writer published it."""
 
     payload: bytes
     topic: int
@@ -27,7 +27,7 @@ class Published:
 
 @dataclass(slots=True)
 class RingModel:
-    """All that was ever published, and who gates the writer."""
+    """All that was ever published, and the readers that gate the writer."""
 
     slots: int
     capacity: int
@@ -60,17 +60,17 @@ class RingModel:
 
 @dataclass(slots=True, eq=False)
 class ReaderModel:
-    """One reader: what it was told, and what it holds.
+    """One reader: what it received, and what it holds.
 
     Attributes:
         start: the sequence it asked for.
         cursor: the next it takes.
-        told: one more than the sequence of the last message it received.
+        after_last: one more than the sequence of the last message it received.
         received: how many it received.
         holds: sequences whose buffers are alive here, a batch counting as its first.
         gating: the writer waits for it.
         asked: the writer has asked it to step down.
-        evicted: the writer has thrown it out.
+        evicted: the writer has evicted it.
         closed: it takes no more; what it holds it holds on to.
         rested: it has gone to wait since it last received or held anything.
     """
@@ -79,7 +79,7 @@ class ReaderModel:
     start: int
     cursor: int
     gating: bool
-    told: int = 0
+    after_last: int = 0
     received: int = 0
     holds: list[int] = field(default_factory=list)
     asked: bool = False
@@ -88,7 +88,7 @@ class ReaderModel:
     rested: bool = True
 
     def __post_init__(self) -> None:
-        self.told = self.start
+        self.after_last = self.start
 
     @property
     def lost(self) -> int:
@@ -110,8 +110,8 @@ class ReaderModel:
             assert sequence == self.cursor
         else:
             assert sequence >= oldest
-        assert gap == sequence - self.told
-        self.cursor = self.told = sequence + 1
+        assert gap == sequence - self.after_last
+        self.cursor = self.after_last = sequence + 1
         self.received += 1
         self.rested = False
         return self.ring.messages[sequence]
@@ -132,6 +132,6 @@ class ReaderModel:
             self.asked = self.gating = False
 
     def evict(self) -> None:
-        """The writer throws it out."""
+        """The writer evicts it."""
         self.evicted = True
         self.gating = False

@@ -115,7 +115,7 @@ def test_a_ring_without_writer_and_name_ends(name: str) -> None:
     run(main())
 
 
-def test_an_overrun_lossy_reader_is_told(writer: Writer) -> None:
+def test_an_overrun_lossy_reader_gets_a_message_with_a_gap(writer: Writer) -> None:
     async def main() -> Message:
         with Reader.attach(writer.name, policy="lossy") as reader:
             for _ in range(100):
@@ -272,7 +272,7 @@ def test_a_timeout_on_a_wait(writer: Writer) -> None:
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
-def test_close_tells_the_tasks_that_wait(writer: Writer, tasks: int) -> None:
+def test_close_wakes_the_tasks_that_wait(writer: Writer, tasks: int) -> None:
     async def main() -> None:
         reader = Reader.attach(writer.name)
         waiting = [asyncio.create_task(receive(reader, 1)) for _ in range(tasks)]
@@ -288,7 +288,7 @@ def test_close_tells_the_tasks_that_wait(writer: Writer, tasks: int) -> None:
     assert reader_status(writer.name) is None
 
 
-def test_an_eviction_is_told_to_a_task_that_waits(writer: Writer) -> None:
+def test_an_eviction_wakes_a_task_that_waits(writer: Writer) -> None:
     async def main() -> None:
         with Reader.attach(writer.name) as reader:
             task = asyncio.create_task(receive(reader, 1))

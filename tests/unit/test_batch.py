@@ -27,12 +27,6 @@ POINT = np.dtype([("x", "<i4"), ("y", "<i4")])
 
 
 @pytest.fixture
-def reader(writer: Writer) -> Reader:
-    """A lossless reader from the first message on."""
-    return Reader.attach(writer.name)
-
-
-@pytest.fixture
 def lossy(writer: Writer) -> Reader:
     """A lossy reader from the first message on."""
     return Reader.attach(writer.name, policy="lossy")

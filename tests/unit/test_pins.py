@@ -17,12 +17,6 @@ from tests.unit.conftest import SLOTS, Background, fill, wait_until_waiting
 
 
 @pytest.fixture
-def reader(writer: Writer) -> Reader:
-    """A lossless reader from the first message on."""
-    return Reader.attach(writer.name)
-
-
-@pytest.fixture
 def no_automatic_gc() -> Iterator[None]:
     """Cycles stay until somebody asks for a collection."""
     gc.disable()

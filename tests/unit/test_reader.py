@@ -15,9 +15,7 @@ import pytest
 from ringcast import shm
 from ringcast.shm.broadcast import Message, Reader, Writer
 from tests.conftest import reader_status
-from tests.unit.conftest import SLOTS, Background, fill, on_signal, wait_until_waiting
-
-WAITS = [shm.Blocking(), shm.Blocking(spin_us=0), shm.Yielding(), shm.BusySpin()]
+from tests.unit.conftest import SLOTS, WAITS, Background, fill, on_signal, wait_until_waiting
 
 
 def payload(sequence: int) -> bytes:
@@ -157,7 +155,7 @@ def test_start_latest_oldest_and_a_sequence(writer: Writer, policy: Any) -> None
 
 
 @pytest.mark.parametrize("policy", ["block", "lossy"])
-def test_a_start_that_is_gone_counts_as_lost_and_is_told(writer: Writer, policy: Any) -> None:
+def test_a_start_that_is_gone_counts_as_lost_and_is_reported(writer: Writer, policy: Any) -> None:
     publish(writer, 50)
     oldest = shm.status(writer.name).oldest
     assert 0 < 50 - oldest <= SLOTS
@@ -172,7 +170,7 @@ def test_a_start_that_is_gone_counts_as_lost_and_is_told(writer: Writer, policy:
         assert reader.read_available()[0].gap == 0
 
 
-def test_the_gap_at_the_start_is_told_with_a_batch_too(writer: Writer) -> None:
+def test_the_gap_at_the_start_is_reported_with_a_batch_too(writer: Writer) -> None:
     publish(writer, 50)
     oldest = shm.status(writer.name).oldest
     with Reader.attach(writer.name, start=10) as reader, reader.batch() as batch:
@@ -299,7 +297,7 @@ def test_a_lossy_reader_never_holds_the_writer(writer: Writer) -> None:
 
 @pytest.mark.parametrize("wait", WAITS, ids=repr)
 @pytest.mark.parametrize("call", ["read", "batch", "next", "iter"])
-def test_close_tells_a_thread_that_waits(writer: Writer, wait: Any, call: str) -> None:
+def test_close_wakes_a_thread_that_waits(writer: Writer, wait: Any, call: str) -> None:
     reader = Reader.attach(writer.name, wait=wait)
     calls: dict[str, Callable[[], object]] = {
         "read": reader.read,
@@ -323,7 +321,7 @@ def test_close_tells_a_thread_that_waits(writer: Writer, wait: Any, call: str) -
     assert reader_status(writer.name) is None
 
 
-def test_leaving_a_block_tells_every_thread_that_waits(writer: Writer) -> None:
+def test_leaving_a_block_wakes_every_thread_that_waits(writer: Writer) -> None:
     with Reader.attach(writer.name) as reader:
         waiting = [Background(reader.read) for _ in range(5)]
         wait_until_waiting(writer.name)
@@ -497,7 +495,7 @@ def test_a_signal_handler_closes_the_reader_it_interrupts(writer: Writer) -> Non
 # ---- telling the writer ------------------------------------------------------------------------
 
 
-def test_the_cursor_is_told_before_sleeping(writer: Writer) -> None:
+def test_the_cursor_is_published_before_sleeping(writer: Writer) -> None:
     with Reader.attach(writer.name) as reader:
         publish(writer, SLOTS)
         reader.read_available()
