@@ -353,8 +353,9 @@ cdef class Segments:
         self.name = name
 
     def __dealloc__(self):
-        # Never at exit: daemon threads may still be looking at it, and the kernel does it anyway.
-        if not is_finalizing():
+        # Not when it was never opened: zeroed descriptors would be standard input's. Never at exit:
+        # daemon threads may still be looking at it, and the kernel does it anyway.
+        if self.ring.data.address != NULL and not is_finalizing():
             rc_ring_unmap(&self.ring)
 
     cdef rc_header *header(self) noexcept:
