@@ -223,9 +223,7 @@ static ringcast_status recover(ringcast_reader *r, rc_result result)
     }
 }
 
-/* Take the next message if there is one; RINGCAST_TIMEOUT: there is none. While messages are held, a
- * demotion waits: it ends that they are valid. */
-static ringcast_status take(ringcast_reader *r, ringcast_message *m)
+static ringcast_status take_next(ringcast_reader *r, ringcast_message *m)
 {
     rc_reader *reader = &r->a.reader;
     rc_descriptor d;
@@ -249,7 +247,6 @@ static ringcast_status take(ringcast_reader *r, ringcast_message *m)
         rc_reader_advance(reader, 1, d.f.length);
         if (rc_likely(d.f.kind != r->skipped || !r->skipped)) {
             r->held = !reader->lossy;
-            mirror(r);
             return status;
         }
         reader->received--;
@@ -258,8 +255,17 @@ static ringcast_status take(ringcast_reader *r, ringcast_message *m)
             rc_reader_flush(reader, reader->next);
         i--; /* bounded by what was published */
     }
-    mirror(r);
     return status == RINGCAST_OK ? RINGCAST_TIMEOUT : status;
+}
+
+/* Take the next message if there is one; RINGCAST_TIMEOUT: there is none. While messages are held, a
+ * demotion waits: it ends that they are valid. What was passed over and what was agreed to is mirrored
+ * whatever the result, or ringcast_wait() would take it for a reason to read. */
+static ringcast_status take(ringcast_reader *r, ringcast_message *m)
+{
+    ringcast_status status = take_next(r, m);
+    mirror(r);
+    return status;
 }
 
 /* Wait for a reason to look; RINGCAST_TIMEOUT: the deadline is over. */
