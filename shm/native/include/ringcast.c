@@ -239,9 +239,10 @@ static ringcast_status take_next(ringcast_reader *r, ringcast_message *m)
             continue;
         }
         describe(r, &d, m);
-        if (reader->lossy && (status = copy_out(r, &d, m)) == RINGCAST_TIMEOUT) {
-            status = recover(r, RC_OVERRUN);
-            continue;
+        if (reader->lossy && (status = copy_out(r, &d, m)) != RINGCAST_OK) {
+            if (status == RINGCAST_TIMEOUT)
+                status = recover(r, RC_OVERRUN);
+            continue; /* without memory: it is not taken, and the next call tries again */
         }
         uint64_t gap = reader->gap;
         rc_reader_advance(reader, 1, d.f.length);
