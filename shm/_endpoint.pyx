@@ -25,8 +25,8 @@ from ringcast.shm._core cimport (
     rc_clock_ns, rc_control_size, rc_data_size, rc_descriptor, rc_endpoint_leave,
     rc_fill_identity, rc_geometry, rc_is_name, rc_leads_to, rc_load_u32, rc_load_u64,
     rc_lock_held, rc_lock_release, rc_lock_try, rc_message_limit, rc_note_read, rc_now_ns,
-    rc_ring_open, rc_ring_unmap, rc_seal, rc_segment_name, rc_semaphore_name, rc_semaphore_open,
-    rc_slot, rc_slot_at, rc_wait_kind, ringcast_status, sem_close,
+    rc_ring_open, rc_ring_unmap, rc_seal, rc_segment_name, rc_semaphore_name, rc_slot,
+    rc_slot_at, rc_wait_kind, ringcast_status,
 )
 
 import os
@@ -57,6 +57,8 @@ cdef extern from "attach.h" nogil:  # what only the module with the registry may
     int rc_endpoint_init(rc_endpoint *, const char *)
     void rc_endpoint_finish(rc_endpoint *)
     void rc_endpoint_free(rc_endpoint *)
+    ringcast_status rc_semaphore_open(sem_t **, const char *, rc_error *)
+    void rc_semaphore_close(sem_t *)
     ringcast_status rc_attach_reader(rc_attached_reader *, const char *, const rc_reader_options *,
                                      rc_error *)
     void rc_leave_reader(rc_attached_reader *)
@@ -328,7 +330,7 @@ cdef class Semaphores:
         if self.handles == NULL or is_finalizing():
             return
         for i in range(self.count):
-            sem_close(self.handles[i])
+            rc_semaphore_close(self.handles[i])
         free(self.handles)
 
 
