@@ -12,6 +12,7 @@
 #define DEFAULT_SPIN_US 50
 #define SPIN_US_MAX 1000000
 #define NOTE_READS 1000 /* how often a note that changes while it is copied is copied again */
+#define LOOKS_EACH 256  /* messages that are sent between two looks at the clock */
 #define RECOVERIES 64   /* of a lossy reader that is lapped, before it looks at its deadline */
 
 /* What an attached end has beside what attach.h knows. The second thread, that calls ringcast_wait(),
@@ -30,6 +31,7 @@ struct ringcast_reader {
 
 struct ringcast_sender {
     rc_attached_sender a;
+    uint32_t sends;
 };
 
 static _Thread_local rc_error last_error;
@@ -463,18 +465,25 @@ static ringcast_status report(ringcast_sender *s)
     return RINGCAST_OK;
 }
 
+/* Will anybody ever receive? Looks each 100 ms at most. */
+static ringcast_status look_around(ringcast_sender *s)
+{
+    if (!rc_attached_sender_is_abandoned(&s->a))
+        return RINGCAST_OK;
+    return FAIL(RINGCAST_CLOSED, "uplink '%s' has no receiver and was removed, so no message can go"
+                                 " any more", s->a.uplink.name);
+}
+
 /* Wait for room or an acknowledgement; RINGCAST_TIMEOUT: the deadline is over. */
 static ringcast_status wait_for(ringcast_sender *s, int (*ready)(const rc_sender *, uint64_t),
                                 uint64_t what, int64_t deadline)
 {
+    ringcast_status status;
     if (rc_now_ns() >= deadline)
-        return RINGCAST_TIMEOUT;
+        return (status = look_around(s)) != RINGCAST_OK ? status : RINGCAST_TIMEOUT;
     rc_sender snapshot = s->a.sender;
     rc_attached_sender_wait(&s->a, &snapshot, ready, what, deadline);
-    if (rc_attached_sender_is_abandoned(&s->a))
-        return FAIL(RINGCAST_CLOSED, "uplink '%s' has no receiver and was removed, so no message can"
-                                     " go any more", s->a.uplink.name);
-    return check_open(&s->a.endpoint);
+    return (status = look_around(s)) != RINGCAST_OK ? status : check_open(&s->a.endpoint);
 }
 
 ringcast_status ringcast_send(ringcast_sender *sender, const void *payload, size_t length,
@@ -483,7 +492,8 @@ ringcast_status ringcast_send(ringcast_sender *sender, const void *payload, size
     uint64_t taken, max_message = sender->a.uplink.map.g.max_message;
     int64_t deadline = deadline_of(timeout_ns);
     ringcast_status status = check_open(&sender->a.endpoint);
-    if (status != RINGCAST_OK || (status = report(sender)) != RINGCAST_OK)
+    if (status != RINGCAST_OK || (status = report(sender)) != RINGCAST_OK ||
+        (++sender->sends % LOOKS_EACH == 0 && (status = look_around(sender)) != RINGCAST_OK))
         return status;
     if (kind != RINGCAST_TEXT && kind != RINGCAST_BINARY)
         return FAIL(RINGCAST_INVALID, "kind is RINGCAST_TEXT or RINGCAST_BINARY, not %u", kind);
