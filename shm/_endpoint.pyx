@@ -11,7 +11,7 @@ of them, also those inside the objects of the other native modules, which cimpor
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EACCES, EAGAIN
-from libc.stdint cimport INT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -128,7 +128,13 @@ cdef int64_t deadline_of(object timeout) except -1:
 
 cdef int64_t owner_of(object owner) except -1:
     """A user id, or None for the caller's own segments and root's, as attach.h has it."""
-    return 0 if owner is None else <int64_t>owner + 1
+    cdef int64_t user
+    if owner is None:
+        return 0
+    user = owner
+    if not 0 <= user <= UINT32_MAX:  # -1 would be anybody's, by attach.h
+        raise ValueError(f"owner is a user id, or None, not {owner!r}")
+    return user + 1
 
 
 cdef object raise_not_open(int phase):
