@@ -202,11 +202,13 @@ static inline ringcast_status rc_segment_check(const rc_segment *s, const char *
     return RINGCAST_OK;
 }
 
-/* After the header, which a segment that is being made does not have yet. */
+/* After the header, which a segment that is being made does not have yet; and looked at only now,
+ * since it may have been made since it was opened. */
 static inline ringcast_status rc_segment_check_pages(const rc_segment *s, const char *object,
                                                      rc_error *error)
 {
-    if ((uint64_t)s->status.st_blocks * 512 >= s->size)
+    struct stat now;
+    if (fstat(s->fd, &now) == 0 && (uint64_t)now.st_blocks * 512 >= s->size)
         return RINGCAST_OK;
     return rc_fail(error, RINGCAST_CORRUPT, 0,
                    "%s has holes: ringcast takes a ring's memory when it creates it, and reading holes"
