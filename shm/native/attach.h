@@ -561,9 +561,9 @@ static inline ringcast_status rc_open_locks(rc_endpoint *e, const char *what, co
         return rc_fail(error, RINGCAST_NOT_FOUND, system,
                        "there is no %s '%s': start its %s, or see `ringcast ls`", what, name,
                        part == 'c' ? "writer" : "receiver");
-    return rc_fail(error, RINGCAST_SYSTEM, system,
-                   "cannot open %s '%s': %s. It belongs to another user; its owner lets a group attach"
-                   " with mode=0o640", what, name, strerror(system));
+    return rc_fail(error, RINGCAST_SYSTEM, system, "cannot open %s '%s': %s%s", what, name,
+                   strerror(system), system != EACCES ? "" :
+                   ". It belongs to another user; its owner lets a group attach with mode=0o640");
 }
 
 static inline void rc_close_endpoint(rc_endpoint *e)
