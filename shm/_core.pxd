@@ -23,7 +23,6 @@ cdef extern from "sys/types.h" nogil:
 cdef extern from "semaphore.h" nogil:
     ctypedef struct sem_t:
         pass
-    int sem_close(sem_t *)
 
 cdef extern from "time.h" nogil:
     int CLOCK_REALTIME
@@ -338,7 +337,6 @@ cdef extern from "attach.h" nogil:
     void rc_ring_unmap(rc_ring *)
     ringcast_status rc_uplink_open(rc_uplink_segment *, const char *, rc_access, int64_t, rc_error *)
     void rc_uplink_unmap(rc_uplink_segment *)
-    ringcast_status rc_semaphore_open(sem_t **, const char *, rc_error *)
     int rc_attached_reader_is_abandoned(const rc_attached_reader *, const rc_reader *, int64_t *)
     int rc_attached_sender_is_abandoned(rc_attached_sender *)
     rc_turn rc_attached_reader_wait(rc_attached_reader *, const rc_reader *, rc_wait_strategy, int64_t)

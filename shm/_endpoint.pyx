@@ -11,7 +11,7 @@ of them, also those inside the objects of the other native modules, which cimpor
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EACCES, EAGAIN
-from libc.stdint cimport INT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -25,8 +25,8 @@ from ringcast.shm._core cimport (
     rc_clock_ns, rc_control_size, rc_data_size, rc_descriptor, rc_endpoint_leave,
     rc_fill_identity, rc_geometry, rc_is_name, rc_leads_to, rc_load_u32, rc_load_u64,
     rc_lock_held, rc_lock_release, rc_lock_try, rc_message_limit, rc_note_read, rc_now_ns,
-    rc_ring_open, rc_ring_unmap, rc_seal, rc_segment_name, rc_semaphore_name, rc_semaphore_open,
-    rc_slot, rc_slot_at, rc_wait_kind, ringcast_status, sem_close,
+    rc_ring_open, rc_ring_unmap, rc_seal, rc_segment_name, rc_semaphore_name, rc_slot,
+    rc_slot_at, rc_wait_kind, ringcast_status,
 )
 
 import os
@@ -57,6 +57,8 @@ cdef extern from "attach.h" nogil:  # what only the module with the registry may
     int rc_endpoint_init(rc_endpoint *, const char *)
     void rc_endpoint_finish(rc_endpoint *)
     void rc_endpoint_free(rc_endpoint *)
+    ringcast_status rc_semaphore_open(sem_t **, const char *, rc_error *)
+    void rc_semaphore_close(sem_t *)
     ringcast_status rc_attach_reader(rc_attached_reader *, const char *, const rc_reader_options *,
                                      rc_error *)
     void rc_leave_reader(rc_attached_reader *)
@@ -126,7 +128,13 @@ cdef int64_t deadline_of(object timeout) except -1:
 
 cdef int64_t owner_of(object owner) except -1:
     """A user id, or None for the caller's own segments and root's, as attach.h has it."""
-    return 0 if owner is None else <int64_t>owner + 1
+    cdef int64_t user
+    if owner is None:
+        return 0
+    user = owner
+    if not 0 <= user <= UINT32_MAX:  # -1 would be anybody's, by attach.h
+        raise ValueError(f"owner is a user id, or None, not {owner!r}")
+    return user + 1
 
 
 cdef object raise_not_open(int phase):
@@ -364,7 +372,7 @@ cdef class Semaphores:
         if self.handles == NULL or is_finalizing():
             return
         for i in range(self.count):
-            sem_close(self.handles[i])
+            rc_semaphore_close(self.handles[i])
         free(self.handles)
 
 
@@ -389,8 +397,9 @@ cdef class Segments:
         self.name = name
 
     def __dealloc__(self):
-        # Never at exit: daemon threads may still be looking at it, and the kernel does it anyway.
-        if not is_finalizing():
+        # Not when it was never opened: zeroed descriptors would be standard input's. Never at exit:
+        # daemon threads may still be looking at it, and the kernel does it anyway.
+        if self.ring.data.address != NULL and not is_finalizing():
             rc_ring_unmap(&self.ring)
 
     cdef rc_header *header(self) noexcept:

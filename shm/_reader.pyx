@@ -418,6 +418,7 @@ cdef class Reader:
         cdef ringcast_start how = RINGCAST_SEQUENCE
         cdef ringcast_policy policy = RINGCAST_LOSSY if lossy else RINGCAST_BLOCK
         cdef uint64_t sequence = 0
+        cdef int64_t user = owner_of(owner)
         if start == "latest":
             how = RINGCAST_LATEST
         elif start == "oldest":
@@ -426,7 +427,7 @@ cdef class Reader:
             sequence = min(start, UINT64_MAX)  # which no ring has published
         try:
             attach_reader(&self.a, name.encode(), policy, how, sequence, label_of(label),
-                          owner_of(owner))
+                          user)
         except ValueError as error:
             raise ValueError(str(error).replace(str(sequence), str(start), 1)) from None
         self.attached = self.joined = True

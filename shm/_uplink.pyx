@@ -91,7 +91,7 @@ cdef class Uplink:
         self.name = name
 
     def __dealloc__(self):
-        if not is_finalizing():  # as for Segments
+        if self.c.segment.address != NULL and not is_finalizing():  # as for Segments
             rc_uplink_unmap(&self.c)
 
     @property

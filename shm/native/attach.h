@@ -202,11 +202,13 @@ static inline ringcast_status rc_segment_check(const rc_segment *s, const char *
     return RINGCAST_OK;
 }
 
-/* After the header, which a segment that is being made does not have yet. */
+/* After the header, which a segment that is being made does not have yet; and looked at only now,
+ * since it may have been made since it was opened. */
 static inline ringcast_status rc_segment_check_pages(const rc_segment *s, const char *object,
                                                      rc_error *error)
 {
-    if ((uint64_t)s->status.st_blocks * 512 >= s->size)
+    struct stat now;
+    if (fstat(s->fd, &now) == 0 && (uint64_t)now.st_blocks * 512 >= s->size)
         return RINGCAST_OK;
     return rc_fail(error, RINGCAST_CORRUPT, 0,
                    "%s has holes: ringcast takes a ring's memory when it creates it, and reading holes"
@@ -365,31 +367,6 @@ static inline ringcast_status rc_uplink_open(rc_uplink_segment *u, const char *n
     return RINGCAST_OK;
 }
 
-/* ---- semaphores ---------------------------------------------------------------------------- */
-
-/* Open a named semaphore that exists. sem_open() maps whatever it finds, and a file that is too
- * short would be a SIGBUS: so its size is looked at first. */
-static inline ringcast_status rc_semaphore_open(sem_t **semaphore, const char *object,
-                                                rc_error *error)
-{
-    char path[RC_OBJECT_MAX + 16];
-    struct stat status;
-    rc_path(path, RC_SHM_FOLDER "/sem.", object);
-    if (lstat(path, &status) == 0 && status.st_size < (off_t)sizeof(sem_t))
-        return rc_fail(error, RINGCAST_CORRUPT, 0,
-                       "semaphore %s is cut short: somebody tampered with the ring; remove it and"
-                       " create it again", object);
-    sem_t *found = sem_open(object, 0);
-    if (found == SEM_FAILED) {
-        *semaphore = NULL;
-        return rc_fail(error, RINGCAST_CORRUPT, errno,
-                       "semaphore %s is missing: %s; the ring is being removed, or somebody deleted"
-                       " it", object, strerror(errno));
-    }
-    *semaphore = found;
-    return RINGCAST_OK;
-}
-
 /* ---- attached ends ------------------------------------------------------------------------- */
 
 /* A reader of a ring: everything it needs, and nothing shared with another. */
@@ -519,6 +496,49 @@ static inline void rc_sign(_Atomic uint32_t *pid, _Atomic uint64_t *started,
 
 #ifdef RC_ENDPOINT_REGISTRY
 
+/* glibc keeps the mappings of named semaphores under a lock that fork() does not mend: a child forked
+ * while another thread is in sem_open() or sem_close() could never attach. So both are called under the
+ * registry's mutex, which holds a fork up. */
+static inline sem_t *rc_sem_open(const char *object)
+{
+    pthread_mutex_lock(&rc_registry_mutex);
+    sem_t *found = sem_open(object, 0);
+    int error = errno;
+    pthread_mutex_unlock(&rc_registry_mutex);
+    errno = error;
+    return found;
+}
+
+static inline void rc_semaphore_close(sem_t *semaphore)
+{
+    pthread_mutex_lock(&rc_registry_mutex);
+    sem_close(semaphore);
+    pthread_mutex_unlock(&rc_registry_mutex);
+}
+
+/* Open a named semaphore that exists. sem_open() maps whatever it finds, and a file that is too
+ * short would be a SIGBUS: so its size is looked at first. */
+static inline ringcast_status rc_semaphore_open(sem_t **semaphore, const char *object,
+                                                rc_error *error)
+{
+    char path[RC_OBJECT_MAX + 16];
+    struct stat status;
+    rc_path(path, RC_SHM_FOLDER "/sem.", object);
+    if (lstat(path, &status) == 0 && status.st_size < (off_t)sizeof(sem_t))
+        return rc_fail(error, RINGCAST_CORRUPT, 0,
+                       "semaphore %s is cut short: somebody tampered with the ring; remove it and"
+                       " create it again", object);
+    sem_t *found = rc_sem_open(object);
+    if (found == SEM_FAILED) {
+        *semaphore = NULL;
+        return rc_fail(error, RINGCAST_CORRUPT, errno,
+                       "semaphore %s is missing: %s; the ring is being removed, or somebody deleted"
+                       " it", object, strerror(errno));
+    }
+    *semaphore = found;
+    return RINGCAST_OK;
+}
+
 /* How a reader attaches: as ringcast_reader_options, which see. */
 typedef struct rc_reader_options {
     ringcast_policy policy;
@@ -541,9 +561,9 @@ static inline ringcast_status rc_open_locks(rc_endpoint *e, const char *what, co
         return rc_fail(error, RINGCAST_NOT_FOUND, system,
                        "there is no %s '%s': start its %s, or see `ringcast ls`", what, name,
                        part == 'c' ? "writer" : "receiver");
-    return rc_fail(error, RINGCAST_SYSTEM, system,
-                   "cannot open %s '%s': %s. It belongs to another user; its owner lets a group attach"
-                   " with mode=0o640", what, name, strerror(system));
+    return rc_fail(error, RINGCAST_SYSTEM, system, "cannot open %s '%s': %s%s", what, name,
+                   strerror(system), system != EACCES ? "" :
+                   ". It belongs to another user; its owner lets a group attach with mode=0o640");
 }
 
 static inline void rc_close_endpoint(rc_endpoint *e)
@@ -636,9 +656,9 @@ static inline ringcast_status rc_attach_reader_once(rc_attached_reader *a, const
 static inline void rc_detach_reader(rc_attached_reader *a)
 {
     if (a->wake)
-        sem_close(a->wake);
+        rc_semaphore_close(a->wake);
     if (a->space)
-        sem_close(a->space);
+        rc_semaphore_close(a->space);
     rc_ring_unmap(&a->ring);
     rc_close_endpoint(&a->endpoint);
 }
@@ -692,7 +712,7 @@ static inline ringcast_status rc_claim_lane(rc_attached_sender *a, uint32_t lane
         rc_sign(&slot->pid, &slot->started, &slot->joined_ns, slot->label, label);
         return RINGCAST_OK;
     }
-    sem_close(a->wake);
+    rc_semaphore_close(a->wake);
     a->wake = NULL;
     return RINGCAST_TOO_MANY_SENDERS;
 }
@@ -739,9 +759,9 @@ static inline ringcast_status rc_take_lane(rc_attached_sender *a, const char *la
 static inline void rc_detach_sender(rc_attached_sender *a)
 {
     if (a->wake)
-        sem_close(a->wake);
+        rc_semaphore_close(a->wake);
     if (a->receiver_wake)
-        sem_close(a->receiver_wake);
+        rc_semaphore_close(a->receiver_wake);
     rc_uplink_unmap(&a->uplink);
     rc_close_endpoint(&a->endpoint);
 }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from ringcast import shm
-from ringcast.shm import ownership
+from ringcast.shm import mpsc, ownership
 from ringcast.shm.broadcast import Reader, Writer
 from tests.conftest import DEADLINE, SHM, Processes, eventually, leftovers
 from tests.unit.conftest import control_path, data_path
@@ -479,3 +481,75 @@ def test_nothing_stays_open(name: str) -> None:
         shm.unlink(name)
         gc.collect()
     assert count() == before
+
+
+# ---- openings that fail ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("look", [shm.status, mpsc.status])
+def test_a_bad_owner_closes_no_descriptor(name: str, look: Callable[..., Any]) -> None:
+    """An object whose opening raised before it began had zeroed descriptors: standard input's."""
+    before = os.fstat(0)
+    with Writer.create(name), mpsc.Receiver.create(name):
+        with pytest.raises(TypeError):
+            look(name, owner="root")
+        for owner in (-1, -2, 1 << 40):
+            with pytest.raises(ValueError, match="owner is a user id"):
+                look(name, owner=owner)
+    assert os.path.samestat(os.fstat(0), before)
+
+
+def test_a_ring_that_is_completed_while_it_is_opened(name: str) -> None:
+    """A segment has its size before its pages: who opens it then, and reads its header when it is
+    done, must not say that it has holes."""
+    wrong: list[Exception] = []
+
+    def look(ended: threading.Event) -> None:
+        while not ended.is_set():
+            try:
+                shm.status(name)
+            except shm.RingNotFound:
+                pass
+            except shm.RingError as error:
+                wrong.append(error)
+
+    ended = threading.Event()
+    looker = threading.Thread(target=look, args=(ended,))
+    looker.start()
+    try:
+        for _ in range(200):
+            Writer.create(name, slots=16, capacity=1 << 16, max_readers=1).close()
+    finally:
+        ended.set()
+        looker.join()
+        shm.unlink(name)
+    assert not [error for error in wrong if "holes" in str(error)]
+
+
+def test_a_fork_while_another_thread_attaches(name: str) -> None:
+    """The C library's lock on the list of named semaphores is whole in the child."""
+    with Writer.create(name, slots=16, capacity=4096, max_readers=8):
+        ended = threading.Event()
+
+        def attach() -> None:
+            while not ended.is_set():
+                Reader.attach(name).close()
+
+        attaching = threading.Thread(target=attach)
+        attaching.start()
+        try:
+            for _ in range(100):
+                child = os.fork()
+                if child == 0:
+                    status = 1
+                    try:
+                        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                        signal.alarm(int(DEADLINE))
+                        Reader.attach(name).close()
+                        status = 0
+                    finally:
+                        os._exit(status)
+                assert os.waitpid(child, 0)[1] == 0
+        finally:
+            ended.set()
+            attaching.join()

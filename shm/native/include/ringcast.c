@@ -2,7 +2,9 @@
  * program. It is a thin layer over the headers one folder up, which are also what the Python package
  * is made of; they are no part of the interface.
  */
+#ifndef _GNU_SOURCE /* C compilers may be told on the command line */
 #define _GNU_SOURCE
+#endif
 #define RC_ENDPOINT_REGISTRY
 #include "ringcast.h"
 
@@ -12,6 +14,7 @@
 #define DEFAULT_SPIN_US 50
 #define SPIN_US_MAX 1000000
 #define NOTE_READS 1000 /* how often a note that changes while it is copied is copied again */
+#define LOOKS_EACH 256  /* messages that are sent between two looks at the clock */
 #define RECOVERIES 64   /* of a lossy reader that is lapped, before it looks at its deadline */
 
 /* What an attached end has beside what attach.h knows. The second thread, that calls ringcast_wait(),
@@ -30,6 +33,7 @@ struct ringcast_reader {
 
 struct ringcast_sender {
     rc_attached_sender a;
+    uint32_t sends;
 };
 
 static _Thread_local rc_error last_error;
@@ -223,9 +227,7 @@ static ringcast_status recover(ringcast_reader *r, rc_result result)
     }
 }
 
-/* Take the next message if there is one; RINGCAST_TIMEOUT: there is none. While messages are held, a
- * demotion waits: it ends that they are valid. */
-static ringcast_status take(ringcast_reader *r, ringcast_message *m)
+static ringcast_status take_next(ringcast_reader *r, ringcast_message *m)
 {
     rc_reader *reader = &r->a.reader;
     rc_descriptor d;
@@ -241,15 +243,15 @@ static ringcast_status take(ringcast_reader *r, ringcast_message *m)
             continue;
         }
         describe(r, &d, m);
-        if (reader->lossy && (status = copy_out(r, &d, m)) == RINGCAST_TIMEOUT) {
-            status = recover(r, RC_OVERRUN);
-            continue;
+        if (reader->lossy && (status = copy_out(r, &d, m)) != RINGCAST_OK) {
+            if (status == RINGCAST_TIMEOUT)
+                status = recover(r, RC_OVERRUN);
+            continue; /* without memory: it is not taken, and the next call tries again */
         }
         uint64_t gap = reader->gap;
         rc_reader_advance(reader, 1, d.f.length);
         if (rc_likely(d.f.kind != r->skipped || !r->skipped)) {
             r->held = !reader->lossy;
-            mirror(r);
             return status;
         }
         reader->received--;
@@ -258,8 +260,17 @@ static ringcast_status take(ringcast_reader *r, ringcast_message *m)
             rc_reader_flush(reader, reader->next);
         i--; /* bounded by what was published */
     }
-    mirror(r);
     return status == RINGCAST_OK ? RINGCAST_TIMEOUT : status;
+}
+
+/* Take the next message if there is one; RINGCAST_TIMEOUT: there is none. While messages are held, a
+ * demotion waits: it ends that they are valid. What was passed over and what was agreed to is mirrored
+ * whatever the result, or ringcast_wait() would take it for a reason to read. */
+static ringcast_status take(ringcast_reader *r, ringcast_message *m)
+{
+    ringcast_status status = take_next(r, m);
+    mirror(r);
+    return status;
 }
 
 /* Wait for a reason to look; RINGCAST_TIMEOUT: the deadline is over. */
@@ -456,18 +467,25 @@ static ringcast_status report(ringcast_sender *s)
     return RINGCAST_OK;
 }
 
+/* Will anybody ever receive? Looks each 100 ms at most. */
+static ringcast_status look_around(ringcast_sender *s)
+{
+    if (!rc_attached_sender_is_abandoned(&s->a))
+        return RINGCAST_OK;
+    return FAIL(RINGCAST_CLOSED, "uplink '%s' has no receiver and was removed, so no message can go"
+                                 " any more", s->a.uplink.name);
+}
+
 /* Wait for room or an acknowledgement; RINGCAST_TIMEOUT: the deadline is over. */
 static ringcast_status wait_for(ringcast_sender *s, int (*ready)(const rc_sender *, uint64_t),
                                 uint64_t what, int64_t deadline)
 {
+    ringcast_status status;
     if (rc_now_ns() >= deadline)
-        return RINGCAST_TIMEOUT;
+        return (status = look_around(s)) != RINGCAST_OK ? status : RINGCAST_TIMEOUT;
     rc_sender snapshot = s->a.sender;
     rc_attached_sender_wait(&s->a, &snapshot, ready, what, deadline);
-    if (rc_attached_sender_is_abandoned(&s->a))
-        return FAIL(RINGCAST_CLOSED, "uplink '%s' has no receiver and was removed, so no message can"
-                                     " go any more", s->a.uplink.name);
-    return check_open(&s->a.endpoint);
+    return (status = look_around(s)) != RINGCAST_OK ? status : check_open(&s->a.endpoint);
 }
 
 ringcast_status ringcast_send(ringcast_sender *sender, const void *payload, size_t length,
@@ -476,7 +494,8 @@ ringcast_status ringcast_send(ringcast_sender *sender, const void *payload, size
     uint64_t taken, max_message = sender->a.uplink.map.g.max_message;
     int64_t deadline = deadline_of(timeout_ns);
     ringcast_status status = check_open(&sender->a.endpoint);
-    if (status != RINGCAST_OK || (status = report(sender)) != RINGCAST_OK)
+    if (status != RINGCAST_OK || (status = report(sender)) != RINGCAST_OK ||
+        (++sender->sends % LOOKS_EACH == 0 && (status = look_around(sender)) != RINGCAST_OK))
         return status;
     if (kind != RINGCAST_TEXT && kind != RINGCAST_BINARY)
         return FAIL(RINGCAST_INVALID, "kind is RINGCAST_TEXT or RINGCAST_BINARY, not %u", kind);
