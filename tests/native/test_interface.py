@@ -67,8 +67,9 @@ def test_the_header_stands_alone_and_may_come_twice(
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_the_implementation_compiles_without_a_warning(compiler: str) -> None:
-    flags = ["-std=c11", *WARNINGS, "-O2", "-fsyntax-only"]
+@pytest.mark.parametrize("more", [[], ["-D_GNU_SOURCE"], ["-std=gnu11", "-D_GNU_SOURCE=1"]])
+def test_the_implementation_compiles_without_a_warning(compiler: str, more: list[str]) -> None:
+    flags = ["-std=c11", *WARNINGS, *more, "-O2", "-fsyntax-only"]
     compile_with([find(compiler), *flags, str(INCLUDE / "ringcast.c")])
 
 

@@ -2,7 +2,9 @@
  * program. It is a thin layer over the headers one folder up, which are also what the Python package
  * is made of; they are no part of the interface.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #define RC_ENDPOINT_REGISTRY
 #include "ringcast.h"
 
