@@ -396,6 +396,26 @@ def test_waiting(ends: Ends, writer: Writer) -> None:
     assert ends.ask("wait", 0, 0)["status"] is Status.TIMEOUT
 
 
+def test_nothing_is_left_to_wait_for_after_messages_that_were_passed_over(
+    ends: Ends, writer: Writer
+) -> None:
+    """Or an event loop would be woken without end."""
+    ends.attached(writer.name)
+    writer.publish(b"x", kind=shm.Kind.EVENT)
+    assert ends.ask("wait", 0, 0)["status"] is Status.OK
+    assert ends.read()["status"] is Status.TIMEOUT
+    assert ends.ask("wait", 0, 0)["status"] is Status.TIMEOUT
+
+
+def test_nothing_is_left_to_wait_for_after_a_demotion(ends: Ends, writer: Writer) -> None:
+    ends.attached(writer.name)
+    assert writer.demote(0)
+    assert ends.ask("wait", 0, 0)["status"] is Status.OK
+    assert ends.read()["status"] is Status.TIMEOUT
+    assert ends.info()["policy"] == 1
+    assert ends.ask("wait", 0, 0)["status"] is Status.TIMEOUT
+
+
 # ---- what cannot be attached to ------------------------------------------------------------
 
 

@@ -225,9 +225,8 @@ static ringcast_status recover(ringcast_reader *r, rc_result result)
     }
 }
 
-/* Take the next message if there is one; RINGCAST_TIMEOUT: there is none. While messages are held, a
- * demotion waits: it ends that they are valid. */
-static ringcast_status take(ringcast_reader *r, ringcast_message *m)
+/* Find the next message that is handed out, and take it. */
+static ringcast_status find(ringcast_reader *r, ringcast_message *m)
 {
     rc_reader *reader = &r->a.reader;
     rc_descriptor d;
@@ -251,7 +250,6 @@ static ringcast_status take(ringcast_reader *r, ringcast_message *m)
         rc_reader_advance(reader, 1, d.f.length);
         if (rc_likely(d.f.kind != r->skipped || !r->skipped)) {
             r->held = !reader->lossy;
-            mirror(r);
             return status;
         }
         reader->received--;
@@ -260,8 +258,17 @@ static ringcast_status take(ringcast_reader *r, ringcast_message *m)
             rc_reader_flush(reader, reader->next);
         i--; /* bounded by what was published */
     }
-    mirror(r);
     return status == RINGCAST_OK ? RINGCAST_TIMEOUT : status;
+}
+
+/* Take the next message if there is one; RINGCAST_TIMEOUT: there is none. While messages are held, a
+ * demotion waits: it ends that they are valid. Also without a message the reader may stand elsewhere
+ * than before: after events, gaps or a demotion. */
+static ringcast_status take(ringcast_reader *r, ringcast_message *m)
+{
+    ringcast_status status = find(r, m);
+    mirror(r);
+    return status;
 }
 
 /* Wait for a reason to look; RINGCAST_TIMEOUT: the deadline is over. */
