@@ -335,6 +335,17 @@ def test_a_ring_that_was_removed_after_its_writer_died(
     assert "no writer and was removed" in answer["error"]
 
 
+def test_one_that_never_waits_learns_of_the_removal_too(ends: Ends, name: str) -> None:
+    orphan(name, messages=1)
+    ends.attached(name, start="oldest")
+    assert ends.read()["sequence"] == 0
+    shm.unlink(name)
+    answer = eventually(
+        lambda: (found := ends.read())["status"] is not Status.TIMEOUT and found, "it is told"
+    )
+    assert answer["status"] is Status.CLOSED
+
+
 def test_closing_frees_the_slot(ends: Ends, writer: Writer) -> None:
     writer.publish(b"x")
     ends.attached(writer.name, start="oldest")

@@ -271,19 +271,20 @@ static ringcast_status take(ringcast_reader *r, ringcast_message *m)
     return status;
 }
 
-/* Wait for a reason to look; RINGCAST_TIMEOUT: the deadline is over. */
+/* Wait for a reason to look; RINGCAST_TIMEOUT: the deadline is over. Who never waits looks around all
+ * the same. */
 static ringcast_status wait_until(ringcast_reader *r, const rc_reader *snapshot,
                                   int64_t *looked_ns, int64_t deadline)
 {
-    if (rc_now_ns() >= deadline)
-        return RINGCAST_TIMEOUT;
-    if (rc_attached_reader_wait(&r->a, snapshot, r->strategy, deadline) == RC_CLOSED_MEANWHILE)
+    int over = rc_now_ns() >= deadline;
+    if (!over &&
+        rc_attached_reader_wait(&r->a, snapshot, r->strategy, deadline) == RC_CLOSED_MEANWHILE)
         return check_open(&r->a.endpoint);
     if (rc_attached_reader_is_abandoned(&r->a, snapshot, looked_ns))
         return FAIL(RINGCAST_CLOSED,
                     "ring '%s' has no writer and was removed, so no message can come any more",
                     r->a.ring.name);
-    return RINGCAST_OK;
+    return over ? RINGCAST_TIMEOUT : RINGCAST_OK;
 }
 
 ringcast_status ringcast_read(ringcast_reader *reader, ringcast_message *message,
@@ -299,7 +300,7 @@ ringcast_status ringcast_read(ringcast_reader *reader, ringcast_message *message
         if (rc_likely(status == RINGCAST_OK))
             return status;
         ringcast_release(reader); /* who waits for readers to have read it all sees that we have */
-        if (status != RINGCAST_TIMEOUT || timeout_ns == 0)
+        if (status != RINGCAST_TIMEOUT)
             return status;
         if (!deadline)
             deadline = deadline_of(timeout_ns);
