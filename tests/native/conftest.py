@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +48,7 @@ def against_interface(
 StartEnds = Callable[[], Ends]
 
 
+@contextmanager
 def starting(toolchain: Toolchain, compiler: str, build: Build, where: Path) -> Iterator[StartEnds]:
     """Starts processes of endpoints.c, which end with the test."""
     command = against_interface(toolchain, HERE / "endpoints.c", compiler, build)
@@ -71,8 +73,9 @@ def ends(
     request: pytest.FixtureRequest, toolchain: Toolchain, name: str, tmp_path: Path
 ) -> Iterator[Ends]:
     """A process of C ends, in every build."""
-    assert name
-    for start in starting(toolchain, *request.param, tmp_path):
+    assert name  # whose ring outlives the process
+    compiler, build = request.param
+    with starting(toolchain, compiler, build, tmp_path) as start:
         yield start()
 
 
@@ -82,4 +85,5 @@ def start_ends(
 ) -> Iterator[StartEnds]:
     """Starts any number of processes of C ends."""
     assert name
-    yield from starting(toolchain, "gcc", request.param, tmp_path)
+    with starting(toolchain, "gcc", request.param, tmp_path) as start:
+        yield start

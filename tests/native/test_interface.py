@@ -367,7 +367,7 @@ def test_two_readers_in_one_process(ends: Ends, writer: Writer) -> None:
 
 
 def test_a_forked_child_attaches_by_itself(ends: Ends, writer: Writer) -> None:
-    """What it inherits says RINGCAST_CLOSED and can be closed; the parent's lock is the parent's."""
+    """What it inherits says RINGCAST_CLOSED and can be closed; the lock stays the parent's."""
     ends.attached(writer.name)
     writer.publish(b"x")
     assert ends.read()["sequence"] == 0
