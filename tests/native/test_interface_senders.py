@@ -60,7 +60,9 @@ def test_flush(ends: Ends, receiver: Receiver) -> None:
     assert ends.flush()["status"] is Status.OK  # nothing was sent
     ends.send(b"a")
     assert ends.flush()["status"] is Status.TIMEOUT
-    assert ends.flush(timeout=SHORT)["status"] is Status.TIMEOUT
+    answer = ends.flush(timeout=SHORT)
+    assert answer["status"] is Status.TIMEOUT
+    assert "not everything that was sent was delivered in time" in answer["error"]
     ends.begin("flush", 0, -1)
     assert receiver.read(timeout=0) is not None
     assert ends.answer()["status"] is Status.OK

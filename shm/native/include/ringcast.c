@@ -525,6 +525,9 @@ ringcast_status ringcast_flush(ringcast_sender *sender, int64_t timeout_ns)
             return status; /* those that wait will be rejected, too */
         status = wait_for(sender, rc_sender_flushed, s->last, deadline);
     }
+    if (status == RINGCAST_TIMEOUT)
+        return FAIL(RINGCAST_TIMEOUT,
+                    "not everything that was sent was delivered in time: it still may be");
     return status == RINGCAST_OK ? report(sender) : status;
 }
 

@@ -61,8 +61,8 @@ typedef enum ringcast_status {
 /* One sentence about a status. */
 const char *ringcast_status_text(ringcast_status status);
 
-/* What went wrong in the last call of this thread that returned an error, and what to do about it;
- * valid until this thread's next call. */
+/* What went wrong in the last call of this thread that returned an error (or in a ringcast_flush() that
+ * ran out of time), and what to do about it. Valid until the next such call: closing keeps it. */
 const char *ringcast_last_error(void);
 
 /* What a payload is. */
