@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import select
-import signal
 import subprocess
-import time
+import threading
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final, NamedTuple
 
 from tests.conftest import DEADLINE
@@ -66,7 +65,6 @@ class Ends:
 
     def __init__(self, command: list[str], errors: Path) -> None:
         self._errors = errors
-        self._buffer = b""
         with errors.open("wb") as file:
             self._process = subprocess.Popen(
                 command,
@@ -74,8 +72,17 @@ class Ends:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
-                bufsize=0,
             )
+        self._lines: SimpleQueue[bytes] = SimpleQueue()
+        self._pump = threading.Thread(target=self._read_lines, daemon=True)
+        self._pump.start()
+
+    def _read_lines(self) -> None:
+        """Take what is printed at once: a full pipe would stop the process. At last, b""."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(b"")
 
     @property
     def pid(self) -> int:
@@ -87,21 +94,15 @@ class Ends:
         """Ask, and do not wait for the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(" ".join(map(str, request)).encode() + b"\n")
+        self._process.stdin.flush()
 
     def answer(self) -> Answer:
         """The next line of the answer."""
-        assert self._process.stdout is not None
-        end = time.monotonic() + DEADLINE
-        while b"\n" not in self._buffer:
-            left = end - time.monotonic()
-            assert select.select([self._process.stdout], [], [], max(0, left))[0], "no answer"
-            more = os.read(self._process.stdout.fileno(), 1 << 16)
-            assert more, f"the process ended:\n{self._errors.read_text(encoding='utf-8')}"
-            self._buffer += more
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        line = self._lines.get(timeout=DEADLINE)
+        assert line, f"the process ended:\n{self._errors.read_text(encoding='utf-8')}"
         answer = json.loads(line)
-        answer["status"] = Status(answer["status"])
         assert isinstance(answer, dict)
+        answer["status"] = Status(answer["status"])
         return answer
 
     def ask(self, *request: object) -> Answer:
@@ -176,26 +177,28 @@ class Ends:
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         self._process.kill()
-        self._process.communicate(timeout=DEADLINE)
+        self._process.wait(DEADLINE)
 
-    def stop(self) -> None:
-        """SIGSTOP, and wait until it stands still."""
-        os.kill(self.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
-
-    def go_on(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+    def last_messages(self) -> list[Answer]:
+        """What a killed process has printed and nobody has looked at, but for half a line."""
+        lines = iter(lambda: self._lines.get(timeout=DEADLINE), b"")
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
     def end(self) -> None:
         """Let it end by itself; no sanitizer has anything to report."""
         if self._process.returncode is None:
-            self._process.communicate(timeout=DEADLINE)
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait(DEADLINE)
             errors = self._errors.read_text(encoding="utf-8")
             assert self._process.returncode == 0, errors
             assert not REPORT.search(errors), errors
 
     def abort(self) -> None:
         """Whatever happened, it ends now."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.communicate(timeout=DEADLINE)
+        self._process.kill()
+        self._process.wait(DEADLINE)
+        self._pump.join(DEADLINE)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
