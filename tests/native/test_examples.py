@@ -1,5 +1,7 @@
-"""The programs of docs/examples/c/ and the blocks of C in the docs, beside Python. Each is compiled,
-the programs in every build, and run."""
+"""The programs of docs/examples/c/ and the blocks of C in the docs, beside Python.
+
+Each is compiled, the programs in every build, and run.
+"""
 
 from __future__ import annotations
 
