@@ -194,7 +194,7 @@ static inline ringcast_status rc_segment_check(const rc_segment *s, const char *
     if (owner == RC_ANY_OWNER ? uid != 0 && uid != (int64_t)geteuid() : uid + 1 != owner)
         return rc_fail(error, RINGCAST_CORRUPT, 0,
                        "%s belongs to user %" PRId64 ", not to you or root: if it is meant to be that"
-                       " user's, attach with owner=%" PRId64, object, uid, uid);
+                       " user's, attach with owner=%" PRId64 " (in C, one more)", object, uid, uid);
     if (s->status.st_mode & others)
         return rc_fail(error, RINGCAST_CORRUPT, 0,
                        "%s can be written by others (mode %#o): ringcast never makes it so; remove it"

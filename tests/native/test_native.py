@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
 import secrets
-import shutil
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,67 +11,22 @@ import pytest
 from ringcast import shm
 from ringcast.broker import connection
 
+from .toolchain import BUILDS, NO_SHADOW, OPTIONS, REPORT, WARNINGS, Build, compile_with, find, run
+
 HERE: Final = Path(__file__).parent
 INCLUDES: Final = [Path(connection.__file__).parent, Path(shm.__file__).parent / "native"]
-DEADLINE: Final = 300.0
-"""Seconds for all cases of one build. Each case has its own, far shorter one."""
-
-OPTIONS: Final = {
-    "TSAN_OPTIONS": "halt_on_error=1",
-    "ASAN_OPTIONS": "detect_leaks=1",
-    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-}
-REPORT: Final = re.compile(r"Sanitizer|runtime error:")
-NO_SHADOW: Final = "unexpected memory mapping"
-"""What ThreadSanitizer says where the kernel's randomisation leaves no place for its shadow."""
-
-
-@dataclass(frozen=True)
-class Build:
-    """Compiler flags, and how much of the work to do: sanitizers are slow."""
-
-    name: str
-    flags: tuple[str, ...]
-    percent: int
-
-
-BUILDS: Final = [
-    Build("plain", ("-O2",), 50),
-    Build("thread", ("-O1", "-fsanitize=thread"), 10),
-    Build("address", ("-O1", "-fsanitize=address", "-fno-omit-frame-pointer"), 20),
-    Build("undefined", ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"), 20),
-]
 
 
 @pytest.fixture
 def compiler() -> str:
-    found = shutil.which("gcc") or shutil.which("cc")
-    if found is None:
-        message = "there is no C compiler"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
-
-
-def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    return find("gcc", "cc")
 
 
 def compiled(compiler: str, build: Build, where: Path, source: str) -> str:
     program = where / source.removesuffix(".c")
-    flags = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-pthread"]
+    flags = ["-std=c11", *WARNINGS, "-g", "-pthread"]
     paths = [*(f"-I{folder}" for folder in INCLUDES), str(HERE / source), "-o", str(program)]
-    done = run([compiler, *flags, *build.flags, *paths])
-    assert done.returncode == 0, done.stdout
+    compile_with([compiler, *flags, *build.flags, *paths])
     return str(program)
 
 

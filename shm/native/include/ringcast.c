@@ -2,7 +2,7 @@
  * program. It is a thin layer over the headers one folder up, which are also what the Python package
  * is made of; they are no part of the interface.
  */
-#ifndef _GNU_SOURCE /* C compilers may be told on the command line */
+#ifndef _GNU_SOURCE /* it may stand on the command line */
 #define _GNU_SOURCE
 #endif
 #define RC_ENDPOINT_REGISTRY
@@ -227,7 +227,8 @@ static ringcast_status recover(ringcast_reader *r, rc_result result)
     }
 }
 
-static ringcast_status take_next(ringcast_reader *r, ringcast_message *m)
+/* Find the next message that is handed out, and take it. */
+static ringcast_status find(ringcast_reader *r, ringcast_message *m)
 {
     rc_reader *reader = &r->a.reader;
     rc_descriptor d;
@@ -264,28 +265,30 @@ static ringcast_status take_next(ringcast_reader *r, ringcast_message *m)
 }
 
 /* Take the next message if there is one; RINGCAST_TIMEOUT: there is none. While messages are held, a
- * demotion waits: it ends that they are valid. What was passed over and what was agreed to is mirrored
- * whatever the result, or ringcast_wait() would take it for a reason to read. */
+ * demotion waits: it ends that they are valid. Without a message, too, the reader may stand elsewhere
+ * than before: after events, gaps or a demotion. Unless that is mirrored, ringcast_wait() would take it
+ * for a reason to read. */
 static ringcast_status take(ringcast_reader *r, ringcast_message *m)
 {
-    ringcast_status status = take_next(r, m);
+    ringcast_status status = find(r, m);
     mirror(r);
     return status;
 }
 
-/* Wait for a reason to look; RINGCAST_TIMEOUT: the deadline is over. */
+/* Wait for a reason to look; RINGCAST_TIMEOUT: the deadline is over. A call that does not wait looks
+ * around all the same. */
 static ringcast_status wait_until(ringcast_reader *r, const rc_reader *snapshot,
                                   int64_t *looked_ns, int64_t deadline)
 {
-    if (rc_now_ns() >= deadline)
-        return RINGCAST_TIMEOUT;
-    if (rc_attached_reader_wait(&r->a, snapshot, r->strategy, deadline) == RC_CLOSED_MEANWHILE)
+    int over = rc_now_ns() >= deadline;
+    if (!over &&
+        rc_attached_reader_wait(&r->a, snapshot, r->strategy, deadline) == RC_CLOSED_MEANWHILE)
         return check_open(&r->a.endpoint);
     if (rc_attached_reader_is_abandoned(&r->a, snapshot, looked_ns))
         return FAIL(RINGCAST_CLOSED,
                     "ring '%s' has no writer and was removed, so no message can come any more",
                     r->a.ring.name);
-    return RINGCAST_OK;
+    return over ? RINGCAST_TIMEOUT : RINGCAST_OK;
 }
 
 ringcast_status ringcast_read(ringcast_reader *reader, ringcast_message *message,
@@ -301,7 +304,7 @@ ringcast_status ringcast_read(ringcast_reader *reader, ringcast_message *message
         if (rc_likely(status == RINGCAST_OK))
             return status;
         ringcast_release(reader); /* who waits for readers to have read it all sees that we have */
-        if (status != RINGCAST_TIMEOUT || timeout_ns == 0)
+        if (status != RINGCAST_TIMEOUT)
             return status;
         if (!deadline)
             deadline = deadline_of(timeout_ns);
@@ -534,6 +537,9 @@ ringcast_status ringcast_flush(ringcast_sender *sender, int64_t timeout_ns)
             return status; /* those that wait will be rejected, too */
         status = wait_for(sender, rc_sender_flushed, s->last, deadline);
     }
+    if (status == RINGCAST_TIMEOUT)
+        return FAIL(RINGCAST_TIMEOUT,
+                    "not everything that was sent was delivered in time: it still may be");
     return status == RINGCAST_OK ? report(sender) : status;
 }
 

@@ -61,8 +61,8 @@ typedef enum ringcast_status {
 /* One sentence about a status. */
 const char *ringcast_status_text(ringcast_status status);
 
-/* What went wrong in the last call of this thread that returned an error, and what to do about it;
- * valid until this thread's next call. */
+/* What went wrong in the last call of this thread that returned an error (or in a ringcast_flush() that
+ * ran out of time), and what to do about it. Valid until the next such call: closing keeps it. */
 const char *ringcast_last_error(void);
 
 /* What a payload is. */
@@ -154,7 +154,8 @@ void ringcast_release(ringcast_reader *reader);
 int ringcast_valid(const ringcast_reader *reader);
 
 /* Wait until there is reason to read. Another thread than the one that reads may call it, one at a
- * time: for event loops, which read with timeout 0 when they are woken. RINGCAST_OK: read;
+ * time: for event loops, which read with timeout 0 when they are woken. Returns at once as long as
+ * nobody has read; so that thread waits for the loop before it calls again. RINGCAST_OK: read;
  * RINGCAST_TIMEOUT; RINGCAST_CLOSED. */
 ringcast_status ringcast_wait(ringcast_reader *reader, int64_t timeout_ns);
 

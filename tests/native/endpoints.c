@@ -1,0 +1,377 @@
+/* endpoints.c - C readers and senders that do what they are asked.
+ *
+ * Each line of the input is a request: a word, the number of an end where it needs one, and arguments.
+ * The answer is one line of JSON; only `follow` and `loop` print one for each message before
+ * it. So a Python test works any number of C ends, in a process that it can kill.
+ */
+#define _GNU_SOURCE
+#include <inttypes.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "ringcast.h"
+
+#define ENDS 8
+#define MANY 4096
+#define LINE_MAX_BYTES (1 << 18)
+#define ALARM_SECONDS 240 /* the end of whatever went wrong */
+#define LOOK_NS INT64_C(20000000)
+
+static ringcast_reader *readers[ENDS];
+static ringcast_sender *senders[ENDS];
+static ringcast_message messages[MANY];
+static size_t held;
+
+/* ---- answers ------------------------------------------------------------------------------- */
+
+static uint32_t crc32_of(const uint8_t *bytes, size_t n)
+{
+    static uint32_t table[256];
+    uint32_t crc = UINT32_MAX;
+    for (uint32_t i = 0; !table[255] && i < 256; i++) {
+        uint32_t value = i;
+        for (int bit = 0; bit < 8; bit++)
+            value = value & 1 ? value >> 1 ^ UINT32_C(0xedb88320) : value >> 1;
+        table[i] = value;
+    }
+    for (size_t i = 0; i < n; i++)
+        crc = crc >> 8 ^ table[(crc ^ bytes[i]) & 255];
+    return ~crc;
+}
+
+static void print_text(const char *key, const char *text)
+{
+    printf(", \"%s\": \"", key);
+    for (; *text; text++)
+        if (*text == '"' || *text == '\\')
+            printf("\\%c", *text);
+        else if ((unsigned char)*text < ' ')
+            printf("\\u%04x", (unsigned char)*text);
+        else
+            putchar(*text);
+    putchar('"');
+}
+
+static void answer(ringcast_status status)
+{
+    printf("{\"status\": %d", (int)status);
+    if (status > RINGCAST_ENDED)
+        print_text("error", ringcast_last_error());
+}
+
+static void finish(void)
+{
+    puts("}");
+    fflush(stdout);
+}
+
+static void print_message(const ringcast_message *m)
+{
+    printf("{\"status\": 0, \"sequence\": %" PRIu64 ", \"length\": %zu, \"crc\": %" PRIu32
+           ", \"gap\": %" PRIu64 ", \"topic\": %" PRIu32 ", \"kind\": %d, \"epoch\": %" PRIu32
+           ", \"time_ns\": %" PRIu64 ", \"key\": %" PRIu64 ", \"connection\": %d}\n",
+           m->sequence, m->length, crc32_of(m->payload, m->length), m->gap, m->topic, m->kind,
+           m->epoch, m->time_ns, m->key, m->connection);
+}
+
+/* ---- readers ------------------------------------------------------------------------------- */
+
+static ringcast_status attach(char *arguments)
+{
+    int end, policy, start, wait;
+    ringcast_reader_options options = {0};
+    char name[64], label[128];
+    if (sscanf(arguments, "%d %63s %d %d %" SCNu64 " %d %" SCNd32 " %" SCNd32 " %" SCNd64 " %127s",
+               &end, name, &policy, &start, &options.sequence, &wait, &options.spin_us,
+               &options.events, &options.owner, label) != 10)
+        exit(3);
+    options.policy = (ringcast_policy)policy;
+    options.start = (ringcast_start)start;
+    options.wait = (ringcast_strategy)wait;
+    options.label = strcmp(label, "-") ? label : NULL;
+    return ringcast_reader_attach(&readers[end], strcmp(name, "-") ? name : "", &options);
+}
+
+static ringcast_status read_some(int end, size_t limit, int64_t timeout_ns)
+{
+    ringcast_status status;
+    held = 0;
+    if (limit == 1) {
+        status = ringcast_read(readers[end], messages, timeout_ns);
+        held = status == RINGCAST_OK;
+    } else {
+        status = ringcast_read_many(readers[end], messages, limit < MANY ? limit : MANY, &held,
+                                    timeout_ns);
+    }
+    return status;
+}
+
+static void print_held(ringcast_status status)
+{
+    answer(status);
+    printf(", \"count\": %zu, \"crcs\": [", held);
+    for (size_t i = 0; i < held; i++)
+        printf("%s%" PRIu32, i ? ", " : "", crc32_of(messages[i].payload, messages[i].length));
+    printf("], \"gaps\": [");
+    for (size_t i = 0; i < held; i++)
+        printf("%s%" PRIu64, i ? ", " : "", messages[i].gap);
+    printf("], \"first\": %" PRIu64, held ? messages[0].sequence : 0);
+}
+
+/* Read `limit` at a time until something ends that, and print each message that was valid. */
+static ringcast_status follow(int end, size_t limit, int64_t timeout_ns)
+{
+    ringcast_status status;
+    while ((status = read_some(end, limit, timeout_ns)) == RINGCAST_OK) {
+        for (size_t i = 0; i < held; i++)
+            print_message(&messages[i]);
+        fflush(stdout);
+    }
+    return status;
+}
+
+/* ---- a second thread that waits ------------------------------------------------------------ */
+
+static struct {
+    int end, handshake;
+    sem_t woken, was_read;
+    atomic_int over, wakes;
+} loop;
+
+static void *wait_in_turn(void *unused)
+{
+    while (!loop.over) {
+        ringcast_status status = ringcast_wait(readers[loop.end], LOOK_NS);
+        if (status == RINGCAST_TIMEOUT)
+            continue;
+        loop.wakes++;
+        if (loop.handshake) {
+            sem_post(&loop.woken);
+            sem_wait(&loop.was_read);
+        }
+        if (status != RINGCAST_OK)
+            break;
+    }
+    return unused;
+}
+
+/* An event loop: a thread waits, this one reads with timeout 0 (`handshake`), or waits, too. */
+static ringcast_status run_loop(int end, int handshake)
+{
+    pthread_t thread;
+    ringcast_status status = RINGCAST_OK;
+    loop.end = end;
+    loop.handshake = handshake;
+    loop.over = loop.wakes = 0;
+    sem_init(&loop.woken, 0, 0);
+    sem_init(&loop.was_read, 0, 0);
+    if (pthread_create(&thread, NULL, wait_in_turn, NULL) != 0)
+        exit(4);
+    while (status == RINGCAST_OK || status == RINGCAST_TIMEOUT) {
+        if (handshake)
+            sem_wait(&loop.woken);
+        while ((status = read_some(end, 1, handshake ? 0 : LOOK_NS)) == RINGCAST_OK)
+            print_message(messages);
+        if (handshake)
+            sem_post(&loop.was_read);
+    }
+    loop.over = 1;
+    sem_post(&loop.was_read);
+    pthread_join(thread, NULL);
+    return status;
+}
+
+/* ---- senders ------------------------------------------------------------------------------- */
+
+static ringcast_status attach_sender(char *arguments)
+{
+    int end;
+    int64_t owner;
+    char name[64], label[128];
+    if (sscanf(arguments, "%d %63s %" SCNd64 " %127s", &end, name, &owner, label) != 4)
+        exit(3);
+    return ringcast_sender_attach(&senders[end], name, strcmp(label, "-") ? label : NULL, owner);
+}
+
+/* Send what the hexadecimal digits say, or `@N`: N bytes of 'x'. */
+static ringcast_status send_one(int end, const char *digits, int kind, int64_t timeout_ns,
+                                uint64_t *ticket)
+{
+    static uint8_t bytes[LINE_MAX_BYTES];
+    size_t n = 0;
+    unsigned value;
+    if (*digits == '@') {
+        n = strtoull(digits + 1, NULL, 10);
+        memset(bytes, 'x', n < sizeof bytes ? n : sizeof bytes);
+    } else {
+        for (; *digits != '-' && sscanf(digits, "%2x", &value) == 1; digits += 2)
+            bytes[n++] = (uint8_t)value;
+    }
+    return ringcast_send(senders[end], bytes, n, (uint16_t)kind, timeout_ns, ticket);
+}
+
+/* Send `count` texts "WHO N", then flush. */
+static ringcast_status send_many(int end, int who, int count)
+{
+    char text[64];
+    ringcast_status status = RINGCAST_OK;
+    for (int n = 0; n < count && status == RINGCAST_OK; n++) {
+        int length = snprintf(text, sizeof text, "%d %d", who, n);
+        status = ringcast_send(senders[end], text, (size_t)length, RINGCAST_TEXT, RINGCAST_FOREVER,
+                               NULL);
+    }
+    return status == RINGCAST_OK ? ringcast_flush(senders[end], RINGCAST_FOREVER) : status;
+}
+
+/* ---- a forked child ------------------------------------------------------------------------ */
+
+static int all_closed(int end)
+{
+    ringcast_reader_info info;
+    char note[8];
+    size_t n;
+    int closed = ringcast_read(readers[end], messages, 0) == RINGCAST_CLOSED &&
+                 ringcast_read_many(readers[end], messages, 2, &n, RINGCAST_FOREVER) ==
+                     RINGCAST_CLOSED &&
+                 ringcast_wait(readers[end], RINGCAST_FOREVER) == RINGCAST_CLOSED &&
+                 ringcast_reader_get_info(readers[end], &info) == RINGCAST_CLOSED &&
+                 ringcast_note(readers[end], note, sizeof note, &n) == RINGCAST_CLOSED;
+    ringcast_release(readers[end]);
+    ringcast_reader_close(readers[end]);
+    if (senders[end]) {
+        closed = closed &&
+                 ringcast_send(senders[end], "x", 1, RINGCAST_TEXT, 0, NULL) == RINGCAST_CLOSED &&
+                 ringcast_flush(senders[end], RINGCAST_FOREVER) == RINGCAST_CLOSED;
+        ringcast_sender_close(senders[end]);
+    }
+    return closed && strstr(ringcast_last_error(), "forked child");
+}
+
+/* What a child sees of the ends that it inherits; with a name, it attaches by itself, too. */
+static void fork_child(int end, const char *name)
+{
+    int status;
+    ringcast_reader *own = NULL;
+    pid_t child = fork();
+    if (child == 0) {
+        int fine = all_closed(end) && ringcast_reader_attach(&own, name, NULL) == RINGCAST_OK;
+        ringcast_reader_close(own);
+        _exit(fine ? 0 : 1);
+    }
+    waitpid(child, &status, 0);
+    printf("{\"status\": 0, \"child\": %d", status);
+}
+
+/* ---- requests ------------------------------------------------------------------------------ */
+
+static void print_info(int end)
+{
+    ringcast_reader_info info = {0};
+    answer(ringcast_reader_get_info(readers[end], &info));
+    printf(", \"cursor\": %" PRIu64 ", \"lag\": %" PRIu64 ", \"received\": %" PRIu64
+           ", \"lost\": %" PRIu64 ", \"max_message\": %" PRIu64
+           ", \"policy\": %d, \"slot\": %" PRIu32 ", \"writer_alive\": %d",
+           info.cursor, info.lag, info.received, info.lost, info.max_message, (int)info.policy,
+           info.slot, info.writer_alive);
+}
+
+static void print_note(int end, size_t size)
+{
+    char note[2048] = "untouched";
+    size_t length = 0;
+    answer(ringcast_note(readers[end], note, size, &length));
+    printf(", \"length\": %zu", length);
+    print_text("note", note);
+}
+
+static void serve(const char *word, char *rest)
+{
+    int end = 0, consumed = 0;
+    long long a = 0, b = 0;
+    char text[LINE_MAX_BYTES] = "";
+    uint64_t ticket = UINT64_MAX;
+    sscanf(rest, "%d%n", &end, &consumed);
+    sscanf(rest + consumed, "%lld %lld %262143s", &a, &b, text);
+    if (!strcmp(word, "attach")) {
+        answer(attach(rest));
+    } else if (!strcmp(word, "read")) {
+        ringcast_status status = read_some(end, 1, a);
+        if (status == RINGCAST_OK) {
+            print_message(messages);
+            fflush(stdout);
+            return;
+        }
+        answer(status);
+    } else if (!strcmp(word, "read_many")) {
+        print_held(read_some(end, (size_t)a, b));
+    } else if (!strcmp(word, "held")) {
+        print_held(RINGCAST_OK);
+    } else if (!strcmp(word, "valid")) {
+        printf("{\"status\": 0, \"valid\": %d", ringcast_valid(readers[end]) != 0);
+    } else if (!strcmp(word, "release")) {
+        ringcast_release(readers[end]);
+        answer(RINGCAST_OK);
+    } else if (!strcmp(word, "wait")) {
+        answer(ringcast_wait(readers[end], a));
+    } else if (!strcmp(word, "follow")) {
+        answer(follow(end, (size_t)a, b));
+    } else if (!strcmp(word, "loop")) {
+        answer(run_loop(end, (int)a));
+        printf(", \"wakes\": %d", loop.wakes);
+    } else if (!strcmp(word, "info")) {
+        print_info(end);
+    } else if (!strcmp(word, "note")) {
+        print_note(end, (size_t)a);
+    } else if (!strcmp(word, "close")) {
+        ringcast_reader_close(readers[end]);
+        readers[end] = NULL;
+        answer(RINGCAST_OK);
+    } else if (!strcmp(word, "attach_sender")) {
+        answer(attach_sender(rest));
+    } else if (!strcmp(word, "send")) {
+        answer(send_one(end, text, (int)a, b, &ticket));
+        printf(", \"ticket\": %" PRIu64, ticket);
+    } else if (!strcmp(word, "send_many")) {
+        answer(send_many(end, (int)a, (int)b));
+    } else if (!strcmp(word, "flush")) {
+        ringcast_status status = ringcast_flush(senders[end], a);
+        answer(status);
+        if (status == RINGCAST_TIMEOUT)
+            print_text("error", ringcast_last_error());
+    } else if (!strcmp(word, "close_sender")) {
+        ringcast_sender_close(senders[end]);
+        senders[end] = NULL;
+        answer(RINGCAST_OK);
+    } else if (!strcmp(word, "fork")) {
+        sscanf(rest + consumed, "%63s", text);
+        fork_child(end, text);
+    } else if (!strcmp(word, "status_text")) {
+        answer(RINGCAST_OK);
+        print_text("text", ringcast_status_text((ringcast_status)end));
+    } else {
+        exit(3);
+    }
+    finish();
+}
+
+int main(void)
+{
+    static char line[LINE_MAX_BYTES + 64];
+    char word[32];
+    int consumed;
+    alarm(ALARM_SECONDS);
+    while (fgets(line, sizeof line, stdin))
+        if (sscanf(line, "%31s%n", word, &consumed) == 1)
+            serve(word, line + consumed);
+    for (int i = 0; i < ENDS; i++) {
+        ringcast_reader_close(readers[i]);
+        ringcast_sender_close(senders[i]);
+    }
+    return 0;
+}

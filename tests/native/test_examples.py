@@ -1,0 +1,318 @@
+"""The programs of docs/examples/c/ and the blocks of C in the docs, beside Python.
+
+Each is compiled, the programs in every build, and run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from ringcast import shm
+from ringcast.shm.broadcast import Writer
+from ringcast.shm.mpsc import Receiver
+from tests.conftest import DEADLINE, eventually, reader_status
+
+from .conftest import EVERY_BUILD, against_interface
+from .toolchain import (
+    ADDRESS,
+    BUILDS,
+    COMPILERS,
+    OPTIONS,
+    PLAIN,
+    REPORT,
+    THREAD,
+    Build,
+    Toolchain,
+    find,
+    missing,
+    run,
+)
+
+DOCS: Final = Path(__file__).parents[2] / "docs"
+EXAMPLES: Final = DOCS / "examples" / "c"
+BLOCK: Final = re.compile(r"^```c\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINES_MAX: Final = 50
+"""Of worker.c."""
+
+
+@pytest.fixture(scope="session")
+def libwebsockets() -> list[str]:
+    """What a compiler needs for it."""
+    done = run([find("pkg-config"), "--cflags", "--libs", "libwebsockets"])
+    if done.returncode != 0:
+        missing("libwebsockets (Debian: libwebsockets-dev)")
+    return done.stdout.split()
+
+
+# ---- compiling -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("source", ["worker.c", "worker.cpp", "republish.c"])
+def test_every_example_compiles(
+    toolchain: Toolchain,
+    request: pytest.FixtureRequest,
+    source: str,
+    compiler: str,
+    build: Build,
+) -> None:
+    libraries = request.getfixturevalue("libwebsockets") if source == "republish.c" else []
+    assert against_interface(toolchain, EXAMPLES / source, compiler, build, *libraries)
+
+
+def test_there_are_no_other_examples() -> None:
+    assert sorted(path.name for path in EXAMPLES.iterdir()) == [
+        "republish.c",
+        "worker.c",
+        "worker.cpp",
+    ]
+
+
+def test_a_worker_is_short() -> None:
+    assert len((EXAMPLES / "worker.c").read_text(encoding="utf-8").splitlines()) <= LINES_MAX
+
+
+def blocks() -> list[str]:
+    """Every block of C in the docs."""
+    return [
+        block for page in sorted(DOCS.glob("*.md")) for block in BLOCK.findall(page.read_text())
+    ]
+
+
+@pytest.fixture(params=range(len(blocks())))
+def block(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> Path:
+    """One of them as a file, with a ring of the test's own."""
+    path = tmp_path / f"block{request.param}.c"
+    path.write_text(blocks()[request.param].replace('"md"', f'"{name}"'), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_blocks_of_the_docs(compiler: str, block: Path, name: str, tmp_path: Path) -> None:
+    """Each reads or sends, beside a ring and an uplink."""
+    toolchain = Toolchain(tmp_path)
+    command = against_interface(toolchain, block, compiler, PLAIN)
+    with (
+        Writer.create(name, slots=8, capacity=1024, max_readers=2) as writer,
+        Receiver.create(name, max_senders=2, lane_bytes=4096) as receiver,
+        running(command, tmp_path) as process,
+    ):
+        writer.publish(b"hello")
+        writer.close()
+        if "ringcast_send(" in block.read_text(encoding="utf-8"):
+            envelope = receiver.read(timeout=DEADLINE)
+            assert envelope is not None
+            assert envelope.text() == '{"op":"ping"}'
+            assert output(process) == ""
+        else:
+            assert output(process) == "0 hello\n"
+
+
+# ---- running -------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(command: list[str], where: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """A program that ends by itself, well, and with nothing for a sanitizer to report."""
+    errors = where / "errors"
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [*command, *more],
+            env=os.environ | OPTIONS,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
+    try:
+        yield process
+        process.wait(DEADLINE)
+        told = errors.read_text(encoding="utf-8")
+        assert process.returncode == 0, told
+        assert not REPORT.search(told), told
+    finally:
+        process.kill()
+        process.communicate(timeout=DEADLINE)
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    """What it prints until its end."""
+    printed, _ = process.communicate(timeout=DEADLINE)
+    return printed
+
+
+@pytest.fixture(params=EVERY_BUILD, ids=lambda pair: f"{pair[0]}-{pair[1].name}")
+def build(request: pytest.FixtureRequest) -> tuple[str, Build]:
+    pair: tuple[str, Build] = request.param
+    return pair
+
+
+def await_active(name: str) -> None:
+    """Return when a reader reads."""
+
+    def is_active() -> bool:
+        status = reader_status(name)
+        return status is not None and status.state == "active"
+
+    eventually(is_active, "the worker is attached")
+
+
+@pytest.mark.parametrize("source", ["worker.c", "worker.cpp"])
+def test_a_worker(
+    toolchain: Toolchain, build: tuple[str, Build], name: str, tmp_path: Path, source: str
+) -> None:
+    """It sends, reads, goes on after an eviction where it was, and ends with the ring."""
+    command = against_interface(toolchain, EXAMPLES / source, *build)
+    with (
+        Writer.create(name, slots=16, capacity=4096, max_readers=1) as writer,
+        Receiver.create(name, max_senders=1, lane_bytes=4096) as receiver,
+        running(command, tmp_path, name, "hello") as process,
+    ):
+        envelope = receiver.read(timeout=DEADLINE)
+        assert envelope is not None
+        assert (envelope.text(), envelope.kind) == ("hello", shm.Kind.TEXT)
+        await_active(name)
+        writer.publish_many([b"a", b"b"])
+        eventually(lambda: shm.status(name).readers[0].cursor == 2, "both are read")
+        writer.evict(0)
+        writer.publish(b"c")
+        await_active(name)
+        writer.close()
+        lines = output(process).splitlines()
+        assert lines == ["0 (0 missed) a", "1 (0 missed) b", "2 (0 missed) c"]
+
+
+@pytest.mark.parametrize("source", ["worker.c", "worker.cpp"])
+def test_a_worker_without_a_ring(toolchain: Toolchain, name: str, source: str) -> None:
+    done = run([*against_interface(toolchain, EXAMPLES / source, "gcc", PLAIN), name])
+    assert done.returncode == 1
+    assert f"there is no ring '{name}'" in done.stdout
+
+
+# ---- republish -----------------------------------------------------------------------------
+
+REPUBLISHED: Final = 3000
+A_BURST: Final = 100
+
+
+@pytest.fixture(params=[PLAIN, THREAD, ADDRESS], ids=lambda build: build.name)
+def republish(
+    request: pytest.FixtureRequest, toolchain: Toolchain, libwebsockets: list[str]
+) -> list[str]:
+    """How to start it."""
+    source = EXAMPLES / "republish.c"
+    return against_interface(toolchain, source, "gcc", request.param, *libwebsockets)
+
+
+def address_of(process: subprocess.Popen[str]) -> str:
+    """Where it listens, which is what it prints first."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@contextmanager
+def client(url: str) -> Iterator[ClientConnection]:
+    with connect(url, compression=None, max_size=None, open_timeout=DEADLINE) as connection:
+        yield connection
+
+
+def received(connection: ClientConnection, count: int) -> list[str | bytes]:
+    return [connection.recv(timeout=DEADLINE) for _ in range(count)]
+
+
+def check_closed(connection: ClientConnection) -> None:
+    """The server goes away, and says so."""
+    with pytest.raises(ConnectionClosed) as caught:
+        connection.recv(timeout=DEADLINE)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1001
+
+
+def test_republish(republish: list[str], name: str, tmp_path: Path) -> None:
+    """Each client gets each message, text as text, and the end after the last one."""
+    texts: list[str | bytes] = ["", "ä", b"", b"\0\xff", "x" * 70_000]
+    with (
+        Writer.create(name, slots=1024, capacity=1 << 20, max_readers=1) as writer,
+        running(republish, tmp_path, name, "0") as process,
+    ):
+        url = address_of(process)
+        with client(url) as first, client(url) as second:
+            for text in texts:
+                if isinstance(text, str):
+                    writer.publish(text.encode(), kind=shm.Kind.TEXT, timeout=DEADLINE)
+                else:
+                    writer.publish(text, timeout=DEADLINE)
+            assert received(first, len(texts)) == texts
+            with client(url) as late:
+                writer.publish(b"late", timeout=DEADLINE)
+                writer.close()
+                assert received(second, len(texts)) == texts
+                for connection in (first, second, late):
+                    assert received(connection, 1) == [b"late"]
+                    check_closed(connection)
+
+
+def stuck_client(url: str) -> socket.socket:
+    """A client that reads no more than the answer to its handshake."""
+    host, _, port = url.removeprefix("ws://").partition(":")
+    stuck = socket.socket()
+    stuck.settimeout(DEADLINE)
+    stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    stuck.connect((host, int(port)))
+    stuck.sendall(
+        f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    assert stuck.recv(12) == b"HTTP/1.1 101"
+    return stuck
+
+
+def drain(stuck: socket.socket) -> int:
+    """Bytes to the end of a connection that the other side gave up."""
+    total = 0
+    with contextlib.suppress(ConnectionResetError):
+        while more := stuck.recv(1 << 16):
+            total += len(more)
+    return total
+
+
+def test_a_slow_client_holds_nobody_up(republish: list[str], name: str, tmp_path: Path) -> None:
+    """Neither the ring, whose writer never waits for long, nor another client."""
+    payload = b"x" * 60_000
+    with (
+        Writer.create(name, slots=256, capacity=1 << 22, max_readers=1) as writer,
+        running(republish, tmp_path, name, "0") as process,
+    ):
+        url = address_of(process)
+        with client(url) as fast, contextlib.closing(stuck_client(url)) as stuck:
+            for _ in range(REPUBLISHED // A_BURST):
+                for _ in range(A_BURST):
+                    writer.publish(payload, timeout=DEADLINE)
+                assert received(fast, A_BURST) == [payload] * A_BURST
+            assert drain(stuck) < REPUBLISHED * len(payload) / 2
+            process.send_signal(signal.SIGTERM)
+            check_closed(fast)
+        assert [reader.label for reader in shm.status(name).readers] in ([], ["republish"])
+
+
+def test_republish_without_a_ring(
+    toolchain: Toolchain, libwebsockets: list[str], name: str
+) -> None:
+    source = EXAMPLES / "republish.c"
+    command = against_interface(toolchain, source, "gcc", PLAIN, *libwebsockets)
+    done = run([*command, name, "0"])
+    assert done.returncode == 1
+    assert f"there is no ring '{name}'" in done.stdout
