@@ -334,9 +334,9 @@ cdef class OwnerEnd:
 
     def abandon(self) -> None:
         """Let go without ending it, as a crash would: `resume` goes on with it."""
-        if self.begin_end():
+        if self.begin_end():  # else another thread ends it, and gives up the lock when it has
             self.abandoned = True
-        self.endpoint.finish()
+            self.endpoint.finish()
 
     def _release(self) -> None:
         """Give up the owner's lock, after the end."""

@@ -320,6 +320,8 @@ cdef class Receiver(OwnerEnd):
         cdef int64_t limit
         cdef int found = 0
         cdef uint64_t one = 1
+        if rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
+            return False  # another thread may have held the mutex at the fork
         with nogil:
             while not found:
                 limit = rc_now_ns() + RC_SLICE_NS

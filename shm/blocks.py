@@ -223,10 +223,10 @@ def open_endpoint(name: str, segment: SegmentName) -> _endpoint.Endpoint | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RingError(
-            f"cannot open ring {name!r}: {error.strerror}. It belongs to another user; its owner"
-            " lets a group attach with mode=0o640"
-        ) from error
+        hint = ""
+        if isinstance(error, PermissionError):
+            hint = ". It belongs to another user; its owner lets a group attach with mode=0o640"
+        raise RingError(f"cannot open ring {name!r}: {error.strerror}{hint}") from error
 
 
 def open_ring(name: str, *, writable: bool = False, owner: int | None = None) -> OpenedRing:

@@ -162,26 +162,6 @@ typedef struct rc_segment {
     struct stat status;
 } rc_segment;
 
-/* Open one segment and look at its inode. Not by shm_open(): what lies there may be a FIFO, on which
- * that would wait for ever. */
-static inline ringcast_status rc_segment_open(rc_segment *s, const char *object, int writable,
-                                              rc_error *error)
-{
-    char path[RC_OBJECT_MAX + 16];
-    rc_path(path, RC_SHM_FOLDER "/", object);
-    s->address = NULL;
-    s->fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
-    if (s->fd < 0 || fstat(s->fd, &s->status) != 0) {
-        if (errno == ENOENT)
-            return rc_fail(error, RINGCAST_NOT_FOUND, ENOENT,
-                           "%s is being made or removed: try again", object);
-        return rc_fail(error, RINGCAST_SYSTEM, errno, "cannot open %s: %s", object,
-                       strerror(errno));
-    }
-    s->size = (uint64_t)s->status.st_size;
-    return RINGCAST_OK;
-}
-
 /* Whose is it, and who may write it? The data segment is its owner's alone; the others may be
  * written by their group. */
 static inline ringcast_status rc_segment_check(const rc_segment *s, const char *object,
@@ -199,6 +179,32 @@ static inline ringcast_status rc_segment_check(const rc_segment *s, const char *
         return rc_fail(error, RINGCAST_CORRUPT, 0,
                        "%s can be written by others (mode %#o): ringcast never makes it so; remove it"
                        " and create the ring again", object, s->status.st_mode & 07777);
+    return RINGCAST_OK;
+}
+
+/* Open one segment and check its inode. Not by shm_open(): what lies there may be a FIFO, on which that
+ * would wait for ever. One that can't be opened is looked at all the same: whose it is says more. */
+static inline ringcast_status rc_segment_open(rc_segment *s, const char *object, int writable,
+                                              int64_t owner, rc_error *error)
+{
+    char path[RC_OBJECT_MAX + 16];
+    ringcast_status status;
+    rc_path(path, RC_SHM_FOLDER "/", object);
+    s->address = NULL;
+    s->fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+    int system = s->fd < 0 ? errno : 0;
+    if (s->fd >= 0 ? fstat(s->fd, &s->status) != 0 : lstat(path, &s->status) != 0)
+        system = errno;
+    if (system == ENOENT)
+        return rc_fail(error, RINGCAST_NOT_FOUND, ENOENT,
+                       "%s is being made or removed: try again", object);
+    if ((system == 0 || system == EACCES || system == EISDIR) &&
+        (status = rc_segment_check(s, object, owner, error)))
+        return status;
+    if (system)
+        return rc_fail(error, RINGCAST_SYSTEM, system, "cannot open %s: %s", object,
+                       strerror(system));
+    s->size = (uint64_t)s->status.st_size;
     return RINGCAST_OK;
 }
 
@@ -275,10 +281,8 @@ static inline ringcast_status rc_ring_check_and_map(rc_ring *r, rc_access access
     ringcast_status status;
     rc_segment_name(data, r->name, 'd');
     rc_segment_name(control, r->name, 'c');
-    if ((status = rc_segment_open(&r->data, data, access == RC_WRITING, error)) ||
-        (status = rc_segment_check(&r->data, data, owner, error)) ||
-        (status = rc_segment_open(&r->control, control, access != RC_LOOKING, error)) ||
-        (status = rc_segment_check(&r->control, control, owner, error)) ||
+    if ((status = rc_segment_open(&r->data, data, access == RC_WRITING, owner, error)) ||
+        (status = rc_segment_open(&r->control, control, access != RC_LOOKING, owner, error)) ||
         (status = rc_segment_read(&r->data, data, heads[0], RC_DESCRIPTORS_OFFSET, error)) ||
         (status = rc_segment_read(&r->control, control, heads[1], RC_READERS_OFFSET, error)) ||
         (status = rc_fail_check(error,
@@ -335,8 +339,7 @@ static inline ringcast_status rc_uplink_check_and_map(rc_uplink_segment *u, rc_a
     ringcast_status status;
     int writable = access != RC_LOOKING;
     rc_segment_name(object, u->name, 'u');
-    if ((status = rc_segment_open(&u->segment, object, writable, error)) ||
-        (status = rc_segment_check(&u->segment, object, owner, error)) ||
+    if ((status = rc_segment_open(&u->segment, object, writable, owner, error)) ||
         (status = rc_segment_read(&u->segment, object, head, RC_LANES_OFFSET, error)) ||
         (status = rc_fail_check(error, rc_uplink_check(head, u->segment.size, &g), "uplink",
                                 u->name)) ||

@@ -13,7 +13,7 @@ import pytest
 from ringcast.shm.broadcast import Writer
 from ringcast.shm.mpsc import Receiver
 from tests.conftest import SHM
-from tests.unit.test_hostile import Segment
+from tests.unit.hostile.conftest import Segment
 
 from .ends import Ends, Status
 from .toolchain import ADDRESS, UNDEFINED

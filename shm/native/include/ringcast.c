@@ -178,9 +178,10 @@ void ringcast_release(ringcast_reader *reader)
         rc_reader_flush(&reader->a.reader, reader->a.reader.next);
 }
 
-int ringcast_valid(const ringcast_reader *reader)
+int ringcast_valid(ringcast_reader *reader)
 {
-    return reader->a.reader.lossy || rc_reader_holds(&reader->a.reader);
+    return rc_endpoint_phase(&reader->a.endpoint) == RC_OPEN &&
+           (reader->a.reader.lossy || rc_reader_holds(&reader->a.reader));
 }
 
 /* Copy a lossy reader's message out and check the copy. RINGCAST_TIMEOUT: it was overrun. */
@@ -303,7 +304,7 @@ ringcast_status ringcast_read(ringcast_reader *reader, ringcast_message *message
         ringcast_status status = take(reader, message);
         if (rc_likely(status == RINGCAST_OK))
             return status;
-        ringcast_release(reader); /* who waits for readers to have read it all sees that we have */
+        ringcast_release(reader); /* a writer that waits until all is read sees that we have */
         if (status != RINGCAST_TIMEOUT)
             return status;
         if (!deadline)

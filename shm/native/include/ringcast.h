@@ -151,7 +151,7 @@ void ringcast_release(ringcast_reader *reader);
 
 /* Not 0 as long as what was read last was not taken away by an eviction: asked after using a payload,
  * it says that the bytes used were the message's. */
-int ringcast_valid(const ringcast_reader *reader);
+int ringcast_valid(ringcast_reader *reader);
 
 /* Wait until there is reason to read. Another thread than the one that reads may call it, one at a
  * time: for event loops, which read with timeout 0 when they are woken. Returns at once as long as
