@@ -1,8 +1,8 @@
 /* endpoints.c - C readers and senders that do what they are asked.
  *
- * Each line of the input is a request: a word, the number of an end where it needs one, and arguments.
- * The answer is one line of JSON; only `follow` and `loop` print one for each message before
- * it. So a Python test works any number of C ends, in a process that it can kill.
+ * Each line of the input is a request: a word, the number of an end where it needs one, and
+ * arguments. The answer is one line of JSON; only `follow` and `loop` print one for each message
+ * before it. So a Python test works any number of C ends, in a process that it can kill.
  */
 #define _GNU_SOURCE
 #include <inttypes.h>

@@ -180,6 +180,25 @@ def test_a_reader_is_evicted_while_it_waits(
         assert ends.answer()["status"] is expected
 
 
+@pytest.mark.parametrize("handshake", [1, 0], ids=["event-loop", "both-wait"])
+def test_one_with_a_waiting_thread_is_demoted_and_evicted(
+    start_ends: StartEnds, name: str, seed: int, handshake: int
+) -> None:
+    with create(name) as writer:
+        payloads = Payloads(seed, writer.max_message)
+        ends = start_ends()
+        ends.attached(name)
+        ends.begin_following(limit=handshake, loop=True)
+        publish(writer, payloads, 3 * SLOTS)
+        assert writer.demote(0)
+        eventually(lambda: not shm.status(name).readers[0].gating, "it steps down")
+        publish(writer, payloads, 3 * SLOTS)
+        assert writer.evict(0)
+        messages, end = ends.followed()
+        assert end["status"] is Status.EVICTED
+        check(messages, payloads, first=0)
+
+
 def test_the_writer_goes_on_after_an_eviction(start_ends: StartEnds, name: str, seed: int) -> None:
     """An evicted reader that goes on reading, holding and releasing disturbs nobody."""
     with create(name) as writer, Reader.attach(name, policy="lossy") as python:

@@ -1,13 +1,12 @@
 /* republish.c - serve a ring to WebSocket clients: `republish NAME PORT`, on 127.0.0.1.
  *
- * Each client gets each message that comes while it is connected: text as text, binary as binary. The
- * messages are copied into one queue, from which all clients are served, each at its own pace. When
- * the queue is full its oldest message goes, and so does a client that has not been sent it: a slow
- * client costs neither the others nor the ring anything.
+ * Each client gets each message that comes while it is connected: text as text, binary as binary.
+ * The messages are copied into one queue, from which all clients are served, each at its own pace.
+ * When the queue is full its oldest message goes, and so does a client to which it was not sent: a
+ * slow client costs neither the others nor the ring anything.
  *
  * libwebsockets has one thread. Another one waits for the ring and wakes it.
  */
-#include <inttypes.h>
 #include <libwebsockets.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -21,9 +20,9 @@
 
 #define QUEUE_MESSAGES 4096u
 #define QUEUE_BYTES ((size_t)64 << 20)
-#define READS_A_TURN 512                 /* then clients are served, and it goes on */
+#define READS_PER_TURN 512                /* then clients are served, and it goes on */
 #define LOOK_AROUND_NS INT64_C(100000000) /* how often the waiting thread looks at `ending` */
-#define DRAIN_SECONDS 10                 /* for clients to take what is queued when the ring ends */
+#define DRAIN_SECONDS 10                  /* for clients to take what is queued at the end */
 
 struct queued {
     size_t length;
@@ -43,8 +42,8 @@ static size_t queue_bytes;
 static ringcast_reader *reader;
 static ringcast_status status; /* of the last read */
 static struct lws_context *context;
-static sem_t was_read;     /* the loop has read what the waiting thread woke it for */
-static atomic_int ending;  /* by a signal, or with the ring */
+static sem_t was_read;    /* the loop has read what the waiting thread woke it for */
+static atomic_int ending; /* by a signal, or with the ring */
 static unsigned clients;
 
 /* ---- the queue ----------------------------------------------------------------------------- */
@@ -60,10 +59,14 @@ static void append(const ringcast_message *message)
 {
     struct queued *copy = malloc(sizeof *copy + LWS_PRE + message->length);
     if (!copy)
-        abort();
+        abort(); /* no memory */
     copy->length = message->length;
     copy->kind = message->kind == RINGCAST_TEXT ? LWS_WRITE_TEXT : LWS_WRITE_BINARY;
     memcpy(copy->bytes + LWS_PRE, message->payload, message->length);
+    if (!ringcast_valid(reader)) { /* evicted while we copied, as the next read will report */
+        free(copy);
+        return;
+    }
     while (newest - oldest == QUEUE_MESSAGES ||
            (newest > oldest && queue_bytes + copy->length > QUEUE_BYTES))
         drop_oldest();
@@ -74,7 +77,7 @@ static void append(const ringcast_message *message)
 static void read_ring(void)
 {
     ringcast_message message;
-    for (int i = 0; status == RINGCAST_OK && i < READS_A_TURN; i++)
+    for (int i = 0; status == RINGCAST_OK && i < READS_PER_TURN; i++)
         if ((status = ringcast_read(reader, &message, 0)) == RINGCAST_OK)
             append(&message);
     if (status == RINGCAST_TIMEOUT)
@@ -98,7 +101,7 @@ static void *wait_for_ring(void *unused)
 
 /* ---- clients ------------------------------------------------------------------------------- */
 
-/* Something is new: for a client that is too slow, the end. */
+/* Something is new, or the end: a client that is too slow is closed, the others are served. */
 static void look_at(struct lws *wsi, const struct client *client)
 {
     if (!client || !client->connected)
@@ -182,7 +185,8 @@ static int listen_on(int port)
     info.protocols = protocols;
     if (!(context = lws_create_context(&info)))
         return 0;
-    printf("ws://127.0.0.1:%d\n", lws_get_vhost_listen_port(lws_get_vhost_by_name(context, "default")));
+    port = lws_get_vhost_listen_port(lws_get_vhost_by_name(context, "default"));
+    printf("ws://127.0.0.1:%d\n", port); /* which was chosen, if it was 0 */
     return fflush(stdout) == 0;
 }
 
