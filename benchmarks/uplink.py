@@ -173,12 +173,19 @@ def _alone(channel: Channel, name: str, seconds: float) -> None:
             for payload in payloads:
                 sender.send(payload)
 
-        def receive() -> None:
-            if [sent.payload for sent in receiver.read_available(ALONE_STEP)] != payloads:
-                raise RunFailedError("other messages came than were sent")
+        received: list[mpsc.Envelope] = []
 
-        spent = in_turns({"send": send, "read_available": receive}, seconds)
-    channel.send({f"alone: {what}": ns / ALONE_STEP for what, ns in spent.items()})
+        def receive() -> None:
+            received[:] = receiver.read_available(ALONE_STEP)
+
+        def check() -> None:
+            if list(map(bytes, received)) != payloads:
+                raise RunFailedError("other messages came than were sent")
+            received.clear()
+
+        spent = in_turns({"send": send, "read_available": receive, "check": check}, seconds)
+    measured = ("send", "read_available")
+    channel.send({f"alone: {what}": spent[what] / ALONE_STEP for what in measured})
 
 
 def measure(plan: Plan) -> Report:

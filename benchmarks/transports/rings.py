@@ -147,10 +147,9 @@ class Uplink(Transport):
             yield _received(receiver)
 
 
-def _received(receiver: mpsc.Receiver) -> Iterator[bytes]:
+def _received(receiver: mpsc.Receiver) -> Iterator[mpsc.Envelope]:
     while True:
         first = receiver.read()
         assert first is not None  # there is no timeout
-        yield bytes(first)
-        for sent in receiver.read_available():
-            yield bytes(sent)
+        yield first
+        yield from receiver.read_available()
