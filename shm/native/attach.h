@@ -374,9 +374,9 @@ static inline ringcast_status rc_uplink_open(rc_uplink_segment *u, const char *n
 
 /* A reader of a ring: everything it needs, and nothing shared with another. */
 typedef struct rc_attached_reader {
-    rc_ring ring;
+    rc_reader reader; /* first: every message needs it */
     rc_endpoint endpoint;
-    rc_reader reader;
+    rc_ring ring;
     rc_waits waits; /* used by the one thread whose turn it is */
     sem_t *wake, *space;
     int64_t looked_ns; /* the reading thread's, for rc_attached_reader_is_abandoned() */
@@ -384,9 +384,9 @@ typedef struct rc_attached_reader {
 
 /* A sender of an uplink, likewise. */
 typedef struct rc_attached_sender {
-    rc_uplink_segment uplink;
-    rc_endpoint endpoint;
     rc_sender sender;
+    rc_endpoint endpoint;
+    rc_uplink_segment uplink;
     sem_t *wake, *receiver_wake;
     int64_t looked_ns;
 } rc_attached_sender;
