@@ -426,7 +426,7 @@ def commands_page() -> str:
 
 
 def examples_page() -> str:
-    """The programs of docs/examples/, each with what its docstring says."""
+    """The programs of docs/examples/, each with what its docstring or first comment says."""
     lines = [
         "# Examples\n",
         "These programs are in `docs/examples/`; the tests run them. Each takes the name of a ring,"
@@ -439,7 +439,30 @@ def examples_page() -> str:
         body = source.split('"""', 2)[2].strip()
         lines += [f"## {title.rstrip('.')}\n", f"`docs/examples/{path.name}`\n"]
         lines += [f"{markdown(text)}\n", f"```python\n{body}\n```\n"]
+    lines += [
+        "## In C and C++\n",
+        "These programs are in `docs/examples/c/`; [Write workers in C and C++](c.md) says how to"
+        " build them.\n",
+    ]
+    for path in native_examples():
+        text, body = split_comment(path.read_text(encoding="utf-8"))
+        language = "c" if path.suffix == ".c" else "cpp"
+        lines += [f"### {path.name}\n", f"{markdown(text)}\n", f"```{language}\n{body}\n```\n"]
     return "\n".join(lines)
+
+
+def native_examples() -> list[Path]:
+    """The programs in C and C++."""
+    return sorted(path for path in (DOCS / "examples/c").iterdir() if path.suffix in {".c", ".cpp"})
+
+
+def split_comment(source: str) -> tuple[str, str]:
+    """What the first comment of a program in C or C++ says, and the rest."""
+    found = re.match(r"/\*(?P<block>.*?)\*/|(?P<lines>(?://.*\n)+)", source, re.DOTALL)
+    assert found is not None, "the program does not begin with a comment"
+    marks = r"^ \* ?" if found["block"] else r"^// ?"
+    text = re.sub(marks, "", found["block"] or found["lines"], flags=re.MULTILINE)
+    return text.strip(), source[found.end() :].strip()
 
 
 def pages() -> dict[str, str]:

@@ -48,7 +48,7 @@ cdef class OwnerEnd:
     cdef Endpoint endpoint
     cdef sem_t *wake
     cdef bint opened
-    cdef readonly bint abandoned  # let go without having been ended
+    cdef bint let_go  # without having been ended
     cdef int own(self, Endpoint endpoint, sem_t *wake) except -1
     cdef int begin_end(self) except -1
 

@@ -335,12 +335,17 @@ cdef class OwnerEnd:
     def abandon(self) -> None:
         """Let go without ending it, as a crash would: `resume` goes on with it."""
         if self.begin_end():  # else another thread ends it, and gives up the lock when it has
-            self.abandoned = True
+            self.let_go = True
             self.endpoint.finish()
 
     def _release(self) -> None:
         """Give up the owner's lock, after the end."""
         self.endpoint.finish()
+
+    @property
+    def abandoned(self) -> bool:
+        """Was this end let go with `abandon`? Then the end of its ``with`` block removes nothing."""
+        return self.let_go
 
     @property
     def closed(self) -> bool:

@@ -41,8 +41,10 @@ class Manager:
         self._child: ManagerProcess | None = None
 
     def stop(self) -> None:
-        """Stop, orderly; a second call stops at once. From any thread, or a signal handler; for a
-        child, see `__exit__`."""
+        """Stop `run`, orderly; a second call stops at once. From any thread, or a signal handler.
+
+        It does not stop a child: that is stopped at the end of the ``with`` block.
+        """
         self._stop.make()
 
     def run(self, *, on_ready: Callable[[], None] | None = None, until: int | None = None) -> None:

@@ -26,6 +26,7 @@ DOCS: Final = ROOT / "docs"
 PAGES: Final = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
 PROSE: Final = (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
 EXAMPLES: Final = sorted((DOCS / "examples").glob("*.py"))
+NATIVE_EXAMPLES: Final = sorted((DOCS / "examples/c").glob("*.c*"))
 
 BLOCK: Final = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FENCED: Final = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
@@ -277,6 +278,21 @@ def test_the_reference_has_types_and_parameters_of_native_methods(
     assert "read(timeout: float | None = None) -> Message | None" in page
     assert "- `timeout`: seconds" in page
     assert "self" not in page.partition("### Reader.read\n")[2].partition("\n### ")[0].split()
+
+
+def test_the_page_of_examples_has_every_program(generated: dict[str, str]) -> None:
+    page = generated["examples.md"]
+    for path in [*EXAMPLES, *NATIVE_EXAMPLES]:
+        assert path.name in page
+        assert path.read_text(encoding="utf-8").strip().splitlines()[-1] in page
+
+
+def test_the_reference_has_a_text_for_each_attribute_of_an_owner(generated: dict[str, str]) -> None:
+    for page, name in (("rings", "Writer"), ("uplinks", "Receiver")):
+        text = generated[f"reference/{page}.md"]
+        for attribute in ("abandoned", "closed"):
+            section = text.partition(f"\n### {name}.{attribute}\n")[2].partition("\n##")[0]
+            assert len(section.split()) > 2, f"{name}.{attribute} is not explained"
 
 
 def test_the_reference_has_every_command(generated: dict[str, str]) -> None:
