@@ -43,8 +43,8 @@
  *
  * Death. A lane's lock is its sender's life. Who finds it free, and the lane in use, takes it; no
  * ticket can come any more, so when head has passed the end of the filled words (`free_at`), and all
- * that was taken is acknowledged, the lane is empty but for what was never committed, and is freed. Only the receiver does that, or a sender
- * that leaves an empty lane.
+ * that was taken is acknowledged, the lane is empty but for what was never committed, and is freed.
+ * Only the receiver does that, or a sender that leaves an empty lane.
  *
  * Sleeping is as in broadcast.h: say that you sleep, fence, look again, sleep on the semaphore; the
  * other side changes, fences, looks for sleepers, posts. `sleeping` is the receiver's, `waiters` the
