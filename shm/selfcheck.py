@@ -12,6 +12,7 @@ from typing import Literal
 
 from . import RingError, status
 from .broadcast import Reader, Writer
+from .spawning import safe_path
 
 MESSAGES = 200_000
 DEADLINE = 60.0  # seconds
@@ -60,7 +61,8 @@ def check(name: str) -> list[str]:
             mine, theirs = context.Pipe()
             target = _read if len(arguments) == 2 else _hold
             worker = context.Process(target=target, args=(*arguments, theirs), daemon=True)
-            worker.start()
+            with safe_path():
+                worker.start()
             theirs.close()
             pipes.append(mine)
             workers.append(worker)

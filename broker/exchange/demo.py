@@ -29,6 +29,7 @@ import numpy
 from numpy.typing import NDArray
 
 from ringcast import shm
+from ringcast.shm.spawning import safe_path
 
 from ..config import Config
 from ..manager import Manager
@@ -257,7 +258,8 @@ class _Children:
         process = self._context.Process(
             target=_run_child, args=(theirs, work, *arguments), daemon=True
         )
-        process.start()
+        with safe_path():
+            process.start()
         theirs.close()
         self._started.append(process)
         return ours

@@ -108,6 +108,7 @@ def test_files_of_the_same_names_do_no_harm(installed: Path, tmp_path: Path, nam
     command = (sys.executable, str(installed / "bin" / "ringcast"))
     demo = run(*command, "demo", "--seconds", "0.5", "--name", name, "--json", cwd=here, **ours)
     assert json.loads(demo.splitlines()[-1])["ok"] is True
+    run(sys.executable, "-P", "-m", "ringcast.shm", cwd=here, **ours)  # the self-check
     includes = run(sys.executable, "-P", "-m", "ringcast", "--includes", cwd=here, **ours).strip()
     assert (Path(includes) / "ringcast.h").is_file()
 
