@@ -117,6 +117,20 @@ cdef class Sender:
                              " can go any more")
         return 0
 
+    @cython.final
+    cdef object full(self, uint64_t length):
+        cdef uint64_t window = rc_load_u64(&self.a.sender.map.shared.window)
+        cdef uint64_t done = rc_load_u64(&self.a.sender.lane.done_count)
+        if window and self.a.sender.sent >= done + window:
+            return RingFull(
+                f"{self.a.sender.sent - done} messages of this sender are not delivered yet, and the"
+                f" receiver of uplink {self.name!r} lets each sender have {window}: it is behind, or"
+                " has no connection. Wait, or raise that limit (of a manager: max_in_flight)")
+        return RingFull(
+            f"no room for {length} bytes in lane {self.a.sender.index} of uplink {self.name!r} in"
+            " time: its receiver is behind, or has no connection. Wait, or give the lanes more room"
+            " (lane_bytes; of a manager: send_buffer_bytes)")
+
     def _send(self, data, uint16_t kind, bint wait, timeout):
         """The ticket, or None when there is no room and `wait` is off."""
         cdef Py_buffer view
@@ -145,9 +159,7 @@ cdef class Sender:
                     self.look_around()
                     return None
                 if not self.wait_until(deadline, rc_sender_has_room, view.len):
-                    raise RingFull(f"no room for {view.len} bytes in lane {self.a.sender.index} of"
-                                   f" uplink {self.name!r} in time: its receiver is behind. Send less"
-                                   " often, or give the lanes more room (lane_bytes=)")
+                    raise self.full(view.len)
         finally:
             PyBuffer_Release(&view)
 

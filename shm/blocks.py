@@ -244,7 +244,9 @@ def open_ring(name: str, *, writable: bool = False, owner: int | None = None) ->
     check_name(name)
     endpoint = open_endpoint(name, control_name)
     if endpoint is None:
-        raise RingNotFound(f"there is no ring {name!r}: start its writer, or see shm.list_rings()")
+        raise RingNotFound(
+            f"there is no ring {name!r}: start its writer or manager; `ringcast ls` lists the rings"
+        )
     try:
         segments = _endpoint.Segments(name, "write" if writable else "look", owner)
         return OpenedRing(segments, endpoint)
@@ -261,7 +263,9 @@ def open_uplink(name: str, *, writable: bool = False, owner: int | None = None) 
     check_name(name)
     endpoint = open_endpoint(name, uplink_name)
     if endpoint is None:
-        raise RingNotFound(f"there is no uplink {name!r}: start its receiver")
+        raise RingNotFound(
+            f"there is no uplink {name!r}: start its receiver or manager; `ringcast ls` lists the rings"
+        )
     try:
         return OpenedUplink(_uplink.Uplink(name, "write" if writable else "look", owner), endpoint)
     except BaseException:

@@ -50,7 +50,9 @@ def ls(as_json: AsJson = False) -> None:
         return
     new_console().print(ring_table(listed))
     if any(ring.state != "open" for ring in listed):
-        print_notice("`ringcast clean` removes what nobody writes")
+        print_notice(
+            "`ringcast clean` removes rings without a writer; an orphaned one is resumed by its manager"
+        )
 
 
 def list_ring(entry: shm.RingEntry) -> ListedRing:

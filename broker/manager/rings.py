@@ -101,8 +101,15 @@ def _open_uplink(config: Config) -> tuple[mpsc.Receiver, bool]:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except shm.RingExists:
-        return mpsc.Receiver.resume(config.name, auto_ack=False), True
+        return _resume_uplink(config.name), True
     return receiver, False
+
+
+def _resume_uplink(name: str) -> mpsc.Receiver:
+    try:
+        return mpsc.Receiver.resume(name, auto_ack=False)
+    except shm.RingExists as error:
+        raise shm.RingExists(f"a manager of ring {name!r} is running already: {error}") from error
 
 
 def _remove(end: broadcast.Writer | mpsc.Receiver) -> None:

@@ -562,7 +562,8 @@ static inline ringcast_status rc_open_locks(rc_endpoint *e, const char *what, co
         return RINGCAST_OK;
     if (system == ENOENT)
         return rc_fail(error, RINGCAST_NOT_FOUND, system,
-                       "there is no %s '%s': start its %s, or see `ringcast ls`", what, name,
+                       "there is no %s '%s': start its %s or manager; `ringcast ls` lists the rings",
+                       what, name,
                        part == 'c' ? "writer" : "receiver");
     return rc_fail(error, RINGCAST_SYSTEM, system, "cannot open %s '%s': %s%s", what, name,
                    strerror(system), system != EACCES ? "" :

@@ -518,8 +518,9 @@ ringcast_status ringcast_send(ringcast_sender *sender, const void *payload, size
         status = wait_for(sender, rc_sender_has_room, length, deadline);
         if (status == RINGCAST_TIMEOUT)
             return FAIL(RINGCAST_FULL,
-                        "no room for %zu bytes in lane %u of uplink '%s' in time: its receiver is"
-                        " behind", length, sender->a.sender.index, sender->a.uplink.name);
+                        "no room for %zu bytes in lane %u of uplink '%s' in time, or as many of its"
+                        " messages as may be are not delivered yet: its receiver is behind, or has no"
+                        " connection", length, sender->a.sender.index, sender->a.uplink.name);
         if (status != RINGCAST_OK)
             return status;
     }
