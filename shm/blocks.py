@@ -264,7 +264,8 @@ def open_uplink(name: str, *, writable: bool = False, owner: int | None = None) 
     endpoint = open_endpoint(name, uplink_name)
     if endpoint is None:
         raise RingNotFound(
-            f"there is no uplink {name!r}: start its receiver or manager; `ringcast ls` lists the rings"
+            f"there is no uplink {name!r}: start its receiver or manager;"
+            " `ringcast ls` lists the rings"
         )
     try:
         return OpenedUplink(_uplink.Uplink(name, "write" if writable else "look", owner), endpoint)

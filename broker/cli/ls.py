@@ -51,7 +51,8 @@ def ls(as_json: AsJson = False) -> None:
     new_console().print(ring_table(listed))
     if any(ring.state != "open" for ring in listed):
         print_notice(
-            "`ringcast clean` removes rings without a writer; an orphaned one is resumed by its manager"
+            "`ringcast clean` removes rings without a writer; a manager of its name resumes an"
+            " orphaned one"
         )
 
 
