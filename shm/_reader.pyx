@@ -856,8 +856,6 @@ cdef class Reader:
         cdef int64_t limit
         cdef int found = 0
         cdef uint64_t one = 1
-        if rc_endpoint_phase(&self.a.endpoint) == RC_FORKED:
-            return False  # another thread may have held the mutex at the fork
         with nogil:
             while not found:
                 limit = rc_now_ns() + RC_SLICE_NS

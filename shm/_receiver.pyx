@@ -14,8 +14,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from ringcast.shm._core cimport (
-    CLOCK_REALTIME, RC_CLOSED_MEANWHILE, RC_FORKED, RC_FREE, RC_LOCK_LANE, RC_MY_TURN, RC_OPEN,
-    RC_SLICE_NS, RC_TAKEN, RC_VOIDED, rc_clock_ns, rc_copy_out, rc_endpoint_phase,
+    CLOCK_REALTIME, RC_CLOSED_MEANWHILE, RC_FREE, RC_LOCK_LANE, RC_MY_TURN,
+    RC_SLICE_NS, RC_TAKEN, RC_VOIDED, rc_clock_ns, rc_copy_out,
     rc_endpoint_turn, rc_endpoint_wake_up, rc_item, rc_load_u64, rc_lock_release, rc_lock_try,
     rc_now_ns, rc_receiver, rc_receiver_close, rc_receiver_done, rc_receiver_evict,
     rc_receiver_free, rc_receiver_hole, rc_receiver_map, rc_receiver_mend, rc_receiver_open,
@@ -320,8 +320,6 @@ cdef class Receiver(OwnerEnd):
         cdef int64_t limit
         cdef int found = 0
         cdef uint64_t one = 1
-        if rc_endpoint_phase(&self.endpoint.c) == RC_FORKED:
-            return False  # another thread may have held the mutex at the fork
         with nogil:
             while not found:
                 limit = rc_now_ns() + RC_SLICE_NS

@@ -165,8 +165,8 @@ cdef class Sender:
 
     def flush(self, ticket=None, timeout=None) -> None:
         """Wait until a message was delivered: taken by the receiver, and with a manager, handed to
-        the socket. What was rejected, or is not known, is reported once, to the call of this sender that
-        comes first after it, whichever messages it was.
+        the socket. What was rejected, or is not known, is reported once, to the first call of this
+        sender after it, whichever messages it was.
 
         Args:
             ticket: of the message; None for the last one sent here.

@@ -93,6 +93,8 @@ static inline rc_turn rc_endpoint_turn(rc_endpoint *e, int64_t deadline_ns)
 {
     struct timespec t = {.tv_sec = deadline_ns / 1000000000, .tv_nsec = deadline_ns % 1000000000};
     rc_turn turn = RC_MY_TURN;
+    if (atomic_load(&e->phase) != RC_OPEN) /* in a forked child the mutex may be held for ever */
+        return RC_CLOSED_MEANWHILE;
     pthread_mutex_lock(&e->mutex);
     if (atomic_load(&e->phase) != RC_OPEN) {
         turn = RC_CLOSED_MEANWHILE;
