@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ from ringcast import shm
 SHM = Path("/dev/shm")
 DEADLINE = 60.0
 """Seconds after which anything a test waits for has gone wrong. Never a measure of speed."""
+
+BETWEEN_LOOKS = 0.001
+"""Seconds between two looks at something that another thread or process brings about."""
 
 _numbers = itertools.count()
 
@@ -86,13 +90,17 @@ def processes() -> Iterator[Processes]:
 
 
 def eventually(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
-    """Look until `condition()` is true, and return what it returned; fail at the deadline."""
+    """Look until `condition()` is true, and return what it returned; fail at the deadline.
+
+    Between looks it lets go of the GIL and of the core for a moment: what it waits for is often
+    done by a thread of this process, which a look without a pause would starve.
+    """
     end = time.monotonic() + deadline
     while time.monotonic() < end:
         found = condition()
         if found:
             return found
-        os.sched_yield()
+        select.select([], [], [], BETWEEN_LOOKS)
     raise AssertionError(f"not within {deadline} s: {what}")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from ringcast import Feed
 from ringcast.shm.mpsc import Receiver
-from tests.conftest import DEADLINE, eventually
+from tests.conftest import BETWEEN_LOOKS, DEADLINE, eventually
 
 # ---- tasks ---------------------------------------------------------------------------------
 
@@ -39,7 +39,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
     end = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < end, what
-        await asyncio.sleep(0)
+        await asyncio.sleep(BETWEEN_LOOKS)
 
 
 async def waiting(call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
