@@ -37,10 +37,12 @@ from .errors import (
     SendUnconfirmed,
     TooManyReaders,
     TooManySenders,
+    TooManyTopics,
 )
 from .inspection import ReaderStatus, RingEntry, RingStatus, list_rings, status
 from .names import check_name
 from .ownership import unlink
+from .topics import TopicStatus, hash_key, list_topics
 from .waiting import Blocking, BusySpin, WaitStrategy, Yielding
 
 __all__ = [
@@ -64,10 +66,14 @@ __all__ = [
     "SendUnconfirmed",
     "TooManyReaders",
     "TooManySenders",
+    "TooManyTopics",
+    "TopicStatus",
     "WaitStrategy",
     "Yielding",
     "check_name",
+    "hash_key",
     "list_rings",
+    "list_topics",
     "status",
     "unlink",
 ]

@@ -39,6 +39,10 @@ cdef extern from "base.h" nogil:
     void rc_store_u64 "rc_store"(uint64_t *, uint64_t)
     void rc_copy_out(uint8_t *, const uint8_t *, size_t)
     void rc_post(sem_t *)
+    ctypedef struct rc_flag:
+        uint32_t up
+
+    int rc_take_token_until(sem_t *, int64_t deadline_ns)
 
     ctypedef enum rc_wait_kind:
         RC_BUSY_SPIN, RC_YIELDING, RC_BLOCKING
@@ -53,51 +57,69 @@ cdef extern from "base.h" nogil:
     rc_wait_strategy rc_wait_begins(rc_waits *, rc_wait_strategy)
     void rc_wait_ended(rc_waits *, rc_wait_strategy)
 
+cdef extern from "hash.h" nogil:
+    uint64_t rc_hash(const uint8_t *, uint64_t length, uint64_t seed)
+
 # ---- a ring's bytes
 
 cdef extern from "layout.h" nogil:
     int RC_VERSION, RC_LOCK_WRITER, RC_LOCK_READER, RC_READERS_MAX, RC_LABEL_MAX
     int RC_DESCRIPTORS_OFFSET, RC_SLOTS_MIN, RC_CAPACITY_MIN, RC_NOTE_MAX
     uint64_t RC_SLOTS_MAX, RC_CAPACITY_MAX
+    uint32_t RC_TOPICS_MAX, RC_TOPIC_NAME_MAX, RC_REASON_MAX, RC_ANSWER_MAX, RC_WISH_MAX
+    int RC_CHOOSES, RC_OTHERS
     int RC_KIND_TEXT, RC_KIND_BINARY, RC_KIND_EVENT
     int RC_RING_CLOSED
-    int RC_FREE, RC_ACTIVE, RC_EVICTED, RC_LOSSY
+    int RC_FREE, RC_ACTIVE, RC_DEMOTING, RC_DEMOTED, RC_EVICTED, RC_LOSSY
 
     ctypedef struct rc_identity:
         uint64_t created_ns
 
     ctypedef struct rc_header:
         rc_identity identity
-        uint64_t published, gate, writer_pid, writer_since_ns
-        uint32_t state, epoch
+        uint64_t published, gate, settled, writer_pid, writer_since_ns
+        uint32_t state, epoch, topics, answers_wishes
 
     ctypedef struct rc_fields "":
         uint64_t seq1, position, time_ns, key
         uint32_t length, topic, epoch
-        uint16_t kind, connection
+        uint16_t kind, connection, destination
 
     ctypedef struct rc_descriptor:
         rc_fields f
         uint64_t words[8]
 
     ctypedef struct rc_slot:
-        uint64_t cursor, state, started, joined_ns, received, lost
-        uint32_t policy, pid
+        uint64_t cursor, state, started, joined_ns, received, lost, skipped
+        uint32_t policy, pid, chooses
         char label[64]
+
+    ctypedef struct rc_topic:
+        char *name
+
+    ctypedef struct rc_answer:
+        pass
+
+    ctypedef struct rc_wishes:
+        uint64_t version
 
     ctypedef struct rc_control:
         rc_identity identity
         uint64_t *waiters
+        uint64_t *choosers
         uint64_t *gating
 
     ctypedef struct rc_geometry:
         uint64_t slots, capacity, max_message, instance
-        uint32_t max_readers
+        uint32_t max_readers, max_topics
 
     uint32_t rc_descriptor_length(const rc_descriptor *)
     uint16_t rc_descriptor_kind(const rc_descriptor *)
-    uint64_t rc_data_size(uint64_t slots, uint64_t capacity)
-    uint64_t rc_control_size(uint32_t max_readers)
+    uint64_t rc_data_size(const rc_geometry *)
+    uint64_t rc_control_size(const rc_geometry *)
+    uint64_t rc_answers_offset(const rc_geometry *)
+    uint64_t rc_wishes_offset(const rc_geometry *)
+    uint32_t rc_interest_words(const rc_geometry *)
     uint64_t rc_message_limit(uint64_t capacity)
     void rc_fill_identity(rc_identity *, const rc_geometry *, uint64_t, uint64_t)
     void rc_seal(void *data, void *control)
@@ -105,6 +127,37 @@ cdef extern from "layout.h" nogil:
 cdef extern from "note.h" nogil:
     void rc_note_write(rc_header *, const uint8_t *, uint32_t)
     int32_t rc_note_read(const rc_header *, uint8_t *)
+
+# ---- topics
+
+cdef extern from "topics.h" nogil:
+    int RC_UNWANTED, RC_WANTED, RC_LEARN
+
+    ctypedef struct rc_topic_info:
+        uint64_t messages, bytes, seq1, time_ns, key, state
+        char *reason
+
+    ctypedef struct rc_want:
+        char *text
+        uint32_t length, is_pattern
+
+    ctypedef struct rc_filter:
+        rc_want *wants
+        uint32_t count
+        rc_wishes *wishes
+
+    const rc_topic *rc_topics_at(const void *data, const rc_geometry *)
+    uint32_t rc_topics_count(const rc_header *, uint32_t max_topics)
+    uint32_t rc_topic_name_length(const rc_topic *)
+    int rc_topic_read(const rc_topic *, rc_topic_info *)
+    void rc_topic_say(rc_topic *, uint64_t state, const char *reason, uint64_t length)
+    uint64_t *rc_interest_at(void *control, const rc_geometry *)
+    int rc_filter_is_behind(const rc_filter *)
+    void rc_filter_learn(rc_filter *)
+    int rc_filter_remove(rc_filter *, const char *text, uint32_t length)
+    int64_t rc_wishes_read(const rc_wishes *, char *text, uint64_t *version)
+    void rc_answer_say(rc_answer *, uint64_t version, const char *text, uint64_t length)
+    int64_t rc_answer_read(const rc_answer *, char *text, uint64_t *wishes)
 
 # ---- the protocol of a ring
 
@@ -123,12 +176,14 @@ cdef extern from "broadcast.h" nogil:
         rc_descriptor *descriptors
         uint8_t *arena
         sem_t *space
+        rc_topic *topics
         uint64_t slots, capacity, max_message, next, published, head, gate, held
-        uint32_t max_readers, epoch, wants
+        uint32_t max_readers, max_topics, topic_count, epoch, wants
 
     void rc_writer_map(rc_writer *, void *, void *, const rc_geometry *, sem_t **, sem_t *)
     void rc_writer_sign(rc_writer *, uint32_t epoch, uint64_t pid, uint64_t now_ns)
     int rc_writer_resume(rc_writer *)
+    uint32_t rc_writer_add_topic(rc_writer *, const char *, uint32_t, uint64_t key)
     int rc_writer_room(rc_writer *, uint64_t length, uint64_t *start)
     int rc_writer_hint(rc_writer *, uint64_t length)
     void rc_writer_want_nothing(rc_writer *)
@@ -150,12 +205,21 @@ cdef extern from "broadcast.h" nogil:
         rc_slot *slot
         sem_t *wake
         sem_t *space
-        uint64_t slots, capacity, max_message, state, next, stored, received, lost, gap
-        uint32_t index, lossy
+        const rc_filter *filter
+        uint64_t slots, capacity, max_message, state, next, stored, received, lost, gap, skipped
+        uint32_t index
+        uint16_t lossy, skip
 
     int rc_reader_holds(const rc_reader *)
+    int rc_reader_within(const rc_reader *, const rc_descriptor *)
     int rc_reader_intact(const rc_reader *, uint64_t sequence)
     rc_result rc_reader_peek(const rc_reader *, rc_descriptor *)
+    int rc_reader_wants(const rc_reader *, const rc_descriptor *)
+    void rc_reader_glance(const rc_descriptor *, rc_descriptor *)
+    uint64_t rc_reader_pass(rc_reader *, uint64_t most)
+    uint64_t rc_reader_gather(const rc_reader *, uint64_t n, rc_descriptor *out, uint64_t limit,
+                              uint64_t *gone)
+    rc_reader rc_reader_snapshot(const rc_reader *)
     void rc_reader_advance(rc_reader *, uint64_t messages, uint64_t bytes)
     void rc_reader_flush(rc_reader *, uint64_t upto)
     int rc_reader_blocks(const rc_reader *)
@@ -164,8 +228,8 @@ cdef extern from "broadcast.h" nogil:
     uint64_t rc_reader_fitting(const rc_reader *, const rc_descriptor *, uint64_t, uint64_t *)
     int rc_reader_resync(rc_reader *)
     int rc_reader_step_down(rc_reader *)
-    int rc_reader_ready(const rc_reader *)
-    int rc_reader_sleep(const rc_reader *, int64_t deadline_ns)
+    int rc_reader_ready(rc_reader *)
+    int rc_reader_sleep(rc_reader *, int64_t deadline_ns)
 
 cdef extern from "stream.h" nogil:
     uint8_t *rc_stream_room(rc_writer *, uint64_t need, uint64_t want, uint64_t *room,
@@ -281,6 +345,7 @@ cdef extern from "endpoint.h" nogil:
     int rc_lock_held(int, int64_t)
     rc_turn rc_endpoint_turn(rc_endpoint *, int64_t)
     void rc_endpoint_wake_up(rc_endpoint *)
+    void rc_endpoint_rouse(rc_endpoint *, sem_t *)
 
 cdef extern from "attach.h" nogil:
     int RC_OBJECT_MAX, RC_NAME_MAX
@@ -322,6 +387,8 @@ cdef extern from "attach.h" nogil:
         rc_ring ring
         rc_endpoint endpoint
         rc_reader reader
+        rc_filter filter
+        sem_t *wishes
         int64_t looked_ns
 
     ctypedef struct rc_attached_sender:
@@ -329,6 +396,18 @@ cdef extern from "attach.h" nogil:
         rc_endpoint endpoint
         rc_sender sender
 
+    ctypedef struct rc_reader_options:
+        ringcast_policy policy
+        ringcast_start start
+        uint64_t sequence
+        int64_t owner
+        const char *label
+        const char **topics
+        uint32_t topic_count, chooses, others
+        uint16_t skip
+
+    void rc_show_wishes(rc_attached_reader *)
+    ringcast_status rc_want_topic(rc_attached_reader *, const char *, rc_error *)
     int rc_is_name(const char *)
     void rc_segment_name(char *, const char *, char)
     void rc_semaphore_name(char *, const char *, uint64_t, const char *, int64_t)
@@ -339,7 +418,7 @@ cdef extern from "attach.h" nogil:
     void rc_uplink_unmap(rc_uplink_segment *)
     int rc_attached_reader_is_abandoned(const rc_attached_reader *, const rc_reader *, int64_t *)
     int rc_attached_sender_is_abandoned(rc_attached_sender *)
-    rc_turn rc_attached_reader_wait(rc_attached_reader *, const rc_reader *, rc_wait_strategy, int64_t)
+    rc_turn rc_attached_reader_wait(rc_attached_reader *, rc_reader *, rc_wait_strategy, int64_t)
     rc_turn rc_attached_sender_wait(rc_attached_sender *, rc_sender *,
                                     int (*)(const rc_sender *, uint64_t), uint64_t, int64_t)
     void rc_endpoint_leave(rc_endpoint *, sem_t *)

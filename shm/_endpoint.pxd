@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t, uint8_t
 
 from ringcast.shm._core cimport (
-    RC_OPEN, ringcast_policy, ringcast_start, rc_attached_reader, rc_attached_sender, rc_control,
+    RC_OPEN, rc_geometry, rc_reader_options, rc_attached_reader, rc_attached_sender, rc_control,
     rc_endpoint, rc_endpoint_phase, rc_error, rc_header, rc_ring, rc_wait_strategy, sem_t,
 )
 from libc.stdint cimport uint64_t
@@ -16,9 +16,7 @@ cdef object raise_not_open(int phase)
 cdef int check_making(tuple arguments, str how) except -1
 cdef int leave(rc_endpoint *endpoint, sem_t *wake) except -1
 cdef bytes label_of(object label)
-cdef int attach_reader(rc_attached_reader *a, bytes name, ringcast_policy policy,
-                       ringcast_start start, uint64_t sequence, bytes label,
-                       int64_t owner) except -1
+cdef int attach_reader(rc_attached_reader *a, bytes name, const rc_reader_options *how) except -1
 cdef void leave_reader(rc_attached_reader *a) noexcept
 cdef void detach_reader(rc_attached_reader *a) noexcept
 cdef int attach_sender(rc_attached_sender *a, bytes name, bytes label, int64_t owner) except -1
@@ -63,6 +61,10 @@ cdef class Segments:
     cdef readonly str name
     cdef rc_header *header(self) noexcept
     cdef rc_control *control(self) noexcept
+
+
+cdef class Geometry:
+    cdef rc_geometry c
 
 
 cdef class NewMapping:

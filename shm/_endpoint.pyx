@@ -16,9 +16,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from ringcast.shm._core cimport (
-    CLOCK_REALTIME, RC_CAPACITY_MAX, RC_CAPACITY_MIN, RC_DESCRIPTORS_OFFSET, RC_EVICTED, RC_FORKED, RC_FREE,
+    CLOCK_REALTIME, RC_CAPACITY_MAX, RC_CAPACITY_MIN, RC_CHOOSES, RC_DESCRIPTORS_OFFSET, RC_EVICTED,
+    RC_FORKED, RC_FREE,
     RC_LABEL_MAX, RC_LOCK_READER, RC_LOCK_WRITER, RC_LOOKING, RC_LOSSY, RC_NAME_MAX, RC_NOTE_MAX,
-    RC_READERS_MAX, RC_READING, RC_RING_CLOSED, RC_SLOTS_MAX, RC_SLOTS_MIN, RC_WRITING,
+    RC_READERS_MAX, RC_READING, RC_RING_CLOSED, RC_SLOTS_MAX, RC_SLOTS_MIN, RC_TOPICS_MAX, RC_WRITING,
     RINGCAST_CLOSED, RINGCAST_CORRUPT, RINGCAST_EVICTED, RINGCAST_INVALID,
     RINGCAST_LAYOUT_MISMATCH, RINGCAST_NO_MEMORY, RINGCAST_NOT_FOUND, RINGCAST_OK, RINGCAST_SYSTEM,
     RINGCAST_TOO_MANY_READERS, RINGCAST_TOO_MANY_SENDERS, is_finalizing, rc_access, rc_bit,
@@ -46,13 +47,6 @@ cdef extern from "sys/mman.h" nogil:
     int munmap(void *, size_t)
 
 cdef extern from "attach.h" nogil:  # what only the module with the registry may call
-    ctypedef struct rc_reader_options:
-        ringcast_policy policy
-        ringcast_start start
-        uint64_t sequence
-        int64_t owner
-        const char *label
-
     int rc_register_fork_handlers()
     int rc_endpoint_init(rc_endpoint *, const char *)
     void rc_endpoint_finish(rc_endpoint *)
@@ -74,6 +68,7 @@ LOSSY = RC_LOSSY
 FREE = RC_FREE
 EVICTED = RC_EVICTED
 READERS_MAX = RC_READERS_MAX
+TOPICS_MAX = RC_TOPICS_MAX
 SLOTS_MIN = RC_SLOTS_MIN
 SLOTS_MAX = RC_SLOTS_MAX
 CAPACITY_MIN = RC_CAPACITY_MIN
@@ -168,20 +163,12 @@ cdef bytes label_of(object label):
 # ---- attaching -----------------------------------------------------------------------------
 
 
-cdef int attach_reader(rc_attached_reader *a, bytes name, ringcast_policy policy,
-                       ringcast_start start, uint64_t sequence, bytes label,
-                       int64_t owner) except -1:
-    cdef rc_reader_options options
+cdef int attach_reader(rc_attached_reader *a, bytes name, const rc_reader_options *how) except -1:
     cdef rc_error error
     cdef ringcast_status status
     cdef const char *name_bytes = name
-    options.policy = policy
-    options.start = start
-    options.sequence = sequence
-    options.owner = owner
-    options.label = label
     with nogil:
-        status = rc_attach_reader(a, name_bytes, &options, &error)
+        status = rc_attach_reader(a, name_bytes, how, &error)
     if status != RINGCAST_OK:
         raise error_of(&error)
     return 0
@@ -434,6 +421,10 @@ cdef class Segments:
         return self.ring.g.max_readers
 
     @property
+    def max_topics(self) -> int:
+        return self.ring.g.max_topics
+
+    @property
     def created_ns(self) -> int:
         return self.header().identity.created_ns
 
@@ -465,8 +456,10 @@ cdef class Segments:
             rc_load_u64(&slot.state) & 0xff, rc_load_u32(&slot.policy), rc_load_u32(&slot.pid),
             rc_load_u64(&slot.started), rc_load_u64(&slot.joined_ns), label_text(slot.label),
             rc_load_u64(&slot.cursor), rc_load_u64(&slot.received), rc_load_u64(&slot.lost),
+            rc_load_u64(&slot.skipped), rc_load_u32(&slot.chooses) & RC_CHOOSES != 0,
             bool(rc_load_u64(&c.gating[index // 64]) & rc_bit(index)),
-            bool(rc_load_u64(&c.waiters[index // 64]) & rc_bit(index)))
+            bool((rc_load_u64(&c.waiters[index // 64]) | rc_load_u64(&c.choosers[index // 64]))
+                 & rc_bit(index)))
 
 
 cdef bytes read_note(const rc_header *header, str name):
@@ -490,14 +483,28 @@ cdef str label_text(const char *label):
 # ---- making --------------------------------------------------------------------------------
 
 
-def data_size(uint64_t slots, uint64_t capacity) -> int:
-    """Bytes of a data segment."""
-    return rc_data_size(slots, capacity)
+@cython.final
+cdef class Geometry:
+    """The numbers of a new ring, which its segments' sizes follow from."""
 
+    def __cinit__(self, uint64_t slots, uint64_t capacity, uint32_t max_readers,
+                  uint32_t max_topics):
+        memset(&self.c, 0, sizeof(self.c))
+        self.c.slots = slots
+        self.c.capacity = capacity
+        self.c.max_message = rc_message_limit(capacity)
+        self.c.max_readers = max_readers
+        self.c.max_topics = max_topics
 
-def control_size(uint32_t max_readers) -> int:
-    """Bytes of a control segment."""
-    return rc_control_size(max_readers)
+    @property
+    def data_size(self) -> int:
+        """Bytes of the data segment."""
+        return rc_data_size(&self.c)
+
+    @property
+    def control_size(self) -> int:
+        """Bytes of the control segment."""
+        return rc_control_size(&self.c)
 
 
 @cython.final
@@ -516,18 +523,13 @@ cdef class NewMapping:
             munmap(self.address, self.size)
 
 
-def format_ring(NewMapping data not None, NewMapping control not None, uint64_t slots,
-                uint64_t capacity, uint32_t max_readers, uint64_t instance) -> None:
+def format_ring(NewMapping data not None, NewMapping control not None, Geometry geometry not None,
+                uint64_t instance) -> None:
     """Write both headers of a new, zeroed ring; the magic last."""
-    cdef rc_geometry g
+    cdef rc_geometry g = geometry.c
     cdef uint64_t now = rc_clock_ns(CLOCK_REALTIME)
-    memset(&g, 0, sizeof(g))
-    g.slots = slots
-    g.capacity = capacity
-    g.max_message = rc_message_limit(capacity)
     g.instance = instance
-    g.max_readers = max_readers
-    if data.size != rc_data_size(slots, capacity) or control.size != rc_control_size(max_readers):
+    if data.size != rc_data_size(&g) or control.size != rc_control_size(&g):
         raise ValueError("the mappings do not have the sizes of such a ring")
     rc_fill_identity(&(<rc_header *>data.address).identity, &g, data.size, now)
     rc_fill_identity(&(<rc_control *>control.address).identity, &g, control.size, now)

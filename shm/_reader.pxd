@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from ringcast.shm._core cimport rc_attached_reader, rc_descriptor, rc_header, rc_result
+from ringcast.shm._core cimport rc_attached_reader, rc_descriptor, rc_header, rc_result, rc_topic
 from ringcast.shm._endpoint cimport WaitStrategy
 
 # A member of a reader's list of pins; see _reader.pyx. `message` is the Message it belongs to, or
@@ -40,7 +40,9 @@ cdef class Batch:
     cdef Reader reader
     cdef const rc_descriptor *table
     cdef const uint8_t *payloads
-    cdef uint8_t *owned
+    cdef uint8_t *owned  # what `table` lies in, if not in the ring
+    cdef uint64_t *places  # of payloads that were copied one by one; what `payloads` lies in
+    cdef bint copied  # payloads are private: `span` bytes from position `origin` on
     cdef uint64_t origin, span
     cdef Py_ssize_t count
     cdef uint64_t missed
@@ -48,6 +50,7 @@ cdef class Batch:
     cdef void unpin(self) noexcept
     cdef int check(self) except -1
     cdef View view(self, const uint8_t *data, Py_ssize_t size)
+    cdef uint64_t position(self, Py_ssize_t index) noexcept
     cdef const uint8_t *place(self, uint64_t position, uint64_t length) except NULL
     cdef int check_lengths(self, uint64_t size) except -1
     cdef uint64_t spacing(self, uint64_t size, uint64_t *origin, uint64_t *last) except? 0
@@ -59,10 +62,10 @@ cdef class Reader:
     cdef WaitStrategy wait
     cdef readonly str name
     cdef bint attached, joined, asked, lingering
-    cdef uint16_t skipped
+    cdef dict names  # of topics, by id, as far as they were asked for
     cdef object __weakref__
     cdef int attach_to(self, str name, bint lossy, object start, WaitStrategy wait, object label,
-                       object owner, uint16_t skipped) except -1
+                       object owner, uint16_t skip, object topics, bint others) except -1
     cdef const rc_header *header(self) noexcept
     cdef bint is_open(self) noexcept
     cdef object evicted(self)
@@ -79,13 +82,21 @@ cdef class Reader:
     cdef Message next_message(self)
     cdef void hand_out(self, Message message) noexcept
     cdef int copy_out(self, Message message) except -1
-    cdef int pass_over(self, uint32_t length) except -1
-    cdef uint64_t until_skipped(self, const rc_descriptor *table, uint64_t n) noexcept
+    cdef bint wants(self, const rc_descriptor *d) noexcept
+    cdef bint pass_over(self) noexcept
+    cdef uint64_t until_unwanted(self, const rc_descriptor *table, uint64_t n) noexcept
     cdef int recover(self, rc_result result) except -1
     cdef int look_around(self) except -1
     cdef int wait_until(self, int64_t deadline) except -1
     cdef void hand_out_batch(self, Batch batch, rc_descriptor *first, uint64_t limit) noexcept
     cdef int copy_out_batch(self, Batch batch, uint64_t limit) except -1
+    cdef int gather_batch(self, Batch batch, uint64_t limit) except -1
+    cdef int copy_out_gathered(self, Batch batch, const rc_descriptor *table,
+                               uint64_t *gone) except -1
+    cdef list wanted(self)
+    cdef object name_of(self, uint32_t topic)
+    cdef object newest(self, const rc_topic *row)
+    cdef bint copy_newest(self, Message message, uint64_t sequence) except -1
     cdef bint exported(self) noexcept
     cdef uint64_t oldest_export(self) noexcept
     cdef int linger(self) except -1

@@ -26,24 +26,30 @@ from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport ENOMEM, EPERM
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp
 
 from ringcast.shm._core cimport (
-    RC_CLOSED_MEANWHILE, RC_CLOSING, RC_EMPTY, RC_ENDED, RC_FORKED, RC_LOCK_WRITER,
-    RC_LOOK_AGAIN, RC_MESSAGE, RC_MY_TURN, RC_OPEN, RC_OVERRUN, RC_SLICE_NS, RC_STEP_DOWN,
-    RC_TAKEN_AWAY, RINGCAST_BLOCK, RINGCAST_LATEST, RINGCAST_LOSSY, RINGCAST_OLDEST,
-    RINGCAST_SEQUENCE, is_finalizing, rc_attached_reader_is_abandoned, rc_attached_reader_wait,
-    rc_copy_out, rc_demoting, rc_descriptor, rc_descriptor_kind, rc_descriptor_length,
-    rc_endpoint_phase, rc_endpoint_turn, rc_endpoint_wake_up, rc_header, rc_load_u64,
-    rc_lock_held, rc_now_ns, rc_reader, rc_reader_advance, rc_reader_available, rc_reader_blocks,
-    rc_reader_fitting, rc_reader_flush, rc_reader_flush_due, rc_reader_holds, rc_reader_intact,
-    rc_reader_peek, rc_reader_ready, rc_reader_resync, rc_reader_sleep, rc_reader_step_down,
-    rc_result, rc_turn, ringcast_policy, ringcast_start, write,
+    RC_ANSWER_MAX, RC_CLOSED_MEANWHILE, RC_CLOSING, RC_EMPTY, RC_ENDED, RC_FORKED, RC_LEARN,
+    RC_LOCK_WRITER, RC_LOOK_AGAIN, RC_MESSAGE, RC_MY_TURN, RC_OPEN, RC_OVERRUN, RC_SLICE_NS,
+    RC_STEP_DOWN, RC_TAKEN_AWAY, RC_WANTED, RINGCAST_BLOCK, RINGCAST_LATEST, RINGCAST_LOSSY,
+    RINGCAST_OK, RINGCAST_OLDEST, RINGCAST_SEQUENCE, is_finalizing, rc_answer, rc_answer_read,
+    rc_answers_offset, rc_attached_reader_is_abandoned, rc_attached_reader_wait, rc_copy_out,
+    rc_demoting, rc_descriptor, rc_descriptor_length, rc_endpoint_phase, rc_endpoint_rouse,
+    rc_endpoint_turn, rc_endpoint_wake_up, rc_error, rc_filter_learn, rc_filter_remove, rc_header,
+    rc_load_u32, rc_load_u64, rc_lock_held, rc_now_ns, rc_reader, rc_reader_advance,
+    rc_reader_available, rc_reader_blocks, rc_reader_fitting, rc_reader_flush, rc_reader_flush_due,
+    rc_reader_gather, rc_reader_glance, rc_reader_holds, rc_reader_intact, rc_reader_options,
+    rc_reader_pass, rc_reader_peek, rc_reader_ready, rc_reader_resync, rc_reader_sleep,
+    rc_reader_snapshot, rc_reader_step_down, rc_reader_wants, rc_reader_within, rc_result,
+    rc_show_wishes, rc_topic, rc_topic_info, rc_topic_name_length, rc_topic_read, rc_topics_at,
+    rc_topics_count, rc_turn, rc_want_topic, write,
 )
 from ringcast.shm._endpoint cimport (
-    WaitStrategy, attach_reader, check_making, check_open, deadline_of, detach_reader, label_of, leave,
-    leave_reader, owner_of, read_note,
+    WaitStrategy, attach_reader, check_making, check_open, deadline_of, detach_reader, error_of,
+    label_of, leave, leave_reader, owner_of, read_note,
 )
+from ringcast.shm._topics cimport rows_of
 
 import gc
 
@@ -65,6 +71,9 @@ cdef enum:
     # How often one call catches up with a writer that laps it before it looks at signals and its
     # timeout.
     RECOVERIES = 64
+    PASSES_IN_A_ROUND = 8  # of the ring, at least: between them the cursor is stored
+    GATHER_FIRST = 64  # descriptors for which a batch that is gathered has room at first
+    READS = 64  # of something that changes meanwhile
     TAKEN = 1   # what `take` returns
     EMPTY = 0
     AT_END = -2
@@ -147,6 +156,17 @@ cdef class Message:
     def topic(self) -> int:
         """The topic it was published under; 0 if none was given."""
         return self.descriptor.f.topic
+
+    @property
+    def topic_name(self) -> str | None:
+        """The topic's name in the ring's table; None if the message has no topic, or only a number."""
+        return self.reader.name_of(self.descriptor.f.topic)
+
+    @property
+    def key(self) -> int:
+        """What work groups share messages out by, by default a hash of the topic's name
+        (`shm.hash_key`); 0 for none."""
+        return self.descriptor.f.key
 
     @property
     def kind(self):
@@ -235,7 +255,8 @@ cdef class Batch:
 
     In a lossless reader the descriptors and payloads lie in the ring; in a lossy one they are
     copies that were checked. A batch never runs over the end of either ring, so what is in it is
-    contiguous.
+    contiguous; in that of a reader that chooses among topics, what is not wanted lies in between, and
+    the descriptors are a copy of those that are.
     """
 
     def __init__(self):
@@ -244,6 +265,7 @@ cdef class Batch:
     def __dealloc__(self):
         self.unpin()
         free(self.owned)
+        free(self.places)
 
     cdef void unpin(self) noexcept:
         if self.pin.linked:
@@ -285,10 +307,14 @@ cdef class Batch:
         view.size = size
         return view
 
+    cdef uint64_t position(self, Py_ssize_t index) noexcept:
+        """Of a payload in what it lies in; loaded once, it may be anything."""
+        return self.places[index] if self.places != NULL else rc_load_u64(&self.table[index].words[1])
+
     cdef const uint8_t *place(self, uint64_t position, uint64_t length) except NULL:
         """Where a payload lies; the numbers are private copies and may be anything."""
         cdef uint64_t offset
-        if self.owned != NULL:  # a copy of the bytes from `origin` on
+        if self.copied:  # the bytes from `origin` on
             offset = position - self.origin
             if offset <= self.span and length <= self.span - offset:
                 return self.payloads + offset
@@ -329,7 +355,7 @@ cdef class Batch:
             index += self.count
         if not 0 <= index < self.count:
             raise IndexError(f"the batch has {self.count} messages")
-        position = rc_load_u64(&self.table[index].words[1])
+        position = self.position(index)
         length = rc_descriptor_length(&self.table[index])
         return PyMemoryView_FromObject(self.view(self.place(position, length), length))
 
@@ -379,9 +405,9 @@ cdef class Batch:
         the last. Each position is loaded once: it may be anything."""
         cdef Py_ssize_t i
         cdef uint64_t position, stride = size
-        origin[0] = last[0] = rc_load_u64(&self.table[0].words[1])
+        origin[0] = last[0] = self.position(0)
         for i in range(1, self.count):
-            position = rc_load_u64(&self.table[i].words[1])
+            position = self.position(i)
             if i == 1:
                 stride = position - last[0]
             if position - last[0] != stride or stride < size:
@@ -397,6 +423,15 @@ cdef class Batch:
         return f"<Batch of {self.count} messages from {self.first}>"
 
 
+cdef bytes check_topic(topic):
+    """The UTF-8 of a name or pattern."""
+    if not isinstance(topic, str):
+        raise TypeError(f"a topic is a string, not {type(topic).__name__}: {topic!r:.60}")
+    if "\0" in topic:
+        raise ValueError(f"{topic!r:.60} can't name a topic: it has a NUL in it")
+    return topic.encode()
+
+
 cdef int check_limit(Py_ssize_t limit) except -1:
     if limit < 1:
         raise ValueError(f"limit is a number of messages, 1 or more, not {limit}")
@@ -410,30 +445,46 @@ cdef class Reader:
         check_making(args, "readers are made by Reader.attach(name)")
         self.pins.previous = &self.pins
         self.pins.following = &self.pins
-        _, name, lossy, start, wait, label, owner, skipped = args
-        self.attach_to(name, lossy, start, wait, label, owner, skipped)
+        _, name, lossy, start, wait, label, owner, skip, topics, others = args
+        self.names = {}
+        self.attach_to(name, lossy, start, wait, label, owner, skip, topics, others)
 
     cdef int attach_to(self, str name, bint lossy, start, WaitStrategy wait, label, owner,
-                       uint16_t skipped) except -1:
-        cdef ringcast_start how = RINGCAST_SEQUENCE
-        cdef ringcast_policy policy = RINGCAST_LOSSY if lossy else RINGCAST_BLOCK
-        cdef uint64_t sequence = 0
-        cdef int64_t user = owner_of(owner)
+                       uint16_t skip, topics, bint others) except -1:
+        cdef rc_reader_options how
+        cdef bytes label_bytes = label_of(label)
+        cdef list encoded = [check_topic(topic) for topic in topics or ()]
+        cdef const char **texts = <const char **>calloc(len(encoded) + 1, sizeof(char *))
+        cdef Py_ssize_t i
+        if texts == NULL:
+            raise MemoryError
+        how.policy = RINGCAST_LOSSY if lossy else RINGCAST_BLOCK
+        how.start = RINGCAST_SEQUENCE
+        how.sequence = 0
+        how.label = label_bytes
+        how.topics = texts
+        how.topic_count = len(encoded)
+        how.chooses = topics is not None
+        how.others = others
+        how.skip = skip
         if start == "latest":
-            how = RINGCAST_LATEST
+            how.start = RINGCAST_LATEST
         elif start == "oldest":
-            how = RINGCAST_OLDEST
+            how.start = RINGCAST_OLDEST
         else:
-            sequence = min(start, UINT64_MAX)  # which no ring has published
+            how.sequence = min(start, UINT64_MAX)  # which no ring has published
         try:
-            attach_reader(&self.a, name.encode(), policy, how, sequence, label_of(label),
-                          user)
+            how.owner = owner_of(owner)
+            for i in range(len(encoded)):
+                texts[i] = <bytes>encoded[i]
+            attach_reader(&self.a, name.encode(), &how)
         except ValueError as error:
-            raise ValueError(str(error).replace(str(sequence), str(start), 1)) from None
+            raise ValueError(str(error).replace(str(how.sequence), str(start), 1)) from None
+        finally:
+            free(texts)
         self.attached = self.joined = True
         self.name = name
         self.wait = wait
-        self.skipped = skipped
         return 0
 
     cdef const rc_header *header(self) noexcept:
@@ -547,8 +598,8 @@ cdef class Reader:
         for i in range(RECOVERIES):
             result = rc_reader_peek(&self.a.reader, d)
             if result == RC_MESSAGE:
-                if self.skipped and d.f.kind == self.skipped:
-                    if self.pass_over(d.f.length):
+                if not self.wants(d):
+                    if self.pass_over():
                         continue
                 elif not self.a.reader.lossy:
                     self.hand_out(message)
@@ -598,24 +649,34 @@ cdef class Reader:
         return 1
 
     @cython.final
-    cdef int pass_over(self, uint32_t length) except -1:
-        """The next message is of the kind not wanted here. 0: overrun, so it may be none."""
-        cdef uint64_t gap = self.a.reader.gap
-        if self.a.reader.lossy and not rc_reader_intact(&self.a.reader, self.a.reader.next):
-            return 0
-        rc_reader_advance(&self.a.reader, 1, length)
-        self.a.reader.received -= 1
-        self.a.reader.gap = gap  # reported with the next message that is handed out
-        self.flush_if_due()
-        return 1
+    cdef bint wants(self, const rc_descriptor *d) noexcept:
+        """Is this message, a private copy, handed out here?"""
+        cdef int wants = rc_reader_wants(&self.a.reader, d)
+        if wants == RC_LEARN:
+            rc_filter_learn(&self.a.filter)
+            wants = rc_reader_wants(&self.a.reader, d)
+        return wants == RC_WANTED
 
     @cython.final
-    cdef uint64_t until_skipped(self, const rc_descriptor *table, uint64_t n) noexcept:
-        """How many of n messages, the first of which is wanted, come before one that is not."""
+    cdef bint pass_over(self) noexcept:
+        """The next message is not wanted here, and perhaps more after it. False: a lossy reader was
+        overrun, so it may be none."""
+        cdef uint64_t passed = rc_reader_pass(&self.a.reader,
+                                              self.a.reader.slots // PASSES_IN_A_ROUND + 1)
+        if passed:
+            self.flush_if_due()
+        return passed or not self.a.reader.lossy  # a lossless one was evicted: the next look says so
+
+    @cython.final
+    cdef uint64_t until_unwanted(self, const rc_descriptor *table, uint64_t n) noexcept:
+        """How many of n messages, the first of which is wanted, come before one that is not. For a
+        reader that does not choose among topics."""
+        cdef rc_descriptor d
         cdef uint64_t i
-        if self.skipped:
+        if self.a.reader.skip:
             for i in range(1, n):
-                if rc_descriptor_kind(&table[i]) == self.skipped:
+                rc_reader_glance(&table[i], &d)
+                if rc_reader_wants(&self.a.reader, &d) != RC_WANTED:
                     return i
         return n
 
@@ -654,8 +715,9 @@ cdef class Reader:
         self.settle()
         if rc_now_ns() >= deadline:
             return 0
+        rc_filter_learn(&self.a.filter)
         self.refuse_to_block_the_ring()
-        snapshot = self.a.reader
+        snapshot = rc_reader_snapshot(&self.a.reader)
         with nogil:
             rc_attached_reader_wait(&self.a, &snapshot, self.wait.c, deadline)
         PyErr_CheckSignals()
@@ -759,9 +821,14 @@ cdef class Reader:
                 self.step_down()
             result = rc_reader_peek(&self.a.reader, &first)
             if result == RC_MESSAGE:
-                if self.skipped and first.f.kind == self.skipped:
-                    if self.pass_over(first.f.length):
+                if not self.wants(&first):
+                    if self.pass_over():
                         continue
+                elif self.a.reader.filter != NULL:
+                    if self.gather_batch(batch, limit):
+                        return batch
+                    if not self.a.reader.lossy:
+                        continue  # evicted
                 elif not self.a.reader.lossy:
                     self.hand_out_batch(batch, &first, limit)
                     return batch
@@ -787,7 +854,7 @@ cdef class Reader:
         cdef uint64_t n = rc_reader_available(&self.a.reader, limit)
         cdef const rc_descriptor *table = self.a.reader.descriptors + (
             self.a.reader.next & (self.a.reader.slots - 1))
-        n = self.until_skipped(table, n)
+        n = self.until_unwanted(table, n)
         batch.table = table
         batch.count = n
         batch.payloads = self.a.reader.arena
@@ -821,8 +888,9 @@ cdef class Reader:
             free(copy)
             return 0
         batch.payloads = copy + n * DESCRIPTOR_BYTES  # behind all descriptors copied, handed out or not
-        n = self.until_skipped(<const rc_descriptor *>copy, n)
+        n = self.until_unwanted(<const rc_descriptor *>copy, n)
         batch.owned = copy
+        batch.copied = True
         batch.table = <const rc_descriptor *>copy
         batch.span = span
         batch.count = n
@@ -831,6 +899,249 @@ cdef class Reader:
         rc_reader_advance(&self.a.reader, n, span)
         self.flush_if_due()
         return 1
+
+    @cython.final
+    cdef int gather_batch(self, Batch batch, uint64_t limit) except -1:
+        """For a reader that chooses among topics, the next message being wanted: copy the descriptors
+        of those that are. 0: evicted or overrun."""
+        cdef rc_reader at = self.a.reader
+        cdef uint64_t n = rc_reader_available(&at, at.slots)
+        cdef uint64_t count = 0, room = 0, found, gone = 0
+        cdef rc_descriptor *table = NULL
+        cdef rc_descriptor *larger
+        while at.next - self.a.reader.next < n and count == room and count < limit:
+            room = min(limit, max(<uint64_t>GATHER_FIRST, 2 * room))
+            larger = <rc_descriptor *>realloc(table, room * DESCRIPTOR_BYTES)
+            if larger == NULL:
+                free(table)
+                raise MemoryError
+            table = larger
+            found = rc_reader_gather(&at, n - (at.next - self.a.reader.next), table + count,
+                                     room - count, &gone)
+            count += found
+            at.next += gone
+        gone = at.next - self.a.reader.next
+        if count == 0:  # torn: a lossy reader was overrun, or a lossless one evicted
+            free(table)
+            return 0
+        batch.owned = <uint8_t *>table
+        batch.table = table
+        batch.count = count
+        batch.missed = self.a.reader.gap
+        if self.a.reader.lossy:
+            if not self.copy_out_gathered(batch, table, &gone):
+                free(table)
+                batch.owned = NULL
+                return 0
+        else:
+            if not rc_reader_holds(&self.a.reader):
+                free(table)
+                batch.owned = NULL
+                return 0
+            batch.payloads = self.a.reader.arena
+            pin_link(&self.pins, &batch.pin, table[0].f.seq1 - 1)
+        self.a.reader.skipped += gone - batch.count
+        rc_reader_advance(&self.a.reader, gone, 0)
+        self.a.reader.received -= gone - batch.count
+        if self.a.reader.lossy:
+            self.flush_if_due()
+        return 1
+
+    @cython.final
+    cdef int copy_out_gathered(self, Batch batch, const rc_descriptor *table,
+                               uint64_t *gone) except -1:
+        """Lossy: copy the payloads of the gathered descriptors, an eighth of the arena at most unless
+        the first alone has more, and check them. *gone becomes less if that is not all. 0: overrun."""
+        cdef const rc_reader *r = &self.a.reader
+        cdef uint64_t total = 0, offset
+        cdef Py_ssize_t i
+        cdef uint8_t *copy
+        if not rc_reader_intact(r, r.next):
+            return 0
+        for i in range(batch.count):
+            offset = table[i].f.position & (r.capacity - 1)
+            if table[i].f.length > r.max_message or offset + table[i].f.length > r.capacity:
+                raise self.corrupt()
+            if i and total + table[i].f.length > r.capacity // 8:
+                batch.count = i
+                gone[0] = table[i].f.seq1 - 1 - r.next
+                break
+            total += table[i].f.length
+        copy = <uint8_t *>malloc(batch.count * sizeof(uint64_t) + total + 1)
+        if copy == NULL:
+            raise MemoryError
+        batch.places = <uint64_t *>copy
+        batch.payloads = copy + batch.count * sizeof(uint64_t)
+        batch.copied = True
+        batch.span = total
+        total = 0
+        for i in range(batch.count):
+            batch.places[i] = total
+            rc_copy_out(<uint8_t *>batch.payloads + total,
+                        r.arena + (table[i].f.position & (r.capacity - 1)), table[i].f.length)
+            total += table[i].f.length
+        batch.pin.sequence = table[0].f.seq1 - 1
+        if rc_reader_intact(r, r.next):
+            return 1
+        free(batch.places)
+        batch.places = NULL
+        return 0
+
+    # -- topics
+
+    def _subscribe(self, topics) -> None:
+        """Want these names and patterns, too: all of them, or none if it raises."""
+        cdef rc_error error
+        cdef list added = []
+        cdef bytes topic
+        check_open(&self.a.endpoint)
+        wanted = {<bytes>text for text in self.wanted()}
+        for topic in [check_topic(given) for given in topics]:
+            if rc_want_topic(&self.a, topic, &error) != RINGCAST_OK:
+                for topic in added:
+                    rc_filter_remove(&self.a.filter, topic, len(topic))
+                raise error_of(&error)
+            if topic not in wanted:
+                added.append(topic)
+        rc_show_wishes(&self.a)
+        rc_endpoint_rouse(&self.a.endpoint, self.a.reader.wake)
+
+    def _unsubscribe(self, topics) -> None:
+        """Want these no more."""
+        cdef bytes topic
+        check_open(&self.a.endpoint)
+        for topic in [check_topic(given) for given in topics]:
+            rc_filter_remove(&self.a.filter, topic, len(topic))
+        rc_show_wishes(&self.a)
+
+    @cython.final
+    cdef list wanted(self):
+        cdef uint32_t i
+        cdef list found = []
+        for i in range(self.a.filter.count):
+            found.append(self.a.filter.wants[i].text[:self.a.filter.wants[i].length])
+        return found
+
+    @property
+    def subscriptions(self) -> tuple:
+        """The names and patterns that this reader wants, in the order in which it asked."""
+        check_open(&self.a.endpoint)
+        return tuple([text.decode() for text in self.wanted()])
+
+    @property
+    def chooses(self) -> bool:
+        """Does this reader get the topics that it wants, or every message?"""
+        return self.a.reader.filter != NULL
+
+    @property
+    def skipped(self) -> int:
+        """Messages passed over since attaching, because they were not wanted here."""
+        return self.a.reader.skipped
+
+    @property
+    def received(self) -> int:
+        """Messages handed out since attaching."""
+        return self.a.reader.received
+
+    @cython.final
+    cdef object name_of(self, uint32_t topic):
+        """The name of a topic, or None. The segments stay mapped as long as this object lives."""
+        cdef const rc_topic *row
+        if topic == 0 or topic > rc_topics_count(self.header(), self.a.ring.g.max_topics):
+            return None
+        name = self.names.get(topic)
+        if name is None:
+            row = rc_topics_at(self.a.ring.data.address, &self.a.ring.g) + (topic - 1)
+            name = self.names[topic] = row.name[:rc_topic_name_length(row)].decode("utf-8", "replace")
+        return name
+
+    def _topic_rows(self) -> list:
+        """The ring's topic table, as `TopicRow`s."""
+        check_open(&self.a.endpoint)
+        return rows_of(&self.a.ring)
+
+    def _answers(self):
+        """Whether somebody answers wishes; up to which version of this reader's list; and the text."""
+        cdef bytes text = PyBytes_FromStringAndSize(NULL, RC_ANSWER_MAX)
+        cdef uint64_t wishes = 0
+        cdef int64_t length = -1
+        cdef int i
+        check_open(&self.a.endpoint)
+        if not rc_load_u32(&self.header().answers_wishes):
+            return False, 0, ""
+        for i in range(READS):
+            length = rc_answer_read(
+                <const rc_answer *>(<const uint8_t *>self.a.ring.data.address
+                                    + rc_answers_offset(&self.a.ring.g)) + self.a.reader.index,
+                PyBytes_AS_STRING(text), &wishes)
+            if length >= 0:
+                return True, wishes, text[:length].decode("utf-8", "replace")
+        return True, 0, ""  # it changes just now, or its writer died while it did
+
+    def _wishes_version(self) -> int:
+        """Of this reader's list."""
+        check_open(&self.a.endpoint)
+        return rc_load_u64(&self.a.filter.wishes.version)
+
+    def latest(self, str topic not None) -> Message | None:
+        """The newest message of a topic, as a copy, if the ring still has it: so that who joins late
+        has something at once. It does not move this reader, and the topic need not be one of its own.
+
+        Returns:
+            A `Message` that holds nothing in the ring; None if there is none, or no longer.
+        """
+        cdef const rc_topic *rows = rc_topics_at(self.a.ring.data.address, &self.a.ring.g)
+        cdef bytes name = topic.encode()
+        cdef uint32_t i
+        check_open(&self.a.endpoint)
+        for i in range(rc_topics_count(self.header(), self.a.ring.g.max_topics)):
+            if rc_topic_name_length(&rows[i]) == <uint32_t>len(name) and (
+                    memcmp(rows[i].name, <const char *>name, len(name)) == 0):
+                return self.newest(&rows[i])
+        return None
+
+    @cython.final
+    cdef object newest(self, const rc_topic *row):
+        cdef Message message = Message.__new__(Message)
+        cdef rc_topic_info info
+        cdef uint64_t before = 0
+        cdef int i
+        for i in range(READS):
+            rc_topic_read(row, &info)
+            if info.seq1 == before:
+                return None  # gone, and none has come since
+            if self.copy_newest(message, info.seq1 - 1):
+                return message
+            before = info.seq1
+        return None
+
+    @cython.final
+    cdef bint copy_newest(self, Message message, uint64_t sequence) except -1:
+        """Copy this message out of the ring, if it is there."""
+        cdef const rc_descriptor *d = &self.a.reader.descriptors[sequence & (self.a.reader.slots - 1)]
+        cdef rc_reader at = self.a.reader
+        cdef int i
+        cdef uint8_t *copy
+        for i in range(8):
+            message.descriptor.words[i] = rc_load_u64(&d.words[i])
+        if message.descriptor.f.seq1 != sequence + 1 or not rc_reader_intact(&at, sequence):
+            return False
+        if not rc_reader_within(&at, &message.descriptor):
+            raise self.corrupt()
+        copy = <uint8_t *>malloc(message.descriptor.f.length + 1)
+        if copy == NULL:
+            raise MemoryError
+        rc_copy_out(copy, at.arena + (message.descriptor.f.position & (at.capacity - 1)),
+                    message.descriptor.f.length)
+        if not rc_reader_intact(&at, sequence):
+            free(copy)
+            return False
+        free(message.owned)
+        message.owned = copy
+        message.data = copy
+        message.size = message.descriptor.f.length
+        message.reader = self
+        return True
 
     # -- asyncio: one native thread waits on the semaphore and writes an eventfd
 
@@ -843,15 +1154,16 @@ cdef class Reader:
         return message if taken == TAKEN else None
 
     def _before_await(self) -> None:
-        """What every sleeper does first: let go of what it need not hold."""
+        """What every sleeper does first: let go of what it need not hold, and learn topics."""
         self.settle()
+        rc_filter_learn(&self.a.filter)
         self.refuse_to_block_the_ring()
         self.look_around()
 
     def wait_into(self, int eventfd) -> bool:
         """Wait, without the GIL, for a reason to look, then write `eventfd`. 100 ms at most, unless
         nothing is held here and the writer lives. False: this end is closed."""
-        cdef rc_reader snapshot = self.a.reader
+        cdef rc_reader snapshot = rc_reader_snapshot(&self.a.reader)
         cdef rc_turn turn = RC_LOOK_AGAIN
         cdef int64_t limit
         cdef int found = 0

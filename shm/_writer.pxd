@@ -27,6 +27,7 @@ cdef class Writer(OwnerEnd):
     cdef unsigned long turn_of  # the thread that has it, or 0
     cdef int64_t reaped_ns
     cdef void *reservation
+    cdef dict ids  # of topics, by name
     cdef object __weakref__
     cdef int bind(self, Segments segments, Endpoint endpoint, Semaphores semaphores,
                   WaitStrategy wait) except -1
@@ -48,4 +49,5 @@ cdef class Writer(OwnerEnd):
     cdef int put_item(self, rc_descriptor *d, object item) except -1
     cdef int put_item_slowly(self, rc_descriptor *d, object item, int64_t deadline,
                              uint64_t first) except -1
+    cdef int read_ids(self) except -1
     cdef int check_slot(self, uint32_t slot) except -1

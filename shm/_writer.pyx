@@ -20,11 +20,13 @@ from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint16_t, uint
 from libc.string cimport memset
 
 from ringcast.shm._core cimport (
-    CLOCK_REALTIME, RC_EVICTED, RC_FORKED, RC_FREE, RC_KIND_BINARY, RC_KIND_EVENT, RC_KIND_TEXT,
-    RC_LOCK_READER, RC_MY_TURN, RC_NOTE_MAX, RC_OPEN, RC_ROOM_SLICE_NS, rc_clock_ns, rc_control,
+    CLOCK_REALTIME, RC_ANSWER_MAX, RC_EVICTED, RC_FORKED, RC_FREE, RC_KIND_BINARY, RC_KIND_EVENT, RC_KIND_TEXT,
+    RC_LOCK_READER, RC_MY_TURN, RC_NOTE_MAX, RC_OPEN, RC_REASON_MAX, RC_ROOM_SLICE_NS,
+    RC_TOPIC_NAME_MAX, rc_answer, rc_answer_say, rc_answers_offset, rc_clock_ns, rc_control,
     rc_descriptor, rc_endpoint_phase, rc_endpoint_turn, rc_endpoint_wake_up, rc_load_u32,
     rc_load_u64, rc_lock_release, rc_lock_try, rc_note_write, rc_now_ns, rc_post, rc_slot_at,
-    rc_slot_demote, rc_slot_evict, rc_slot_free, rc_turn, rc_writer, rc_writer_commit,
+    rc_slot_demote, rc_slot_evict, rc_slot_free, rc_store_u32, rc_topic_name_length, rc_topic_say,
+    rc_turn, rc_writer, rc_writer_add_topic, rc_writer_commit,
     rc_writer_end, rc_writer_hint, rc_writer_map, rc_writer_release, rc_writer_resume,
     rc_writer_room, rc_writer_sign, rc_writer_try_put, rc_writer_wait, rc_writer_wake_all,
     rc_writer_want_nothing,
@@ -33,10 +35,12 @@ from ringcast.shm._endpoint cimport (
     Endpoint, OwnerEnd, Segments, Semaphores, WaitStrategy, check_making, check_open, deadline_of,
 )
 
+from ringcast.shm._topics cimport hash_of
+
 import os
 import threading
 
-from .errors import MessageTooLarge, RingCorrupt, RingFull
+from .errors import MessageTooLarge, RingCorrupt, RingFull, TooManyTopics
 
 KIND_TEXT = RC_KIND_TEXT
 KIND_BINARY = RC_KIND_BINARY
@@ -46,12 +50,29 @@ NOTE_MAX = RC_NOTE_MAX
 cdef int64_t FOR_EVER = INT64_MAX
 
 
-cdef inline void describe(rc_descriptor *d, uint32_t topic, uint16_t kind) noexcept:
+cdef inline void describe(rc_descriptor *d, uint32_t topic, uint64_t key, uint16_t kind) noexcept:
     """A message that is received now."""
     memset(d, 0, sizeof(rc_descriptor))
     d.f.topic = topic
+    d.f.key = key
     d.f.kind = kind
     d.f.time_ns = rc_clock_ns(CLOCK_REALTIME)
+
+
+cdef bytes cut(str text, Py_ssize_t most):
+    """As UTF-8, cut between two characters."""
+    cdef bytes encoded = text.encode("utf-8", "replace")
+    return encoded if len(encoded) <= most else encoded[:most].decode("utf-8", "ignore").encode()
+
+
+cdef bytes check_topic_name(str name):
+    """As UTF-8, if a topic can have this name."""
+    cdef bytes encoded = name.encode("utf-8", "surrogatepass")
+    if not 0 < len(encoded) <= <Py_ssize_t>RC_TOPIC_NAME_MAX or b"\0" in encoded:
+        raise ValueError(f"{name[:40]!r} can't name a topic: a name has 1 to {RC_TOPIC_NAME_MAX} bytes"
+                         f" of UTF-8, this one {len(encoded)}, and no NUL among them")
+    name.encode()  # raises UnicodeEncodeError for lone surrogates
+    return encoded
 
 
 @cython.final
@@ -90,7 +111,8 @@ cdef class Reservation:
         check_open(&self.writer.endpoint.c)
         return 0
 
-    def commit(self, nbytes=None, *, uint32_t topic=0, uint16_t kind=RC_KIND_BINARY) -> int:
+    def commit(self, nbytes=None, *, uint32_t topic=0, uint64_t key=0,
+               uint16_t kind=RC_KIND_BINARY) -> int:
         """Publish the first `nbytes` bytes (default: all) as one message; returns its sequence.
 
         Raises:
@@ -105,7 +127,7 @@ cdef class Reservation:
             raise ValueError(f"{self.size} bytes are reserved, {nbytes!r} can't be published")
         if self.exports:
             raise BufferError("a view of the reservation is still alive: release it, then commit")
-        describe(&d, topic, kind)
+        describe(&d, topic, key, kind)
         d.f.length = n
         rc_writer_commit(&self.writer.ring, &d, self.start)
         rc_writer_release(&self.writer.ring)
@@ -144,12 +166,13 @@ cdef class Writer(OwnerEnd):
 
     cdef int bind(self, Segments segments, Endpoint endpoint, Semaphores semaphores,
                   WaitStrategy wait) except -1:
-        if semaphores.count != <int>segments.ring.g.max_readers + 1:
-            raise ValueError("a writer needs every reader's semaphore, and its own last")
+        if semaphores.count != <int>segments.ring.g.max_readers + 2:
+            raise ValueError("a writer needs every reader's semaphore, its own, and the wishes'")
         self.segments = segments
         self.semaphores = semaphores
         self.wait = wait
         self.turn = threading.Lock()
+        self.ids = {}
         rc_writer_map(&self.ring, segments.ring.data.address, segments.ring.control.address,
                       &segments.ring.g, semaphores.handles,
                       semaphores.handles[segments.ring.g.max_readers])
@@ -163,6 +186,8 @@ cdef class Writer(OwnerEnd):
                 raise RingCorrupt(f"ring {self.segments.name!r} can't be resumed: its counters"
                                   f" are impossible; remove it with shm.unlink()")
             self._reap()
+            self.read_ids()
+        rc_store_u32(&self.ring.header.answers_wishes, 0)
         rc_writer_sign(&self.ring, rc_load_u32(&self.segments.header().epoch) + 1, os.getpid(),
                        rc_clock_ns(CLOCK_REALTIME))
         rc_writer_wake_all(&self.ring)
@@ -298,12 +323,15 @@ cdef class Writer(OwnerEnd):
             raise self.full(length, 0)
         return 0
 
-    def publish(self, data, *, uint32_t topic=0, uint16_t kind=RC_KIND_BINARY, timeout=None) -> int:
+    def publish(self, data, *, uint32_t topic=0, uint64_t key=0, uint16_t kind=RC_KIND_BINARY,
+                timeout=None) -> int:
         """Publish one message and wake the readers that sleep; waits while the ring is full.
 
         Args:
             data: bytes or any C-contiguous buffer, from 0 to `max_message` bytes; copied.
-            topic: a number readers see with the message.
+            topic: an id that `topic` gave, or any number that readers see with the message; 0 for
+                none.
+            key: what work groups share messages out by, see `shm.hash_key`; 0 for none.
             kind: a `shm.Kind`.
             timeout: seconds to wait for room; None waits as long as it takes.
 
@@ -320,7 +348,7 @@ cdef class Writer(OwnerEnd):
         cdef Py_buffer view
         cdef uint64_t sequence
         self.check()
-        describe(&d, topic, kind)
+        describe(&d, topic, key, kind)
         if PyBytes_CheckExact(data):
             self.put_one(&d, <const uint8_t *>PyBytes_AS_STRING(data), len(<bytes>data), timeout)
             return self.ring.next - 1
@@ -342,13 +370,13 @@ cdef class Writer(OwnerEnd):
         rc_writer_release(&self.ring)
         return 0
 
-    def try_publish(self, data, *, uint32_t topic=0, uint16_t kind=RC_KIND_BINARY):
+    def try_publish(self, data, *, uint32_t topic=0, uint64_t key=0, uint16_t kind=RC_KIND_BINARY):
         """As `publish`, but never waits: returns None when the ring is full."""
         cdef rc_descriptor d
         cdef Py_buffer view
         cdef int done
         self.check()
-        describe(&d, topic, kind)
+        describe(&d, topic, key, kind)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)  # may run code: check after
         try:
             self.check()
@@ -372,15 +400,15 @@ cdef class Writer(OwnerEnd):
         rc_writer_release(&self.ring)
         return 1
 
-    def publish_many(self, buffers, *, uint32_t topic=0, uint16_t kind=RC_KIND_BINARY,
-                     timeout=None) -> range:
+    def publish_many(self, buffers, *, uint32_t topic=0, uint64_t key=0,
+                     uint16_t kind=RC_KIND_BINARY, timeout=None) -> range:
         """Publish many messages with one release and one wake-up; waits while the ring is full,
         having published what fits.
 
         Args:
             buffers: a sequence of bytes or C-contiguous buffers; each is copied. All are looked at
                 before the first is published.
-            topic, kind: of all of them.
+            topic, key, kind: of all of them.
             timeout: seconds to wait for room in all; None waits as long as it takes.
 
         Returns:
@@ -400,7 +428,7 @@ cdef class Writer(OwnerEnd):
             if i >= PySequence_Fast_GET_SIZE(fast):
                 raise RuntimeError("the sequence changed while it was looked at")
             self.check_buffer(<object>PySequence_Fast_GET_ITEM(fast, i))
-        describe(&d, topic, kind)
+        describe(&d, topic, key, kind)
         if self.queued:
             if not self.begin_turn(deadline):
                 raise self.full(0, 0)
@@ -530,6 +558,86 @@ cdef class Writer(OwnerEnd):
         if slot >= self.ring.max_readers:
             raise IndexError(f"the ring has reader slots 0 to {self.ring.max_readers - 1}")
         return 0
+
+    # -- topics
+
+    @cython.final
+    cdef int read_ids(self) except -1:
+        """The ids of the topics that the table has."""
+        cdef uint32_t i
+        for i in range(self.ring.topic_count):
+            name = self.ring.topics[i].name[:rc_topic_name_length(&self.ring.topics[i])]
+            self.ids[name.decode("utf-8", "replace")] = i + 1
+        return 0
+
+    def topic(self, str name not None) -> int:
+        """The id of a topic, to publish under; it is added to the ring's table if it is not there yet.
+
+        Args:
+            name: 1 to 127 bytes of UTF-8, without NUL.
+
+        Raises:
+            ValueError: no topic can have this name.
+            TooManyTopics: the table is full.
+            RingClosed: this writer is closed.
+        """
+        cdef uint32_t topic
+        cdef bytes encoded
+        check_open(&self.endpoint.c)
+        found = self.ids.get(name)
+        if found is not None:
+            return found
+        encoded = check_topic_name(name)
+        topic = rc_writer_add_topic(&self.ring, encoded, len(encoded), hash_of(encoded))
+        if topic == 0:
+            raise TooManyTopics(f"the table of ring {self.segments.name!r} is full: it has room for"
+                                f" {self.ring.max_topics} topics; create it with a larger max_topics")
+        self.ids[name] = topic
+        return topic
+
+    def set_topic_state(self, uint32_t topic, uint64_t state, str reason="") -> None:
+        """Show in the table what state a topic is in; what the number means is the application's.
+
+        Args:
+            topic: an id that `topic` gave.
+            state: any number; 0 at first.
+            reason: a sentence, cut to 112 bytes.
+        """
+        cdef bytes text = cut(reason, RC_REASON_MAX)
+        check_open(&self.endpoint.c)
+        if not 1 <= topic <= self.ring.topic_count:
+            raise IndexError(f"the table has topics 1 to {self.ring.topic_count}, not {topic}")
+        rc_topic_say(&self.ring.topics[topic - 1], state, text, len(text))
+
+    # -- wishes: see `shm.topics`
+
+    @property
+    def answers_wishes(self) -> bool:
+        """Does somebody answer what readers wish for? Readers that wait for an answer ask this first.
+        Off when a ring is created or resumed."""
+        return rc_load_u32(&self.ring.header.answers_wishes) != 0
+
+    @answers_wishes.setter
+    def answers_wishes(self, bint answers):
+        check_open(&self.endpoint.c)
+        rc_store_u32(&self.ring.header.answers_wishes, answers)
+
+    def answer_wishes(self, uint32_t slot, uint64_t version, str text="") -> None:
+        """Say that the wishes of a reader slot were looked at, up to this version of its list; and
+        what of them can't be had and has no row in the table.
+
+        Args:
+            slot: the reader's.
+            version: what `topics.read_wishes` gave with the list.
+            text: cut to 488 bytes.
+        """
+        cdef bytes encoded = cut(text, RC_ANSWER_MAX)
+        cdef rc_answer *answer
+        check_open(&self.endpoint.c)
+        self.check_slot(slot)
+        answer = <rc_answer *>(<uint8_t *>self.segments.ring.data.address
+                               + rc_answers_offset(&self.segments.ring.g)) + slot
+        rc_answer_say(answer, version, encoded, len(encoded))
 
     # -- the note
 

@@ -35,6 +35,7 @@ from .names import (
 __all__ = [
     "OpenedRing",
     "OpenedUplink",
+    "RingSizes",
     "check_mode",
     "check_sizes",
     "fill_ring",
@@ -46,6 +47,7 @@ __all__ = [
     "open_uplink",
     "remove_ring",
     "remove_uplink",
+    "ring_geometry",
     "shared_mode",
 ]
 
@@ -107,19 +109,44 @@ class OpenedUplink:
 # ---- making --------------------------------------------------------------------------------
 
 
-def check_sizes(slots: int, capacity: int, max_readers: int) -> None:
+@dataclass(frozen=True, slots=True)
+class RingSizes:
+    """What a ring holds.
+
+    Attributes:
+        slots: messages.
+        capacity: bytes of payload.
+        max_readers, max_topics: readers at once, and rows of the topic table.
+    """
+
+    slots: int
+    capacity: int
+    max_readers: int
+    max_topics: int
+
+
+def check_sizes(sizes: RingSizes) -> None:
     """Raise ValueError for sizes that no ring can have."""
     for what, value, low, high in (
-        ("slots", slots, _endpoint.SLOTS_MIN, _endpoint.SLOTS_MAX),
-        ("capacity", capacity, _endpoint.CAPACITY_MIN, _endpoint.CAPACITY_MAX),
+        ("slots", sizes.slots, _endpoint.SLOTS_MIN, _endpoint.SLOTS_MAX),
+        ("capacity", sizes.capacity, _endpoint.CAPACITY_MIN, _endpoint.CAPACITY_MAX),
     ):
         if not low <= value <= high or value & (value - 1):
             near = min(max(1 << max(value - 1, 0).bit_length(), low), high)
             raise ValueError(
                 f"{what}={value} is not a power of two from {low} to {high}: take {near}"
             )
-    if not 1 <= max_readers <= _endpoint.READERS_MAX:
-        raise ValueError(f"max_readers={max_readers} is not from 1 to {_endpoint.READERS_MAX}")
+    for what, value, high in (
+        ("max_readers", sizes.max_readers, _endpoint.READERS_MAX),
+        ("max_topics", sizes.max_topics, _endpoint.TOPICS_MAX),
+    ):
+        if not 1 <= value <= high:
+            raise ValueError(f"{what}={value} is not from 1 to {high}")
+
+
+def ring_geometry(sizes: RingSizes) -> _endpoint.Geometry:
+    """How large a ring's segments are."""
+    return _endpoint.Geometry(sizes.slots, sizes.capacity, sizes.max_readers, sizes.max_topics)
 
 
 def check_mode(mode: int) -> None:
@@ -186,21 +213,20 @@ def _map_new(name: str, size: int) -> _endpoint.NewMapping:
         return _endpoint.NewMapping(fd, size)
 
 
-def fill_ring(
-    name: str, slots: int, capacity: int, max_readers: int, mode: int
-) -> _endpoint.Segments:
+def fill_ring(name: str, sizes: RingSizes, mode: int) -> _endpoint.Segments:
     """Make the rest of a ring whose control segment is there; the caller holds its writer lock."""
-    size = _endpoint.data_size(slots, capacity)
+    geometry = ring_geometry(sizes)
+    size = geometry.data_size
     try:
         make(data_name(name), size, mode)
     except FileExistsError:  # without a control segment nobody can be using it
         posix_ipc.unlink_shared_memory(data_name(name))
         make(data_name(name), size, mode)
     instance = secrets.randbits(63) | 1
-    semaphores.create(ring_semaphores(name, instance, max_readers), shared_mode(mode))
+    semaphores.create(ring_semaphores(name, instance, sizes.max_readers), shared_mode(mode))
     data = _map_new(data_name(name), size)
-    control = _map_new(control_name(name), _endpoint.control_size(max_readers))
-    _endpoint.format_ring(data, control, slots, capacity, max_readers, instance)
+    control = _map_new(control_name(name), geometry.control_size)
+    _endpoint.format_ring(data, control, geometry, instance)
     return _endpoint.Segments(name, "write", None)
 
 

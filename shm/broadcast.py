@@ -8,13 +8,16 @@ messages are checked copies, and each `gap` is exactly what it missed.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Literal, Self
 
 from . import _endpoint, _reader, _writer, blocks
 from ._endpoint import MAKING
 from .aio import EventBridge
+from .blocks import RingSizes
 from .names import check_name, ring_semaphores
 from .ownership import RING, Owner, create_ring
+from .topics import TopicStatus, status_of
 from .waiting import Blocking, WaitStrategy
 
 __all__ = ["Batch", "Message", "Reader", "Reservation", "Writer"]
@@ -45,6 +48,7 @@ class Writer(Owner, _writer.Writer):
         slots: int = 65536,
         capacity: int = 64 << 20,
         max_readers: int = 64,
+        max_topics: int = 4096,
         mode: int = 0o600,
         wait: WaitStrategy | None = None,
     ) -> Self:
@@ -55,6 +59,7 @@ class Writer(Owner, _writer.Writer):
             slots: messages it holds, a power of two.
             capacity: bytes of payload it holds, a power of two; the longest message is a quarter.
             max_readers: how many can be attached at once, 1 to 1024.
+            max_topics: how many topics `topic` can name, 1 to 65536.
             mode: 0o600, or 0o640 to let the group attach.
             wait: how to wait for room; `Blocking()` by default.
 
@@ -63,7 +68,7 @@ class Writer(Owner, _writer.Writer):
             ValueError: a bad name or size.
             RingError: /dev/shm has no room.
         """
-        opened = create_ring(name, slots, capacity, max_readers, mode)
+        opened = create_ring(name, RingSizes(slots, capacity, max_readers, max_topics), mode)
         try:
             return cls._open_ring(opened, wait, resume=False)
         except BaseException:
@@ -114,6 +119,10 @@ class Reader(_reader.Reader):
     may share it: each message goes to one of them. A forked child can't use it; it attaches anew.
     As a context manager it is closed at the end; what is still viewed stays valid until the last
     view is gone, and holds its place in the ring so long.
+
+    A reader that was attached with `topics` chooses: it gets what it wants and nothing else, and
+    sleeps while nothing of that comes. `subscribe` and `unsubscribe` change what it wants, at any
+    time and from any thread.
     """
 
     __slots__ = ("_awaited", "_bridge")
@@ -132,6 +141,8 @@ class Reader(_reader.Reader):
         label: str | None = None,
         owner: int | None = None,
         skip: int = 0,
+        topics: Iterable[str] | None = None,
+        others: bool = False,
     ) -> Self:
         """Attach to a ring by name.
 
@@ -146,6 +157,10 @@ class Reader(_reader.Reader):
             owner: user id the ring must belong to; None for the caller's own or root.
             skip: a `shm.Kind` that this reader passes over, as if it were not there; 0 for none.
                 A batch ends before such a message.
+            topics: names and patterns of the topics that it wants, `*` standing for any run of
+                characters; None: every message, an empty list: none. Records of kind EVENT do not
+                depend on it.
+            others: want messages that have no topic, too. Without `topics` they come anyway.
 
         Raises:
             RingNotFound: there is no such ring.
@@ -153,6 +168,8 @@ class Reader(_reader.Reader):
             TooManyReaders: every slot is taken.
             ValueError: a bad argument, or a start that is not published yet.
         """
+        if isinstance(topics, str):
+            raise TypeError(f"topics is a list of names and patterns: [{topics!r}]")
         if policy not in ("block", "lossy"):
             raise ValueError(f'policy is "block" or "lossy", not {policy!r}')
         if start not in ("latest", "oldest") and (not isinstance(start, int) or start < 0):
@@ -160,11 +177,53 @@ class Reader(_reader.Reader):
         check_name(name)
         strategy = wait or Blocking()
         reader = cls.__new__(
-            cls, MAKING, name, policy == "lossy", start, strategy, label, owner, skip
+            cls,
+            MAKING,
+            name,
+            policy == "lossy",
+            start,
+            strategy,
+            label,
+            owner,
+            skip,
+            topics if topics is None else list(topics),
+            others,
         )
         reader._awaited = 0
         reader._bridge = None
         return reader
+
+    def subscribe(self, *topics: str) -> None:
+        """Want these topics, too: names, or patterns in which `*` stands for any run of characters.
+        It holds for every message published after it returns, and for topics that appear later.
+
+        A reader that was attached without `topics` gets every message anyway; what it subscribes to
+        is shown to the ring's owner, who may ask a server for it.
+
+        Raises:
+            ValueError: no topic can have such a name, or the list would become too long: its names
+                and patterns take 32,752 bytes at most. Nothing has changed then.
+            RingClosed: this end is closed.
+        """
+        self._subscribe(topics)
+
+    def unsubscribe(self, *topics: str) -> None:
+        """Want these names and patterns no more, as they were subscribed to; others are ignored.
+        Nothing that only they wanted is handed out after it returns, but in a batch already taken.
+
+        Raises:
+            RingClosed: this end is closed.
+        """
+        self._unsubscribe(topics)
+
+    @property
+    def topics(self) -> list[TopicStatus]:
+        """The ring's topics, in the order of their ids.
+
+        Raises:
+            RingClosed: this end is closed.
+        """
+        return [status_of(row) for row in self._topic_rows()]
 
     def __aiter__(self) -> Self:
         return self

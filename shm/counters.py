@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["LaneCounters", "ReaderCounters", "RingCounters", "UplinkCounters"]
+__all__ = ["LaneCounters", "ReaderCounters", "RingCounters", "TopicRow", "UplinkCounters", "Wishes"]
 
 
 class RingCounters(NamedTuple):
@@ -30,8 +30,33 @@ class ReaderCounters(NamedTuple):
     cursor: int
     received: int
     lost: int
+    skipped: int
+    chooses: bool
     gating: bool
     waiting: bool
+
+
+class TopicRow(NamedTuple):
+    """A row of the topic table; see `shm.topics.TopicStatus`."""
+
+    topic: int
+    name: str
+    state: int
+    reason: str
+    wanted_by: int
+    messages: int
+    bytes: int
+    last_sequence: int | None
+    last_time_ns: int
+    key: int
+
+
+class Wishes(NamedTuple):
+    """What one reader wants; `version` says which of its lists this is."""
+
+    version: int
+    topics: tuple[str, ...]
+    others: bool
 
 
 class UplinkCounters(NamedTuple):

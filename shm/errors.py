@@ -63,6 +63,10 @@ class TooManySenders(RingError):
     """Every lane of the uplink is taken by a living process, or not yet emptied."""
 
 
+class TooManyTopics(RingError):
+    """The ring's topic table has no room for another topic."""
+
+
 class SendRejected(RingError):
     """The receiver delivers nothing now, and holds nothing.
 

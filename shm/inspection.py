@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from . import _endpoint, mpsc
+from ._topics import read_wishes
 from .blocks import OpenedRing, open_ring
 from .errors import RingError, RingNotFound
 from .mpsc import UplinkStatus
@@ -34,7 +35,10 @@ class ReaderStatus:
         cursor: next sequence it needs, as it last stored it; behind by up to an eighth of the ring.
         lag: messages published above the cursor.
         lag_bytes: arena bytes from the cursor to the newest message's end.
-        received, lost: messages handed out and missed.
+        received, skipped, lost: messages handed out, passed over since they were not wanted, and
+            missed.
+        topics: the names and patterns that it wants; None if it gets every message.
+        others: whether it wants messages without a topic, if it chooses.
         waiting: it sleeps on its semaphore.
         gating: the writer does not overwrite what it has not read.
         joined_ns: when it attached, Unix time.
@@ -49,7 +53,10 @@ class ReaderStatus:
     lag: int
     lag_bytes: int
     received: int
+    skipped: int
     lost: int
+    topics: tuple[str, ...] | None
+    others: bool
     waiting: bool
     gating: bool
     joined_ns: int
@@ -177,6 +184,7 @@ def _look_at_reader(opened: OpenedRing, slot: int, published: int, end: int) -> 
         seq1, position, _ = ring.position(found.cursor)
         whole = seq1 == found.cursor + 1  # else it was overwritten: the reader is lossy and overrun
         lag_bytes = min(max(end - position, 0), ring.capacity) if whole else ring.capacity
+    wishes = read_wishes(ring, slot)
     return ReaderStatus(
         slot=slot,
         pid=found.pid,
@@ -187,7 +195,10 @@ def _look_at_reader(opened: OpenedRing, slot: int, published: int, end: int) -> 
         lag=lag,
         lag_bytes=lag_bytes,
         received=found.received,
+        skipped=found.skipped,
         lost=found.lost,
+        topics=(wishes.topics if wishes is not None else ()) if found.chooses else None,
+        others=wishes is not None and wishes.others,
         waiting=found.waiting,
         gating=found.gating and found.state != _endpoint.EVICTED,
         joined_ns=found.joined_ns,

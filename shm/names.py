@@ -83,9 +83,11 @@ def uplink_name(name: str) -> str:
 
 
 def ring_semaphores(name: str, instance: int, max_readers: int) -> list[str]:
-    """Names of a ring's semaphores: every reader's, by reader slot, and the writer's last."""
+    """Names of a ring's semaphores: every reader's, by reader slot, then the writer's, and last the
+    one that is posted when readers' wishes change."""
     readers = [_endpoint.semaphore_name(name, instance, "r", i) for i in range(max_readers)]
-    return [*readers, _endpoint.semaphore_name(name, instance, "space")]
+    others = [_endpoint.semaphore_name(name, instance, part) for part in ("space", "wish")]
+    return [*readers, *others]
 
 
 def uplink_semaphores(name: str, instance: int, max_senders: int) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 import posix_ipc
 
 from . import _endpoint, _uplink, blocks
-from .blocks import OpenedRing, OpenedUplink
+from .blocks import OpenedRing, OpenedUplink, RingSizes
 from .counters import RingCounters, UplinkCounters
 from .errors import RingClosed, RingError, RingExists, RingNotFound
 from .names import (
@@ -216,7 +216,7 @@ UPLINK: Final = Part(
 )
 
 
-def create_ring(name: str, slots: int, capacity: int, max_readers: int, mode: int) -> OpenedRing:
+def create_ring(name: str, sizes: RingSizes, mode: int) -> OpenedRing:
     """Make a new ring's segments and semaphores and take its writer lock.
 
     Raises:
@@ -224,13 +224,13 @@ def create_ring(name: str, slots: int, capacity: int, max_readers: int, mode: in
         RingExists: a ring of this name lives, or its writer died and left it to be resumed.
         RingError: /dev/shm has no room, or the system refuses.
     """
-    blocks.check_sizes(slots, capacity, max_readers)
+    blocks.check_sizes(sizes)
     blocks.check_mode(mode)
     check_name(name)
-    size = _endpoint.control_size(max_readers)
+    size = blocks.ring_geometry(sizes).control_size
     endpoint = RING.claim(name, size, blocks.shared_mode(mode))
     with RING.removed_if_it_fails(name, endpoint):
-        return OpenedRing(blocks.fill_ring(name, slots, capacity, max_readers, mode), endpoint)
+        return OpenedRing(blocks.fill_ring(name, sizes, mode), endpoint)
 
 
 def create_uplink(name: str, max_senders: int, lane_bytes: int, mode: int) -> OpenedUplink:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, Self
 
 from ringcast import shm
@@ -40,10 +41,20 @@ class Feed(broadcast.Reader):
         label: str | None = None,
         owner: int | None = None,
         skip: int = shm.Kind.EVENT,
+        topics: Iterable[str] | None = None,
+        others: bool = False,
     ) -> Self:
         """As the function `attach`; `skip` as in `shm.broadcast.Reader.attach`."""
         feed = super().attach(
-            name, policy=policy, start=start, wait=wait, label=label, owner=owner, skip=skip
+            name,
+            policy=policy,
+            start=start,
+            wait=wait,
+            label=label,
+            owner=owner,
+            skip=skip,
+            topics=topics,
+            others=others,
         )
         feed._messages = MessageSender(name, label=label, owner=owner, max_message=feed.max_message)
         return feed

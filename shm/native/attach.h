@@ -125,7 +125,7 @@ static inline void rc_segment_name(char out[RC_OBJECT_MAX], const char *name, ch
 }
 
 /* Name of a semaphore of this instance; `part` says whose: "r" + reader slot, "space" (the writer's),
- * "s" + lane, "up" (the receiver's). `index` below 0: none is appended. */
+ * "wish" (of whoever answers readers' wishes), "s" + lane, "up" (the receiver's). `index` below 0: none is appended. */
 static inline void rc_semaphore_name(char out[RC_OBJECT_MAX], const char *name, uint64_t instance,
                                      const char *part, int64_t index)
 {
@@ -375,10 +375,11 @@ static inline ringcast_status rc_uplink_open(rc_uplink_segment *u, const char *n
 /* A reader of a ring: everything it needs, and nothing shared with another. */
 typedef struct rc_attached_reader {
     rc_reader reader; /* first: every message needs it */
+    rc_filter filter;
     rc_endpoint endpoint;
     rc_ring ring;
     rc_waits waits; /* used by the one thread whose turn it is */
-    sem_t *wake, *space;
+    sem_t *wake, *space, *wishes;
     int64_t looked_ns; /* the reading thread's, for rc_attached_reader_is_abandoned() */
 } rc_attached_reader;
 
@@ -415,11 +416,13 @@ static inline int rc_look_due(int64_t *looked_ns)
 /* Can no message come any more, though the ring has not ended? Looks once each 100 ms. What came
  * before the writer went is read first, and after it went there is nothing more to miss. */
 static inline int rc_attached_reader_is_abandoned(const rc_attached_reader *a,
-                                                  const rc_reader *snapshot, int64_t *looked_ns)
+                                                  const rc_reader *reader, int64_t *looked_ns)
 {
-    return rc_look_due(looked_ns) &&
-           rc_is_abandoned(&a->endpoint, RC_LOCK_WRITER, a->ring.name, 'c') &&
-           !rc_reader_ready(snapshot);
+    if (!rc_look_due(looked_ns) ||
+        !rc_is_abandoned(&a->endpoint, RC_LOCK_WRITER, a->ring.name, 'c'))
+        return 0;
+    rc_reader snapshot = rc_reader_snapshot(reader);
+    return !rc_reader_ready(&snapshot);
 }
 
 static inline int rc_attached_sender_is_abandoned(rc_attached_sender *a)
@@ -429,7 +432,7 @@ static inline int rc_attached_sender_is_abandoned(rc_attached_sender *a)
 }
 
 /* Wait in turn until something happens, RC_SLICE_NS at most; `snapshot` is a copy of the reader. */
-static inline rc_turn rc_attached_reader_wait(rc_attached_reader *a, const rc_reader *snapshot,
+static inline rc_turn rc_attached_reader_wait(rc_attached_reader *a, rc_reader *snapshot,
                                               rc_wait_strategy strategy, int64_t deadline_ns)
 {
     int64_t limit = rc_now_ns() + RC_SLICE_NS;
@@ -495,6 +498,46 @@ static inline void rc_sign(_Atomic uint32_t *pid, _Atomic uint64_t *started,
     memcpy(label, own_label, strnlen(own_label, RC_LABEL_MAX - 1));
 }
 
+/* How a reader attaches: as ringcast_reader_options, which see. */
+typedef struct rc_reader_options {
+    ringcast_policy policy;
+    ringcast_start start;
+    uint64_t sequence;
+    int64_t owner;
+    const char *label;
+    const char *const *topics; /* names and patterns; NULL with `chooses` off */
+    uint32_t topic_count;
+    uint32_t chooses; /* 0: everything is wanted */
+    uint32_t others;
+    uint16_t skip; /* a kind that is passed over; 0: none */
+} rc_reader_options;
+
+/* A list of names and patterns changed: show it, and have it read. */
+static inline void rc_show_wishes(rc_attached_reader *a)
+{
+    rc_filter_publish(&a->filter);
+    rc_post(a->wishes);
+}
+
+/* One topic more. rc_show_wishes() is called after the last. */
+static inline ringcast_status rc_want_topic(rc_attached_reader *a, const char *topic,
+                                            rc_error *error)
+{
+    size_t length = strlen(topic);
+    if (length == 0 || length > RC_TOPIC_NAME_MAX)
+        return rc_fail(error, RINGCAST_INVALID, 0,
+                       "'%.40s' can't name a topic: a name or pattern has 1 to %u bytes, this one %zu",
+                       topic, RC_TOPIC_NAME_MAX, length);
+    int system = rc_filter_add(&a->filter, topic, (uint32_t)length);
+    if (system == ENOSPC)
+        return rc_fail(error, RINGCAST_INVALID, 0,
+                       "no room for topic '%s': the names and patterns of one reader take %u bytes at"
+                       " most. Use patterns, or several readers", topic, RC_WISH_MAX);
+    if (system)
+        return rc_fail(error, RINGCAST_NO_MEMORY, system, "no memory for topics");
+    return RINGCAST_OK;
+}
+
 /* ---- attaching, for the translation unit that has the registry of endpoints ----------------- */
 
 #ifdef RC_ENDPOINT_REGISTRY
@@ -542,15 +585,6 @@ static inline ringcast_status rc_semaphore_open(sem_t **semaphore, const char *o
     return RINGCAST_OK;
 }
 
-/* How a reader attaches: as ringcast_reader_options, which see. */
-typedef struct rc_reader_options {
-    ringcast_policy policy;
-    ringcast_start start;
-    uint64_t sequence;
-    int64_t owner;
-    const char *label;
-} rc_reader_options;
-
 /* Open the segment that carries the locks. */
 static inline ringcast_status rc_open_locks(rc_endpoint *e, const char *what, const char *name,
                                             char part, rc_error *error)
@@ -594,14 +628,33 @@ static inline ringcast_status rc_take_reader_slot(rc_attached_reader *a, uint32_
 static inline ringcast_status rc_open_reader_semaphores(rc_attached_reader *a, uint32_t slot,
                                                         rc_error *error)
 {
-    char wake[RC_OBJECT_MAX], space[RC_OBJECT_MAX];
+    char wake[RC_OBJECT_MAX], space[RC_OBJECT_MAX], wishes[RC_OBJECT_MAX];
     ringcast_status status;
     rc_semaphore_name(wake, a->ring.name, a->ring.g.instance, "r", slot);
     rc_semaphore_name(space, a->ring.name, a->ring.g.instance, "space", -1);
+    rc_semaphore_name(wishes, a->ring.name, a->ring.g.instance, "wish", -1);
     if ((status = rc_semaphore_open(&a->wake, wake, error)) ||
-        (status = rc_semaphore_open(&a->space, space, error)))
+        (status = rc_semaphore_open(&a->space, space, error)) ||
+        (status = rc_semaphore_open(&a->wishes, wishes, error)))
         return status;
     return RINGCAST_OK;
+}
+
+static inline ringcast_status rc_begin_filter(rc_attached_reader *a, uint32_t slot,
+                                              const rc_reader_options *options, rc_error *error)
+{
+    ringcast_status status = RINGCAST_OK;
+    if (rc_filter_begin(&a->filter, a->ring.data.address, a->ring.control.address, &a->ring.g, slot,
+                        (int)options->chooses, (int)options->others,
+                        options->skip != RC_KIND_EVENT))
+        return rc_fail(error, RINGCAST_NO_MEMORY, ENOMEM, "no memory for topics");
+    for (uint32_t i = 0; i < options->topic_count && status == RINGCAST_OK; i++)
+        status = rc_want_topic(a, options->topics[i], error);
+    if (status == RINGCAST_OK && options->topic_count)
+        rc_show_wishes(a);
+    a->reader.filter = options->chooses ? &a->filter : NULL;
+    a->reader.skip = options->skip;
+    return status;
 }
 
 /* Join through the slot whose lock is held. RINGCAST_EVICTED: begin again. */
@@ -614,6 +667,11 @@ static inline ringcast_status rc_join_reader(rc_attached_reader *a, uint32_t slo
                   a->space);
     rc_slot_free(r->control, slot, a->space); /* what a dead owner left */
     rc_reader_claim(r, options->policy == RINGCAST_LOSSY);
+    ringcast_status status = rc_begin_filter(a, slot, options, error);
+    if (status != RINGCAST_OK) {
+        rc_reader_leave(r);
+        return status;
+    }
     rc_sign(&r->slot->pid, &r->slot->started, &r->slot->joined_ns, r->slot->label, options->label);
     uint64_t published = rc_load(&header->published);
     uint64_t start = options->start == RINGCAST_LATEST   ? published
@@ -663,6 +721,9 @@ static inline void rc_detach_reader(rc_attached_reader *a)
         rc_semaphore_close(a->wake);
     if (a->space)
         rc_semaphore_close(a->space);
+    if (a->wishes)
+        rc_semaphore_close(a->wishes);
+    rc_filter_end(&a->filter);
     rc_ring_unmap(&a->ring);
     rc_close_endpoint(&a->endpoint);
 }
@@ -690,8 +751,11 @@ static inline ringcast_status rc_attach_reader(rc_attached_reader *a, const char
 /* Leave an orderly slot behind, once no thread waits (rc_endpoint_leave) and nothing is held. */
 static inline void rc_leave_reader(rc_attached_reader *a)
 {
+    int wished = a->filter.count != 0;
     rc_reader_leave(&a->reader);
     rc_endpoint_finish(&a->endpoint);
+    if (wished)
+        rc_post(a->wishes);
 }
 
 /* Claim the lane whose lock is held. RINGCAST_TOO_MANY_SENDERS: it is not free yet. */

@@ -151,6 +151,11 @@ static inline int rc_take_token_until(sem_t *semaphore, int64_t deadline_ns)
 /* EOVERFLOW would need 2^31 stale tokens; the sleeper looks at least each 100 ms all the same. */
 static inline void rc_post(sem_t *semaphore) { (void)sem_post(semaphore); }
 
+/* Something that one thread tells another. */
+typedef struct rc_flag {
+    _Atomic uint32_t up;
+} rc_flag;
+
 static inline void rc_drain(sem_t *semaphore)
 {
     for (uint32_t i = 0; i < RC_DRAIN_MAX && sem_trywait(semaphore) == 0; i++)

@@ -39,6 +39,26 @@
  *
  *   Again one of the two sees the other. A token is a hint to look, never a right: a stale one
  *   costs one look, a missing one (the writer died between exchange and post) 100 ms.
+ *
+ *   A reader that chooses among topics (topics.h) sleeps as a *chooser*, and is woken only for what it
+ *   wants:
+ *
+ *   reader: chooser bit on;  fence(seq_cst);  pass over what is there and not wanted, to the end;
+ *           at the end, and no topics have arrived that may be wanted: sem_clockwait, as above
+ *   writer: published (release);  fence(seq_cst);  load choosers;  if any: look at the interest rows
+ *           of the messages just published, and take the bits of those, and of no others
+ *
+ *   Since the reader passes over messages after its fence, it has seen every message whose writer did
+ *   not see its bit. The interest rows are loaded after the writer's fence, too, so a reader that wants
+ *   a topic since before it slept is found there. One that begins to want a topic while another of
+ *   its threads sleeps wakes that thread, which looks anew. When topics arrive the writer wakes those
+ *   whose list may match them: it adds the row, remembers that, and takes their bits after the fence of
+ *   its next release; a reader looks at header.topics after its own.
+ *   What a chooser does not want must not fill the ring. So the writer wakes the choosers that lag each
+ *   eighth of the ring, and those whose cursor it needs when it waits for room; and a chooser that is
+ *   awake for that stores its cursor, and does not sleep while it could move a cursor that the writer
+ *   waits for.
+ *
  *   The writer sleeps for room in the same way. `wanted` is the cursor it cannot do without: while
  *   it is up, readers store their cursors at every message. `enough` lies a little higher, so that
  *   a full ring does not cost two context switches per message: only the reader that crosses it takes
@@ -61,7 +81,7 @@
  *       rc_writer_wait(w, n, how, until);         case RC_MESSAGE: rc_reader_advance(r, 1, m.f.length);
  *   rc_writer_release(w);                                          use(r->arena + (m.f.position & mask));
  *                                                                  rc_reader_flush(r, r->next); break;
- *                                                 case RC_EMPTY:   rc_reader_wait(&copy_of_r, how, until);
+ *                                                 case RC_EMPTY:   rc_reader_wait(&snapshot, how, until);
  *
  * The file stays whole, because it is one proof: each order that a line relies on is stated at its
  * partner, and both stand here.
@@ -75,15 +95,16 @@
 
 #include "base.h"
 #include "layout.h"
+#include "topics.h"
 
 #define RC_ROOM_SLICE_NS INT64_C(20000000) /* the writer's, so that it reaps in time: 20 ms */
 #define RC_FLUSH_MESSAGES UINT64_C(256)    /* most messages between two stores of a cursor */
+#define RC_NUDGES 8u /* times that the writer wakes a chooser that lags, in one round of the ring */
 #define RC_AHEAD_MESSAGES 16u              /* descriptors fetched ahead of the writer's stores */
 #define RC_AHEAD_BYTES 2048u               /* arena bytes, likewise */
+#define RC_AHEAD_PASSED 32u                /* descriptors fetched ahead of one that is passed over */
 
 /* ---- bitmaps and slots, used from both sides -------------------------------------------- */
-
-static inline uint64_t rc_bit(uint32_t slot) { return UINT64_C(1) << (slot & 63); }
 
 static inline rc_slot *rc_slot_at(rc_control *control, uint32_t index)
 {
@@ -116,6 +137,7 @@ static inline void rc_slot_silence(rc_control *control, uint32_t index)
 {
     atomic_fetch_and_explicit(&control->gating[index / 64], ~rc_bit(index), memory_order_acq_rel);
     atomic_fetch_and_explicit(&control->waiters[index / 64], ~rc_bit(index), memory_order_acq_rel);
+    atomic_fetch_and_explicit(&control->choosers[index / 64], ~rc_bit(index), memory_order_acq_rel);
 }
 
 /* Free a slot. The caller HOLDS its lock byte: it is the owner, or the owner is dead. Every step
@@ -184,6 +206,14 @@ typedef struct rc_writer {
     uint64_t gate_position; /* the same in bytes */
     uint64_t held;          /* bytes from head on that a stream received and that are no message yet */
     uint64_t evictions;     /* readers evicted for an impossible cursor */
+    uint64_t nudged;        /* sequence at which choosers that lag were last woken */
+    uint64_t nudged_position; /* the head then */
+    rc_topic *topics;
+    const _Atomic uint64_t *interest;
+    uint32_t interest_words;
+    uint32_t max_topics;
+    uint32_t topic_count;
+    uint32_t arrivals; /* topics were added since the last release */
     uint32_t max_readers;
     uint32_t epoch;
     uint32_t wants; /* control.wanted is up */
@@ -203,6 +233,10 @@ static inline void rc_writer_map(rc_writer *w, void *data, void *control, const 
     w->capacity = g->capacity;
     w->max_message = g->max_message;
     w->max_readers = g->max_readers;
+    w->topics = (rc_topic *)((uint8_t *)data + rc_topics_offset(g));
+    w->interest = rc_interest_at(control, g);
+    w->interest_words = rc_interest_words(g);
+    w->max_topics = g->max_topics;
 }
 
 static inline void rc_writer_sign(rc_writer *w, uint32_t epoch, uint64_t pid, uint64_t now_ns)
@@ -252,34 +286,114 @@ static inline uint64_t rc_lowest_cursor(rc_writer *w)
     return lowest;
 }
 
-static inline void rc_writer_wake(rc_writer *w)
+/* Take bits of sleepers, and post each that was still there: acq_rel, since whoever's bit this takes is
+ * owed exactly one token. */
+static inline void rc_writer_post(rc_writer *w, _Atomic uint64_t *sleepers, uint32_t base,
+                                  uint64_t whom)
+{
+    uint64_t bits = atomic_fetch_and_explicit(sleepers, ~whom, memory_order_acq_rel) & whom;
+    RC_FAULT(20);
+    for (; bits; bits &= bits - 1) {
+        uint32_t index = base + (uint32_t)__builtin_ctzll(bits);
+        if (index < w->max_readers)
+            rc_post(w->readers_wake[index]);
+    }
+}
+
+static inline uint64_t rc_writer_interest(const rc_writer *w, uint32_t row, uint32_t word)
+{
+    /* relaxed: the caller's fence orders it; pairs with rc_filter_mark() */
+    return rc_load(&w->interest[(uint64_t)row * w->interest_words + word]);
+}
+
+/* Which of these sleeping choosers want a message from `first` on. After a fence. */
+static inline uint64_t rc_writer_wanting(const rc_writer *w, uint32_t word, uint64_t sleepers,
+                                         uint64_t first)
+{
+    uint64_t found = 0;
+    if (w->arrivals)
+        found = rc_writer_interest(w, w->max_topics + RC_INTEREST_ARRIVALS, word);
+    for (; first < w->next && (sleepers & ~found); first++) {
+        const rc_descriptor *d = &w->descriptors[first & (w->slots - 1)];
+        if (rc_unlikely(d->f.destination != 0)) {
+            if ((d->f.destination - 1u) / 64 == word)
+                found |= rc_bit(d->f.destination - 1u);
+            continue;
+        }
+        found |= rc_writer_interest(w, rc_interest_row(w->max_topics, d->f.topic, d->f.kind), word);
+    }
+    return sleepers & found;
+}
+
+/* Which of these sleeping choosers have their cursor below a sequence. */
+static inline uint64_t rc_writer_lagging(const rc_writer *w, uint32_t base, uint64_t sleepers,
+                                         uint64_t sequence)
+{
+    uint64_t found = 0;
+    for (uint64_t bits = sleepers; bits; bits &= bits - 1) {
+        uint32_t index = base + (uint32_t)__builtin_ctzll(bits);
+        if (index < w->max_readers && rc_load(&w->control->readers[index].cursor) < sequence)
+            found |= rc_bit(index);
+    }
+    return found;
+}
+
+/* An eighth of the ring was filled since choosers that lag were woken: the sequence below which a cursor
+ * lags now; else 0. One that has moved since, half-way to here at least, sleeps on. */
+static inline uint64_t rc_writer_nudge(rc_writer *w)
+{
+    if (rc_likely((w->next - w->nudged) * RC_NUDGES < w->slots &&
+                  (w->head - w->nudged_position) * RC_NUDGES < w->capacity))
+        return 0;
+    uint64_t middle = w->nudged + (w->next - w->nudged + 1) / 2;
+    w->nudged = w->next;
+    w->nudged_position = w->head;
+    return middle;
+}
+
+static inline void rc_writer_wake(rc_writer *w, uint64_t first)
+{
+    uint64_t lagging = rc_writer_nudge(w);
+    for (uint32_t base = 0; base < w->max_readers; base += 64) {
+        _Atomic uint64_t *waiters = &w->control->waiters[base / 64];
+        _Atomic uint64_t *choosers = &w->control->choosers[base / 64];
+        uint64_t bits = rc_load(waiters);
+        if (rc_unlikely(bits))
+            rc_writer_post(w, waiters, base, bits);
+        if (rc_likely(!(bits = rc_load(choosers))))
+            continue;
+        uint64_t whom = rc_writer_wanting(w, base / 64, bits, first);
+        if (lagging)
+            whom |= rc_writer_lagging(w, base, bits, lagging);
+        if (whom)
+            rc_writer_post(w, choosers, base, whom);
+    }
+    w->arrivals = 0;
+}
+
+/* Wake the sleeping choosers whose cursor stands below a sequence. After a fence. */
+static inline void rc_writer_wake_lagging(rc_writer *w, uint64_t sequence)
 {
     for (uint32_t base = 0; base < w->max_readers; base += 64) {
-        _Atomic uint64_t *word = &w->control->waiters[base / 64];
-        if (rc_likely(!rc_load(word)))
-            continue;
-        /* acq_rel: whoever's bit this takes is owed exactly one token */
-        uint64_t bits = atomic_exchange_explicit(word, 0, memory_order_acq_rel);
-        RC_FAULT(20);
-        for (; bits; bits &= bits - 1) {
-            uint32_t index = base + (uint32_t)__builtin_ctzll(bits);
-            if (index < w->max_readers)
-                rc_post(w->readers_wake[index]);
-        }
+        _Atomic uint64_t *choosers = &w->control->choosers[base / 64];
+        uint64_t whom = rc_writer_lagging(w, base, rc_load(choosers), sequence);
+        if (whom)
+            rc_writer_post(w, choosers, base, whom);
     }
 }
 
 /* Make all that was put known, and wake those who sleep. One release and one fence a batch. */
 static inline void rc_writer_release(rc_writer *w)
 {
-    if (w->published == w->next)
+    uint64_t first = w->published;
+    if (first == w->next)
         return;
     w->published = w->next;
     RC_FAULT(10);
     rc_store_release(&w->header->published, w->published); /* acquire: rc_reader_available() */
     RC_FAULT(11);
     rc_fence(); /* pairs with the fence in rc_reader_sleep() */
-    rc_writer_wake(w);
+    rc_writer_wake(w, first);
     RC_FAULT(12);
 }
 
@@ -386,6 +500,9 @@ static inline void rc_writer_commit(rc_writer *w, rc_descriptor *message, uint64
     /* release: pairs with the acquire in rc_reader_peek(); payload and fields come before */
     rc_store_release(&d->words[0], w->next + 1);
     RC_FAULT(3);
+    if (message->f.topic - 1 < w->topic_count) /* 0 is none of them */
+        rc_topic_note(&w->topics[message->f.topic - 1], message, w->next + 1);
+    RC_FAULT(4);
     w->head = rc_align(start + message->f.length);
     w->next++;
 }
@@ -418,8 +535,12 @@ static inline int rc_writer_want(rc_writer *w, uint64_t length)
     rc_store(&w->control->wanted, rc_gate_for(w, 1, end, w->published) + 1);
     rc_store(&w->control->enough, rc_gate_wished(w, end, w->published) + 1);
     w->wants = 1;
-    rc_fence(); /* pairs with the fence in rc_reader_flush() and rc_wake_writer() */
-    return rc_writer_make_room(w, end);
+    /* pairs with the fences in rc_reader_flush(), rc_wake_writer() and rc_reader_sleep() */
+    rc_fence();
+    if (rc_writer_make_room(w, end))
+        return 1;
+    rc_writer_wake_lagging(w, rc_load(&w->control->wanted) - 1);
+    return 0;
 }
 
 /* The same before a spin or after a try that failed. A token that comes of an earlier one is taken
@@ -478,6 +599,35 @@ static inline int rc_writer_wait(rc_writer *w, uint64_t length, rc_wait_strategy
     return rc_writer_sleep(w, length, deadline_ns);
 }
 
+/* Add a topic to the table; its id, or 0 if the table is full. The name is at most RC_TOPIC_NAME_MAX
+ * bytes without a NUL, and not there yet. */
+static inline uint32_t rc_writer_add_topic(rc_writer *w, const char *name, uint32_t length,
+                                           uint64_t key)
+{
+    if (w->topic_count >= w->max_topics)
+        return 0;
+    rc_topic *row = &w->topics[w->topic_count];
+    memset(row, 0, sizeof *row); /* a writer may have died in it */
+    memcpy(row->name, name, length);
+    rc_store(&row->key, key);
+    RC_FAULT(60);
+    rc_store_release(&w->header->topics, ++w->topic_count); /* acquire: rc_topics_count() */
+    RC_FAULT(61);
+    w->arrivals = 1; /* those who may want it are woken by the next rc_writer_release() */
+    return w->topic_count;
+}
+
+/* The dead writer may not have counted the last messages that it put. */
+static inline void rc_writer_recount(rc_writer *w, uint64_t first, uint64_t next)
+{
+    for (; first < next; first++) {
+        const rc_descriptor *d = &w->descriptors[first & (w->slots - 1)];
+        uint32_t topic = d->f.topic;
+        if (topic - 1 < w->topic_count && rc_load(&w->topics[topic - 1].seq1) <= first)
+            rc_topic_note(&w->topics[topic - 1], d, first + 1);
+    }
+}
+
 /* Take over from a dead writer, whose lock the caller holds. Messages it had committed are
  * published, none is rewritten; a message it had not finished was never seen and is gone.
  * Returns 0 if the ring's contents are impossible. */
@@ -492,8 +642,12 @@ static inline int rc_writer_resume(rc_writer *w)
             break;
     if (next - gate > w->slots)
         return 0;
+    w->topic_count = rc_topics_count(w->header, w->max_topics);
+    w->arrivals = 1; /* the dead writer may have added rows and not woken anybody */
+    rc_writer_recount(w, rc_load(&w->header->published), next);
     w->next = next;
     w->published = next;
+    w->nudged = next;
     if (next > 0) {
         const rc_descriptor *last = &w->descriptors[(next - 1) & (w->slots - 1)];
         if (last->f.length > w->max_message ||
@@ -502,6 +656,7 @@ static inline int rc_writer_resume(rc_writer *w)
         w->head = rc_align(last->f.position + last->f.length);
     }
     /* Readers that joined meanwhile saw this gate or a higher one that was never used. */
+    w->nudged_position = w->head;
     rc_store_release(&w->header->gate, gate);
     w->gate = gate;
     w->gate_position = rc_writer_position(w, gate);
@@ -555,8 +710,12 @@ typedef struct rc_reader {
     uint64_t flush_every; /* messages */
     uint64_t received, lost;
     uint64_t gap; /* messages missed just before `next` and not yet reported with a message */
+    uint64_t skipped;
+    const rc_filter *filter; /* NULL: does not choose among topics */
+    uint64_t began; /* of a snapshot that waits: `next` when the wait began */
     uint32_t index;
-    uint32_t lossy;
+    uint16_t lossy;
+    uint16_t skip; /* a kind that is passed over; 0: none */
 } rc_reader;
 
 static inline void rc_reader_map(rc_reader *r, const void *data, void *control,
@@ -583,11 +742,12 @@ static inline void rc_reader_map(rc_reader *r, const void *data, void *control,
 static inline void rc_reader_claim(rc_reader *r, int lossy)
 {
     uint64_t generation = rc_load_acquire(&r->slot->state) >> 8;
-    r->lossy = (uint32_t)lossy;
+    r->lossy = (uint16_t)lossy;
     r->state = rc_state_word(generation, RC_JOINING);
     rc_store(&r->slot->policy, lossy ? RC_LOSSY : RC_BLOCK);
     rc_store(&r->slot->received, 0);
     rc_store(&r->slot->lost, 0);
+    rc_store(&r->slot->skipped, 0);
     rc_store_release(&r->slot->state, r->state);
     rc_drain(r->wake);
     RC_FAULT(50);
@@ -692,6 +852,76 @@ static inline rc_result rc_reader_peek(const rc_reader *r, rc_descriptor *m)
     return r->lossy && !rc_reader_intact(r, r->next) ? RC_OVERRUN : RC_IMPOSSIBLE;
 }
 
+/* Does this reader want a message? RC_WANTED, RC_UNWANTED, or RC_LEARN: match the topics that have
+ * arrived, rc_filter_learn(), and ask again. */
+static inline int rc_reader_wants(const rc_reader *r, const rc_descriptor *m)
+{
+    if (rc_unlikely(m->f.destination != 0))
+        return m->f.destination == r->index + 1 ? RC_WANTED : RC_UNWANTED;
+    if (m->f.kind == r->skip && r->skip)
+        return RC_UNWANTED;
+    if (!r->filter || m->f.kind == RC_KIND_EVENT)
+        return RC_WANTED;
+    return rc_filter_wants(r->filter, m->f.topic);
+}
+
+/* What rc_reader_wants() needs of a descriptor in the ring, which may change meanwhile. */
+static inline void rc_reader_glance(const rc_descriptor *d, rc_descriptor *m)
+{
+    rc_store(&m->words[2], rc_load(&d->words[2]));
+    rc_store(&m->words[5], rc_load(&d->words[5]));
+}
+
+/* Pass over the messages that are there and not wanted, at most `most`; returns how many. What was
+ * read of them holds unless they were overwritten meanwhile, and then none is passed over. */
+static inline uint64_t rc_reader_pass(rc_reader *r, uint64_t most)
+{
+    uint64_t next = r->next, bytes = 0;
+    rc_descriptor m;
+    for (; next - r->next < most; next++) {
+        const rc_descriptor *d = &r->descriptors[next & (r->slots - 1)];
+        if (rc_load_acquire(&d->words[0]) != next + 1) /* release: rc_writer_commit() */
+            break;
+        __builtin_prefetch(d + RC_AHEAD_PASSED);
+        rc_reader_glance(d, &m);
+        if (rc_reader_wants(r, &m) != RC_UNWANTED)
+            break;
+        bytes += m.f.length;
+    }
+    uint64_t passed = next - r->next;
+    if (passed == 0 || !(r->lossy ? rc_reader_intact(r, r->next) : rc_reader_holds(r)))
+        return 0;
+    r->next = next;
+    r->skipped += passed;
+    r->unflushed += bytes;
+    return passed;
+}
+
+/* Of the n messages from the next one on, which lie together: copy the descriptors of those that are
+ * wanted, at most `limit`, and return how many. *gone: how many messages that went through. It ends
+ * before a message of a topic that has just arrived. Check rc_reader_holds() or rc_reader_intact()
+ * after it. */
+static inline uint64_t rc_reader_gather(const rc_reader *r, uint64_t n, rc_descriptor *out,
+                                        uint64_t limit, uint64_t *gone)
+{
+    const rc_descriptor *d = &r->descriptors[r->next & (r->slots - 1)];
+    uint64_t count = 0;
+    rc_descriptor m;
+    for (*gone = 0; *gone < n; ++*gone) {
+        __builtin_prefetch(&d[*gone + RC_AHEAD_PASSED]);
+        rc_reader_glance(&d[*gone], &m);
+        int wants = rc_reader_wants(r, &m);
+        if (wants == RC_LEARN || (wants == RC_WANTED && count == limit))
+            break;
+        if (wants == RC_UNWANTED)
+            continue;
+        for (int i = 0; i < 8; i++)
+            rc_store(&out[count].words[i], rc_load(&d[*gone].words[i]));
+        count++;
+    }
+    return count;
+}
+
 static inline void rc_reader_advance(rc_reader *r, uint64_t messages, uint64_t bytes)
 {
     r->next += messages;
@@ -709,6 +939,7 @@ static inline void rc_reader_flush(rc_reader *r, uint64_t upto)
     /* release: every read of the messages below is done; pairs with rc_lowest_cursor() */
     rc_store_release(&r->slot->cursor, upto);
     rc_store(&r->slot->received, r->received);
+    rc_store(&r->slot->skipped, r->skipped);
     r->stored = upto;
     r->unflushed = 0;
     if (r->lossy)
@@ -825,15 +1056,33 @@ static inline void rc_reader_leave(rc_reader *r)
     rc_slot_free(r->control, r->index, r->space);
 }
 
-/* Is there a reason to stop waiting? */
-static inline int rc_reader_ready(const rc_reader *r)
+/* Is there a reason to stop waiting? For a reader that chooses: at a message that is wanted, for topics
+ * that have arrived, for a cursor that the writer waits for and that can move, and after an eighth of
+ * the ring, so that the cursor is stored. `r` is a snapshot, which passes over the rest; what it passed
+ * over is passed over again, by the thread that works the reader. */
+static inline int rc_reader_ready(rc_reader *r)
 {
+    if (r->filter) {
+        uint64_t most = r->slots / RC_NUDGES + 1;
+        rc_reader_pass(r, most - (r->next - r->began));
+        if (r->next - r->began >= most || rc_filter_is_behind(r->filter) ||
+            (r->next != r->began && rc_reader_blocks(r)))
+            return 1;
+    }
     return rc_load_acquire(&r->descriptors[r->next & (r->slots - 1)].words[0]) > r->next ||
            rc_load(&r->slot->state) != r->state ||
            rc_load_acquire(&r->header->state) == RC_RING_CLOSED;
 }
 
-static inline int rc_reader_spin(const rc_reader *r, int64_t limit_ns, int yield)
+/* A copy to wait with, while another thread may work the reader. */
+static inline rc_reader rc_reader_snapshot(const rc_reader *r)
+{
+    rc_reader snapshot = *r;
+    snapshot.began = r->next;
+    return snapshot;
+}
+
+static inline int rc_reader_spin(rc_reader *r, int64_t limit_ns, int yield)
 {
     do {
         for (int i = 0; i < RC_SPINS_PER_CLOCK; i++) {
@@ -849,26 +1098,26 @@ static inline int rc_reader_spin(const rc_reader *r, int64_t limit_ns, int yield
 }
 
 /* The reader's half of sleeping and waking; at most until the deadline. One thread a slot. */
-static inline int rc_reader_sleep(const rc_reader *r, int64_t deadline_ns)
+static inline int rc_reader_sleep(rc_reader *r, int64_t deadline_ns)
 {
-    _Atomic uint64_t *word = &r->control->waiters[r->index / 64];
+    rc_control *c = r->control;
+    _Atomic uint64_t *word = (r->filter ? c->choosers : c->waiters) + r->index / 64;
     uint64_t bit = rc_bit(r->index);
     int token = 0, ready;
     atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
-    rc_fence(); /* pairs with the fence in rc_writer_release() */
+    rc_fence(); /* pairs with the fences in rc_writer_release() and rc_writer_want() */
     ready = rc_reader_ready(r);
     if (!ready)
         token = rc_take_token_until(r->wake, deadline_ns);
-    /* acq_rel: pairs with the exchange in rc_writer_wake() */
+    /* acq_rel: pairs with rc_writer_post() */
     if (!(atomic_fetch_and_explicit(word, ~bit, memory_order_acq_rel) & bit) && !token)
         (void)sem_trywait(r->wake); /* never wait for it: its poster may have died */
     return ready || token;
 }
 
 /* Wait for something to happen as `strategy` says, at most RC_SLICE_NS and at most until the
- * deadline. 1: look; 0: nothing happened. */
-static inline int rc_reader_wait(const rc_reader *r, rc_wait_strategy strategy,
-                                 int64_t deadline_ns)
+ * deadline. 1: look; 0: nothing happened. `r` is a snapshot. */
+static inline int rc_reader_wait(rc_reader *r, rc_wait_strategy strategy, int64_t deadline_ns)
 {
     int64_t now = rc_now_ns();
     int64_t limit = now + RC_SLICE_NS < deadline_ns ? now + RC_SLICE_NS : deadline_ns;

@@ -121,6 +121,15 @@ static inline void rc_endpoint_wake_up(rc_endpoint *e)
     pthread_mutex_unlock(&e->mutex);
 }
 
+/* Let the thread that sleeps, if there is one, look again. */
+static inline void rc_endpoint_rouse(rc_endpoint *e, sem_t *wake)
+{
+    pthread_mutex_lock(&e->mutex);
+    if (e->sleeping)
+        sem_post(wake);
+    pthread_mutex_unlock(&e->mutex);
+}
+
 /* Nobody may go to sleep any more; wake whoever waits on the others. The caller posts the
  * semaphore for the one that sleeps on it, then calls rc_endpoint_empty(). */
 static inline void rc_endpoint_closing(rc_endpoint *e)

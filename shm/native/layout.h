@@ -15,15 +15,20 @@
  *          | gate, settled                  |                 | waiters   1024 bits            |
  *   0x0180 +--------------------------------+          0x0180 +--------------------------------+
  *          | writer: state epoch pid since  |                 | gating    1024 bits            |
- *   0x0200 +--------------------------------+          0x0200 +--------------------------------+
- *          | note: version, two copies      |                 | slot 0: cursor                 |
- *   0x0a80 +--------------------------------+          0x0280 |         identity, state        |
- *          | zero                           |          0x0300 |         statistics             |
- *   0x1000 +--------------------------------+          0x0380 +--------------------------------+
- *          | descriptors  slots * 64 bytes  |                 | slot 1 ...   max_readers slots |
+ *          |         topics answers         |          0x0200 +--------------------------------+
+ *   0x0200 +--------------------------------+                 | choosers  1024 bits            |
+ *          | note: version, two copies      |          0x0280 +--------------------------------+
+ *   0x0a80 +--------------------------------+                 | slot 0: cursor                 |
+ *          | zero                           |          0x0300 |         identity, state        |
+ *   0x1000 +--------------------------------+          0x0380 |         statistics             |
+ *          | descriptors  slots * 64 bytes  |          0x0400 +--------------------------------+
+ *          +--------------------------------+                 | slot 1 ...   max_readers slots |
+ *          | arena        capacity bytes    |                 +--------------------------------+
+ *          +--------------------------------+                 | interest: a row of bits for    |
+ *          | topics       max_topics rows   |                 |   each topic, a bit per slot   |
  *          +--------------------------------+                 +--------------------------------+
- *          | arena        capacity bytes    |
- *          +--------------------------------+
+ *          | answers      max_readers rows  |                 | wishes     max_readers lists   |
+ *          +--------------------------------+                 +--------------------------------+
  *
  * Lines are 128 bytes, not 64: adjacent-line prefetchers move lines in pairs, and what one side
  * writes must not share a pair with what the other side writes.
@@ -46,11 +51,11 @@
 
 #define RC_MAGIC_DATA UINT64_C(0x0a44474e49526372)    /* "rcRING" 'D' '\n' on little endian */
 #define RC_MAGIC_CONTROL UINT64_C(0x0a43474e49526372) /* "rcRING" 'C' '\n' */
-#define RC_VERSION 2u
+#define RC_VERSION 3u
 #define RC_LINE 128u
 
 #define RC_DESCRIPTORS_OFFSET 4096u
-#define RC_READERS_OFFSET 512u
+#define RC_READERS_OFFSET 640u
 #define RC_READERS_MAX 1024u
 #define RC_BITMAP_WORDS (RC_READERS_MAX / 64u)
 
@@ -63,6 +68,19 @@
 #define RC_LABEL_MAX 64u
 #define RC_NOTE_WORDS 127u
 #define RC_NOTE_MAX (RC_NOTE_WORDS * 8u)
+
+#define RC_TOPICS_MAX 65536u
+#define RC_TOPIC_NAME_MAX 127u /* bytes */
+#define RC_REASON_WORDS 14u
+#define RC_REASON_MAX (RC_REASON_WORDS * 8u) /* bytes */
+#define RC_ANSWER_WORDS 61u
+#define RC_ANSWER_MAX (RC_ANSWER_WORDS * 8u) /* bytes */
+#define RC_WISH_WORDS 4094u
+#define RC_WISH_MAX (RC_WISH_WORDS * 8u) /* bytes of all that one reader wants, a NUL after each */
+/* Rows of the interest table after those of the topics 0 (none) to max_topics. */
+#define RC_INTEREST_EVENTS 1u   /* + max_topics: records of kind EVENT */
+#define RC_INTEREST_ARRIVALS 2u /* + max_topics: topics that are not in the table yet */
+#define RC_INTEREST_ROWS 3u     /* + max_topics */
 
 /* Bytes of the control segment's inode that carry open-file-description locks. They are byte
  * numbers for fcntl, not contents. */
@@ -89,6 +107,9 @@ enum {
 /* reader policy */
 enum { RC_BLOCK = 1, RC_LOSSY = 2 };
 
+/* slot.chooses: what a reader takes. 0: every message; else these, and the topics that it wants. */
+enum { RC_CHOOSES = 1, RC_OTHERS = 2 /* messages without a topic */ };
+
 typedef struct rc_identity {
     uint64_t magic; /* stored last of all, by the creator */
     uint32_t version;
@@ -100,6 +121,8 @@ typedef struct rc_identity {
     uint64_t capacity;
     uint64_t max_message; /* bytes */
     uint64_t created_ns;  /* Unix time */
+    uint32_t max_topics;
+    uint32_t zero;
 } rc_identity;
 
 /* What the writer wants known of itself at any time, such as the state of its connection: bytes
@@ -119,6 +142,8 @@ typedef struct rc_header {
     _Atomic uint32_t epoch; /* 1 for the creator, one more at each resume */
     _Atomic uint64_t writer_pid;
     _Atomic uint64_t writer_since_ns; /* Unix time */
+    _Atomic uint32_t topics;          /* rows of the topic table in use: ids 1 to this */
+    _Atomic uint32_t answers_wishes;  /* 1: somebody answers what readers wish for */
     _Alignas(128) _Atomic uint64_t note_version;
     _Alignas(128) rc_note notes[2];
 } rc_header;
@@ -159,6 +184,36 @@ static inline uint16_t rc_descriptor_kind(const rc_descriptor *d)
     return copy.f.kind;
 }
 
+/* A topic: row id - 1. The name stands before the row is counted in header.topics, and never changes.
+ * The writer alone writes; topics.h says how the rest is read. */
+typedef struct rc_topic {
+    _Alignas(128) char name[RC_TOPIC_NAME_MAX + 1]; /* UTF-8, NUL-terminated */
+    _Alignas(128) _Atomic uint64_t messages;
+    _Atomic uint64_t bytes;
+    _Atomic uint64_t seq1;    /* of the newest message, as in its descriptor; 0: none yet */
+    _Atomic uint64_t time_ns; /* of the newest message */
+    _Atomic uint64_t key;     /* hash of the name */
+    _Alignas(128) _Atomic uint64_t version; /* odd while the words below change */
+    _Atomic uint64_t state; /* means something to the application alone; 0 at first */
+    _Atomic uint64_t reason[RC_REASON_WORDS]; /* UTF-8, NUL-padded */
+} rc_topic;
+
+/* What becomes of one reader's wishes, as far as no row of the topic table says it. Written by the
+ * writer alone. */
+typedef struct rc_answer {
+    _Alignas(128) _Atomic uint64_t version; /* odd while the words below change */
+    _Atomic uint64_t wishes; /* version of the wishes that were last looked at */
+    _Atomic uint64_t length; /* bytes of text */
+    _Atomic uint64_t words[RC_ANSWER_WORDS];
+} rc_answer;
+
+/* What one reader wants: names and patterns, each with a NUL after it. Written by the reader alone. */
+typedef struct rc_wishes {
+    _Alignas(128) _Atomic uint64_t version; /* odd while the words below change */
+    _Atomic uint64_t length; /* bytes */
+    _Atomic uint64_t words[RC_WISH_WORDS];
+} rc_wishes;
+
 typedef struct rc_slot {
     _Alignas(128) _Atomic uint64_t cursor; /* next sequence the reader needs; the owner stores it */
     _Alignas(128) _Atomic uint64_t state;  /* generation << 8 | state */
@@ -169,6 +224,8 @@ typedef struct rc_slot {
     char label[RC_LABEL_MAX];   /* UTF-8, NUL-terminated */
     _Alignas(128) _Atomic uint64_t received; /* messages handed out */
     _Atomic uint64_t lost;                   /* messages missed */
+    _Atomic uint64_t skipped;                /* messages passed over */
+    _Atomic uint32_t chooses;                /* RC_CHOOSES, RC_OTHERS */
 } rc_slot;
 
 typedef struct rc_control {
@@ -177,6 +234,7 @@ typedef struct rc_control {
     _Atomic uint64_t enough;               /* cursor + 1 whose crossing wakes it; 0: none */
     _Alignas(128) _Atomic uint64_t waiters[RC_BITMAP_WORDS];
     _Alignas(128) _Atomic uint64_t gating[RC_BITMAP_WORDS];
+    _Alignas(128) _Atomic uint64_t choosers[RC_BITMAP_WORDS];
     _Alignas(128) rc_slot readers[]; /* max_readers */
 } rc_control;
 
@@ -195,24 +253,33 @@ static_assert(offsetof(rc_descriptor, f.destination) == 44, "");
 static_assert(offsetof(rc_descriptor, f.flags) == 46, "");
 static_assert(offsetof(rc_descriptor, f.epoch) == 48, "");
 static_assert(offsetof(rc_descriptor, f.crc32c) == 52, "");
-static_assert(sizeof(rc_identity) == 72, "");
+static_assert(sizeof(rc_identity) == 80, "");
 static_assert(offsetof(rc_header, published) == 0x080, "");
 static_assert(offsetof(rc_header, gate) == 0x100, "");
 static_assert(offsetof(rc_header, settled) == 0x108, "");
 static_assert(offsetof(rc_header, state) == 0x180, "");
 static_assert(offsetof(rc_header, epoch) == 0x184, "");
 static_assert(offsetof(rc_header, writer_pid) == 0x188, "");
+static_assert(offsetof(rc_header, topics) == 0x198, "");
+static_assert(offsetof(rc_header, answers_wishes) == 0x19c, "");
 static_assert(offsetof(rc_header, note_version) == 0x200, "");
 static_assert(offsetof(rc_header, notes) == 0x280 && sizeof(rc_note) == 0x400, "");
 static_assert(sizeof(rc_header) == 0xa80 && sizeof(rc_header) <= RC_DESCRIPTORS_OFFSET, "");
 static_assert(offsetof(rc_control, wanted) == 0x080, "");
 static_assert(offsetof(rc_control, waiters) == 0x100, "");
 static_assert(offsetof(rc_control, gating) == 0x180, "");
+static_assert(offsetof(rc_control, choosers) == 0x200, "");
 static_assert(offsetof(rc_control, readers) == RC_READERS_OFFSET, "");
 static_assert(sizeof(rc_slot) == 384, "");
 static_assert(offsetof(rc_slot, state) == 0x080, "");
 static_assert(offsetof(rc_slot, label) == 0x0a0, "");
 static_assert(offsetof(rc_slot, received) == 0x100, "");
+static_assert(offsetof(rc_slot, skipped) == 0x110, "");
+static_assert(sizeof(rc_topic) == 384, "");
+static_assert(offsetof(rc_topic, messages) == 0x080, "");
+static_assert(offsetof(rc_topic, version) == 0x100, "");
+static_assert(sizeof(rc_answer) == 512, "");
+static_assert(sizeof(rc_wishes) == 32768, "");
 
 /* A fingerprint of the numbers above (FNV-1a, 64 bits): two builds that disagree on any of them
  * refuse each other's rings. */
@@ -230,6 +297,10 @@ static inline uint64_t rc_layout_hash(void)
         offsetof(rc_descriptor, f.epoch), offsetof(rc_control, wanted),
         offsetof(rc_control, waiters), offsetof(rc_control, gating), offsetof(rc_slot, state),
         offsetof(rc_slot, label), offsetof(rc_slot, received), RC_LOCK_WRITER, RC_LOCK_READER,
+        offsetof(rc_identity, max_topics), offsetof(rc_header, topics), sizeof(rc_topic),
+        offsetof(rc_topic, messages), offsetof(rc_topic, version), sizeof(rc_answer),
+        sizeof(rc_wishes), offsetof(rc_control, choosers), offsetof(rc_slot, skipped),
+        RC_INTEREST_ROWS,
     };
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
@@ -245,6 +316,7 @@ typedef struct rc_geometry {
     uint64_t max_message;
     uint64_t instance;
     uint32_t max_readers;
+    uint32_t max_topics;
 } rc_geometry;
 
 typedef enum rc_check_result {
@@ -262,14 +334,44 @@ typedef enum rc_check_result {
 
 static inline int rc_is_power_of_two(uint64_t n) { return n && !(n & (n - 1)); }
 
-static inline uint64_t rc_data_size(uint64_t slots, uint64_t capacity)
+/* Where things lie, in bytes from the start of their segment, and how long the segments are. */
+
+static inline uint64_t rc_topics_offset(const rc_geometry *g)
 {
-    return RC_DESCRIPTORS_OFFSET + slots * sizeof(rc_descriptor) + capacity;
+    return RC_DESCRIPTORS_OFFSET + g->slots * sizeof(rc_descriptor) + g->capacity;
 }
 
-static inline uint64_t rc_control_size(uint32_t max_readers)
+static inline uint64_t rc_answers_offset(const rc_geometry *g)
 {
-    return RC_READERS_OFFSET + (uint64_t)max_readers * sizeof(rc_slot);
+    return rc_topics_offset(g) + (uint64_t)g->max_topics * sizeof(rc_topic);
+}
+
+static inline uint64_t rc_data_size(const rc_geometry *g)
+{
+    return rc_answers_offset(g) + (uint64_t)g->max_readers * sizeof(rc_answer);
+}
+
+/* Words of a row of the interest table: a bit for each reader slot. */
+static inline uint32_t rc_interest_words(const rc_geometry *g)
+{
+    return (g->max_readers + 63) / 64;
+}
+
+static inline uint64_t rc_interest_offset(const rc_geometry *g)
+{
+    return RC_READERS_OFFSET + (uint64_t)g->max_readers * sizeof(rc_slot);
+}
+
+static inline uint64_t rc_wishes_offset(const rc_geometry *g)
+{
+    uint64_t rows = (uint64_t)g->max_topics + RC_INTEREST_ROWS;
+    uint64_t end = rc_interest_offset(g) + rows * rc_interest_words(g) * sizeof(uint64_t);
+    return (end + RC_LINE - 1) / RC_LINE * RC_LINE;
+}
+
+static inline uint64_t rc_control_size(const rc_geometry *g)
+{
+    return rc_wishes_offset(g) + (uint64_t)g->max_readers * sizeof(rc_wishes);
 }
 
 static inline uint64_t rc_message_limit(uint64_t capacity)
@@ -301,6 +403,8 @@ static inline rc_check_result rc_check_numbers(const rc_geometry *g)
         return RC_BAD_GEOMETRY;
     if (g->max_readers < 1 || g->max_readers > RC_READERS_MAX)
         return RC_BAD_GEOMETRY;
+    if (g->max_topics < 1 || g->max_topics > RC_TOPICS_MAX)
+        return RC_BAD_GEOMETRY;
     return g->max_message == rc_message_limit(g->capacity) ? RC_OK : RC_BAD_GEOMETRY;
 }
 
@@ -312,6 +416,7 @@ static inline void rc_read_numbers(const rc_identity *id, rc_geometry *g)
     g->max_message = once->max_message;
     g->instance = once->instance;
     g->max_readers = once->max_readers;
+    g->max_topics = once->max_topics;
 }
 
 /* Check both segments, of which data_size and control_size bytes are mapped, and copy the
@@ -337,12 +442,12 @@ static inline rc_check_result rc_check_segments(const void *data, uint64_t data_
     if (other.instance != out->instance)
         return RC_OTHER_INSTANCE;
     if (other.slots != out->slots || other.capacity != out->capacity ||
-        other.max_message != out->max_message || other.max_readers != out->max_readers)
+        other.max_message != out->max_message || other.max_readers != out->max_readers ||
+        other.max_topics != out->max_topics)
         return RC_BAD_GEOMETRY;
-    if (header->identity.total_size != rc_data_size(out->slots, out->capacity) ||
-        shared->identity.total_size != rc_control_size(out->max_readers) ||
-        data_size != rc_data_size(out->slots, out->capacity) ||
-        control_size != rc_control_size(out->max_readers))
+    if (header->identity.total_size != rc_data_size(out) ||
+        shared->identity.total_size != rc_control_size(out) ||
+        data_size != rc_data_size(out) || control_size != rc_control_size(out))
         return RC_BAD_SIZE;
     return RC_OK;
 }
@@ -359,6 +464,7 @@ static inline void rc_fill_identity(rc_identity *id, const rc_geometry *g, uint6
     id->capacity = g->capacity;
     id->max_message = g->max_message;
     id->created_ns = created_ns;
+    id->max_topics = g->max_topics;
 }
 
 /* The creator's last act: from here on the ring can be attached. The data segment's magic is the

@@ -44,6 +44,7 @@ static void step(void);
 #include "stream.h"
 
 #define READERS 6    /* slots of a ring */
+#define TOPICS 5     /* rows of its topic table */
 #define LONGEST 4096 /* bytes of a message, in any ring here */
 #define CASE_SECONDS 50
 
@@ -224,9 +225,9 @@ static void *zeroed(uint64_t size)
 
 static void ring_make(ring *x, uint64_t slots, uint64_t capacity)
 {
-    uint64_t data_size = rc_data_size(slots, capacity), control_size = rc_control_size(READERS);
     CHECK(rc_message_limit(capacity) <= LONGEST);
-    x->geometry = (rc_geometry){slots, capacity, rc_message_limit(capacity), mix(seed), READERS};
+    x->geometry = (rc_geometry){slots, capacity, rc_message_limit(capacity), mix(seed), READERS, TOPICS};
+    uint64_t data_size = rc_data_size(&x->geometry), control_size = rc_control_size(&x->geometry);
     x->data = zeroed(data_size);
     x->control = zeroed(control_size);
     rc_fill_identity(x->data, &x->geometry, data_size, 1);

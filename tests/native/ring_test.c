@@ -511,7 +511,7 @@ static rc_check_result check_pair(const ring *x, uint64_t data_size, uint64_t co
 
 static uint64_t data_size_of(const ring *x)
 {
-    return rc_data_size(x->geometry.slots, x->geometry.capacity);
+    return rc_data_size(&x->geometry);
 }
 
 /* Flip each bit of a header, and each byte as a whole: whatever matters is noticed. */
@@ -521,7 +521,7 @@ static void flip_all(ring *x, uint8_t *header, uint64_t size)
         for (unsigned flip = 0; flip <= 8; flip++) {
             uint8_t mask = (uint8_t)(flip < 8 ? 1u << flip : 0xff);
             header[byte] ^= mask;
-            rc_check_result found = check_pair(x, data_size_of(x), rc_control_size(READERS));
+            rc_check_result found = check_pair(x, data_size_of(x), rc_control_size(&x->geometry));
             CHECK((found == RC_OK) == (byte >= offsetof(rc_identity, created_ns)));
             header[byte] ^= mask;
         }
@@ -530,7 +530,7 @@ static void flip_all(ring *x, uint8_t *header, uint64_t size)
 /* Both segments cut to other lengths, each in a buffer of just that length. */
 static void cut_all(const ring *x)
 {
-    const uint64_t full[] = {data_size_of(x), rc_control_size(READERS)};
+    const uint64_t full[] = {data_size_of(x), rc_control_size(&x->geometry)};
     const uint64_t lengths[] = {1, 8, 71, 72, 511, 512, 513, 895, 4095, 4096, 4097, full[0] - 1};
     for (int which = 0; which < 2; which++)
         for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
@@ -568,11 +568,11 @@ static void check_faults(ring *x)
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         uint64_t *field = (uint64_t *)((uint8_t *)x->data + wrong[i].field), before = *field;
         *field = wrong[i].value;
-        CHECK(check_pair(x, data_size_of(x), rc_control_size(READERS)) == wrong[i].fault);
+        CHECK(check_pair(x, data_size_of(x), rc_control_size(&x->geometry)) == wrong[i].fault);
         *field = before;
     }
     header_of(x)->identity.magic = __builtin_bswap64(RC_MAGIC_DATA);
-    CHECK(check_pair(x, data_size_of(x), rc_control_size(READERS)) == RC_OTHER_ENDIAN);
+    CHECK(check_pair(x, data_size_of(x), rc_control_size(&x->geometry)) == RC_OTHER_ENDIAN);
     header_of(x)->identity.magic = RC_MAGIC_DATA;
 }
 
@@ -581,7 +581,7 @@ static void case_segments(void)
     ring x;
     rc_geometry found;
     ring_make(&x, 8, 256);
-    CHECK(rc_check_segments(x.data, data_size_of(&x), x.control, rc_control_size(READERS),
+    CHECK(rc_check_segments(x.data, data_size_of(&x), x.control, rc_control_size(&x.geometry),
                             &found) == RC_OK);
     CHECK(found.slots == 8 && found.capacity == 256 && found.max_message == 64 &&
           found.max_readers == READERS && found.instance == x.geometry.instance);

@@ -55,7 +55,7 @@ def test_what_is_made(name: str) -> None:
     with create(name):
         assert leftovers(name)[:2] == [f"rc.{name}.c", f"rc.{name}.d"]
         semaphores = leftovers(name)[2:]
-        assert sorted(s.rpartition(".")[2] for s in semaphores) == ["r0", "r1", "space"]
+        assert sorted(s.rpartition(".")[2] for s in semaphores) == ["r0", "r1", "space", "wish"]
         for path in (SHM / left for left in leftovers(name)):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
         for path in (data_path(name), control_path(name)):
@@ -71,7 +71,8 @@ def test_a_ring_for_the_group(name: str) -> None:
                 left.rpartition(".")[2]: stat.S_IMODE((SHM / left).stat().st_mode)
                 for left in leftovers(name)
             }
-            assert modes == {"d": 0o640, "c": 0o660, "r0": 0o660, "r1": 0o660, "space": 0o660}
+            semaphores = dict.fromkeys(("r0", "r1", "space", "wish"), 0o660)
+            assert modes == {"d": 0o640, "c": 0o660, **semaphores}
             with Reader.attach(name) as reader:
                 writer.publish(b"x")
                 assert reader.read(timeout=0) is not None

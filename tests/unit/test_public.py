@@ -36,10 +36,14 @@ NAMES = [
     "SendUnconfirmed",
     "TooManyReaders",
     "TooManySenders",
+    "TooManyTopics",
+    "TopicStatus",
     "WaitStrategy",
     "Yielding",
     "check_name",
+    "hash_key",
     "list_rings",
+    "list_topics",
     "status",
     "unlink",
 ]
@@ -85,14 +89,16 @@ def test_every_public_name_is_there_and_explained(module: object) -> None:
 def test_methods_of_reader_and_writer() -> None:
     public = {
         broadcast.Writer: (
-            "abandon abandoned capacity close closed create demote epoch evict max_message name"
-            " note oldest publish publish_many reserve resume sequence slots try_publish unlink"
+            "abandon abandoned answer_wishes answers_wishes capacity close closed create demote"
+            " epoch evict max_message name note oldest publish publish_many reserve resume sequence"
+            " set_topic_state slots topic try_publish unlink"
         ),
         broadcast.Reader: (
-            "attach batch close closed cursor lag lost max_message name note policy read"
-            " read_available slot wait_into writer_alive"
+            "attach batch chooses close closed cursor lag latest lost max_message name note policy"
+            " read read_available received skipped slot subscribe subscriptions topics unsubscribe"
+            " wait_into writer_alive"
         ),
-        broadcast.Message: "epoch gap kind payload sequence text time_ns topic",
+        broadcast.Message: "epoch gap key kind payload sequence text time_ns topic topic_name",
         broadcast.Batch: "descriptors first gap payload records release",
         broadcast.Reservation: "commit",
     }
@@ -113,6 +119,7 @@ def test_methods_of_reader_and_writer() -> None:
         (shm.SendUnconfirmed, shm.RingError),
         (shm.TooManyReaders, shm.RingError),
         (shm.TooManySenders, shm.RingError),
+        (shm.TooManyTopics, shm.RingError),
         (shm.Evicted, shm.RingError),
         (shm.RingClosed, shm.RingError),
     ],

@@ -15,6 +15,7 @@
 #define SPIN_US_MAX 1000000
 #define NOTE_READS 1000 /* how often a note that changes while it is copied is copied again */
 #define LOOKS_EACH 256  /* messages that are sent between two looks at the clock */
+#define PASSES_IN_A_ROUND 8 /* of the ring, at least: between them the cursor is stored */
 #define RECOVERIES 64   /* of a lossy reader that is lapped, before it looks at its deadline */
 
 /* What an attached end has beside what attach.h knows. The second thread, that calls ringcast_wait(),
@@ -27,7 +28,6 @@ struct ringcast_reader {
     int64_t waiter_looked_ns;     /* as a.looked_ns, of the thread in ringcast_wait() */
     uint8_t *copy;                /* of a lossy reader's message */
     size_t copy_size;
-    uint16_t skipped; /* a kind that is not handed out; 0: none */
     int held;         /* messages were handed out and not given back */
 };
 
@@ -143,13 +143,17 @@ ringcast_status ringcast_reader_attach(ringcast_reader **reader, const char *nam
         .sequence = options->sequence,
         .owner = options->owner,
         .label = options->label ? options->label : program_invocation_short_name,
+        .topics = options->topics,
+        .topic_count = (uint32_t)options->topic_count,
+        .chooses = options->choose || options->topic_count,
+        .others = (uint32_t)(options->others != 0),
+        .skip = options->events ? 0 : RC_KIND_EVENT,
     };
     if ((status = strategy_of(options, &r->strategy)) != RINGCAST_OK ||
         (status = rc_attach_reader(&r->a, name, &how, &last_error)) != RINGCAST_OK) {
         free(r);
         return status;
     }
-    r->skipped = options->events ? 0 : RC_KIND_EVENT;
     r->waiter_looked_ns = r->a.looked_ns;
     mirror(r);
     *reader = r;
@@ -228,6 +232,17 @@ static ringcast_status recover(ringcast_reader *r, rc_result result)
     }
 }
 
+/* The next message is not wanted, and perhaps more after it. 0: they were overwritten meanwhile. */
+static int pass_over(ringcast_reader *r)
+{
+    rc_reader *reader = &r->a.reader;
+    if (!rc_reader_pass(reader, reader->slots / PASSES_IN_A_ROUND + 1))
+        return 0;
+    if (!r->held && rc_reader_flush_due(reader))
+        rc_reader_flush(reader, reader->next);
+    return 1;
+}
+
 /* Find the next message that is handed out, and take it. */
 static ringcast_status find(ringcast_reader *r, ringcast_message *m)
 {
@@ -244,41 +259,47 @@ static ringcast_status find(ringcast_reader *r, ringcast_message *m)
             status = recover(r, result);
             continue;
         }
+        int wants = rc_reader_wants(reader, &d);
+        if (wants == RC_LEARN) {
+            rc_filter_learn(&r->a.filter);
+            wants = rc_reader_wants(reader, &d);
+        }
+        if (wants != RC_WANTED) {
+            if (pass_over(r))
+                i--; /* bounded by what was published */
+            else if (reader->lossy)
+                status = recover(r, RC_OVERRUN);
+            continue;
+        }
         describe(r, &d, m);
         if (reader->lossy && (status = copy_out(r, &d, m)) != RINGCAST_OK) {
             if (status == RINGCAST_TIMEOUT)
                 status = recover(r, RC_OVERRUN);
             continue; /* without memory: it is not taken, and the next call tries again */
         }
-        uint64_t gap = reader->gap;
         rc_reader_advance(reader, 1, d.f.length);
-        if (rc_likely(d.f.kind != r->skipped || !r->skipped)) {
-            r->held = !reader->lossy;
-            return status;
-        }
-        reader->received--;
-        reader->gap = gap; /* reported with the next message that is handed out */
-        if (!r->held && rc_reader_flush_due(reader))
-            rc_reader_flush(reader, reader->next);
-        i--; /* bounded by what was published */
+        r->held = !reader->lossy;
+        return status;
     }
     return status == RINGCAST_OK ? RINGCAST_TIMEOUT : status;
 }
 
 /* Take the next message if there is one; RINGCAST_TIMEOUT: there is none. While messages are held, a
  * demotion waits: it ends that they are valid. Without a message, too, the reader may stand elsewhere
- * than before: after events, gaps or a demotion. Unless that is mirrored, ringcast_wait() would take it
- * for a reason to read. */
+ * than before: after events, topics that are not wanted, gaps or a demotion. Unless that is mirrored,
+ * and topics that have arrived are learned, ringcast_wait() would take it for a reason to read. */
 static ringcast_status take(ringcast_reader *r, ringcast_message *m)
 {
     ringcast_status status = find(r, m);
+    if (status == RINGCAST_TIMEOUT)
+        rc_filter_learn(&r->a.filter);
     mirror(r);
     return status;
 }
 
 /* Wait for a reason to look; RINGCAST_TIMEOUT: the deadline is over. A call that does not wait looks
  * around all the same. */
-static ringcast_status wait_until(ringcast_reader *r, const rc_reader *snapshot,
+static ringcast_status wait_until(ringcast_reader *r, rc_reader *snapshot,
                                   int64_t *looked_ns, int64_t deadline)
 {
     int over = rc_now_ns() >= deadline;
@@ -309,7 +330,7 @@ ringcast_status ringcast_read(ringcast_reader *reader, ringcast_message *message
             return status;
         if (!deadline)
             deadline = deadline_of(timeout_ns);
-        rc_reader snapshot = reader->a.reader;
+        rc_reader snapshot = rc_reader_snapshot(&reader->a.reader);
         if ((status = wait_until(reader, &snapshot, &reader->a.looked_ns, deadline)) !=
             RINGCAST_OK)
             return status;
@@ -337,11 +358,15 @@ ringcast_status ringcast_wait(ringcast_reader *reader, int64_t timeout_ns)
     rc_reader snapshot;
     rc_reader_map(&snapshot, reader->a.ring.data.address, reader->a.ring.control.address,
                   &reader->a.ring.g, reader->a.reader.index, reader->a.wake, reader->a.space);
+    snapshot.filter = reader->a.reader.filter; /* this and the next never change */
+    snapshot.skip = reader->a.reader.skip;
     for (;;) {
         ringcast_status status = check_open(&reader->a.endpoint);
         if (status != RINGCAST_OK)
             return status;
         snapshot.next = atomic_load_explicit(&reader->next, memory_order_relaxed);
+        snapshot.began = snapshot.next;
+        snapshot.stored = rc_load(&snapshot.slot->cursor);
         snapshot.state = atomic_load_explicit(&reader->state, memory_order_relaxed);
         if (rc_reader_ready(&snapshot))
             return RINGCAST_OK;
@@ -363,12 +388,47 @@ ringcast_status ringcast_reader_get_info(ringcast_reader *reader, ringcast_reade
         .lag = published > r->next ? published - r->next : 0,
         .received = r->received,
         .lost = r->lost,
+        .skipped = r->skipped,
         .max_message = r->max_message,
         .policy = r->lossy ? RINGCAST_LOSSY : RINGCAST_BLOCK,
         .slot = r->index,
         .writer_alive = rc_lock_held(reader->a.endpoint.lock_fd, RC_LOCK_WRITER) == 1,
     };
     return RINGCAST_OK;
+}
+
+ringcast_status ringcast_subscribe(ringcast_reader *reader, const char *const *topics,
+                                   size_t count)
+{
+    ringcast_status status = check_open(&reader->a.endpoint);
+    size_t added = 0;
+    for (; added < count && status == RINGCAST_OK; added++)
+        status = rc_want_topic(&reader->a, topics[added], &last_error);
+    if (added)
+        rc_show_wishes(&reader->a);
+    if (added)
+        rc_endpoint_rouse(&reader->a.endpoint, reader->a.wake);
+    return status;
+}
+
+ringcast_status ringcast_unsubscribe(ringcast_reader *reader, const char *const *topics,
+                                     size_t count)
+{
+    ringcast_status status = check_open(&reader->a.endpoint);
+    if (status != RINGCAST_OK)
+        return status;
+    for (size_t i = 0; i < count; i++)
+        rc_filter_remove(&reader->a.filter, topics[i], (uint32_t)strnlen(topics[i], UINT32_MAX));
+    rc_show_wishes(&reader->a);
+    return RINGCAST_OK;
+}
+
+const char *ringcast_topic_name(const ringcast_reader *reader, uint32_t topic)
+{
+    const rc_geometry *g = &reader->a.ring.g;
+    if (topic == 0 || topic > rc_topics_count(reader->a.ring.data.address, g->max_topics))
+        return NULL;
+    return rc_topics_at(reader->a.ring.data.address, g)[topic - 1].name;
 }
 
 ringcast_status ringcast_note(ringcast_reader *reader, char *note, size_t size, size_t *length)

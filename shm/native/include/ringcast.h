@@ -101,6 +101,10 @@ typedef struct ringcast_reader_options {
     int32_t events;    /* not 0: hand out records of kind RINGCAST_EVENT, too; see docs/manager.md */
     const char *label; /* what to call this reader in `ringcast inspect`; NULL: the program's name */
     int64_t owner;     /* user id + 1 that the ring has to belong to; 0: the caller's own, or root */
+    const char *const *topics; /* names and patterns of the topics that are wanted, see ringcast_subscribe() */
+    size_t topic_count; /* of these; not 0: nothing but what is wanted is handed out */
+    int32_t choose;    /* not 0: the same with no topic yet */
+    int32_t others;    /* not 0, with the two above: messages that have no topic are wanted, too */
 } ringcast_reader_options;
 
 /* One message. DANGER: `payload` points into shared memory (of a lossy reader: into memory of the
@@ -124,6 +128,7 @@ typedef struct ringcast_reader_info {
     uint64_t cursor;      /* sequence of the next message */
     uint64_t lag;         /* messages published and not yet read */
     uint64_t received, lost; /* messages handed out, and missed, since attaching */
+    uint64_t skipped;     /* messages passed over, since attaching: they were not wanted */
     uint64_t max_message; /* bytes */
     ringcast_policy policy; /* RINGCAST_LOSSY also after the writer demoted this reader */
     uint32_t slot;        /* the reader slot, as `ringcast inspect` numbers them */
@@ -158,6 +163,22 @@ int ringcast_valid(ringcast_reader *reader);
  * nobody has read; so that thread waits for the loop before it calls again. RINGCAST_OK: read;
  * RINGCAST_TIMEOUT; RINGCAST_CLOSED. */
 ringcast_status ringcast_wait(ringcast_reader *reader, int64_t timeout_ns);
+
+/* Want these topics, too: names, or patterns in which * stands for any run of characters. It holds for
+ * every message published after it returns, and for topics that appear later. The thread that reads
+ * calls it. A reader that was attached without topics gets every message anyway; what it subscribes to
+ * is shown to the manager, who may ask the server for it. RINGCAST_OK; RINGCAST_INVALID: no topic can
+ * have such a name, or the list is too long (its names take 32,752 bytes at most), and those before it
+ * are wanted; RINGCAST_CLOSED, RINGCAST_NO_MEMORY. */
+ringcast_status ringcast_subscribe(ringcast_reader *reader, const char *const *topics,
+                                   size_t count);
+
+/* Want these no more, as they were subscribed to; others are ignored. RINGCAST_OK, RINGCAST_CLOSED. */
+ringcast_status ringcast_unsubscribe(ringcast_reader *reader, const char *const *topics,
+                                     size_t count);
+
+/* The name of a message's topic, valid until the reader is closed; NULL if it has none. */
+const char *ringcast_topic_name(const ringcast_reader *reader, uint32_t topic);
 
 /* RINGCAST_CLOSED in a forked child. */
 ringcast_status ringcast_reader_get_info(ringcast_reader *reader, ringcast_reader_info *info);

@@ -38,7 +38,7 @@ TRIES = {
 SLOTS = 16
 CAPACITY = 1024
 MAX_READERS = 2
-HEADER = 512
+HEADER = 640
 """Bytes of either header that mean something; in the control segment, what comes before slot 0."""
 
 LAYOUT = (Path(shm.__file__).parent / "native" / "layout.h").read_text(encoding="utf-8")

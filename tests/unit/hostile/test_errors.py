@@ -39,14 +39,16 @@ def poke(path: Path, at: int, value: bytes) -> None:
     [
         (0, bytes(8), shm.RingNotFound, "is not complete"),
         (0, b"\xff" * 8, shm.LayoutMismatch, "its magic is another"),
-        (8, b"\x03\0\0\0", shm.LayoutMismatch, "has another layout version than 2"),
-        (16, b"\0", shm.LayoutMismatch, "has version 2 but other field offsets"),
+        (8, b"\x02\0\0\0", shm.LayoutMismatch, "has another layout version than 3"),
+        (16, b"\0", shm.LayoutMismatch, "has version 3 but other field offsets"),
         (24, struct.pack("<Q", 1 << 40), shm.RingCorrupt, "shorter or longer than its header"),
         (32, struct.pack("<Q", 77), shm.RingCorrupt, "are of different rings"),
         (40, struct.pack("<Q", 12), shm.RingCorrupt, "impossible sizes"),
         (48, struct.pack("<Q", 1 << 50), shm.RingCorrupt, "impossible sizes"),
         (56, struct.pack("<Q", 1 << 40), shm.RingCorrupt, "impossible sizes"),
         (12, struct.pack("<I", 5000), shm.RingCorrupt, "impossible sizes"),
+        (72, struct.pack("<I", 1 << 20), shm.RingCorrupt, "impossible sizes"),
+        (72, struct.pack("<I", 0), shm.RingCorrupt, "impossible sizes"),
     ],
 )
 def test_each_fault_has_its_own_error(
