@@ -70,7 +70,7 @@ cdef extern from "layout.h" nogil:
     int RC_CHOOSES, RC_OTHERS
     int RC_KIND_TEXT, RC_KIND_BINARY, RC_KIND_EVENT
     int RC_RING_CLOSED
-    int RC_FREE, RC_ACTIVE, RC_DEMOTING, RC_DEMOTED, RC_EVICTED, RC_LOSSY
+    int RC_FREE, RC_ACTIVE, RC_DEMOTING, RC_DEMOTED, RC_EVICTED, RC_DEAD, RC_LOSSY
 
     ctypedef struct rc_identity:
         uint64_t created_ns
@@ -151,9 +151,13 @@ cdef extern from "topics.h" nogil:
     uint32_t rc_topic_name_length(const rc_topic *)
     int rc_topic_read(const rc_topic *, rc_topic_info *)
     void rc_topic_say(rc_topic *, uint64_t state, const char *reason, uint64_t length)
-    uint64_t *rc_interest_at(void *control, const rc_geometry *)
+    ctypedef uint64_t rc_atomic_u64 "_Atomic uint64_t"
+
+    rc_atomic_u64 *rc_interest_at(void *control, const rc_geometry *)
     int rc_filter_is_behind(const rc_filter *)
     void rc_filter_learn(rc_filter *)
+    rc_want *rc_filter_find(rc_filter *, const char *text, uint32_t length)
+    void rc_filter_ask_snapshot(rc_filter *, rc_want *)
     int rc_filter_remove(rc_filter *, const char *text, uint32_t length)
     int64_t rc_wishes_read(const rc_wishes *, char *text, uint64_t *version)
     void rc_answer_say(rc_answer *, uint64_t version, const char *text, uint64_t length)

@@ -36,7 +36,8 @@ from ringcast.shm._core cimport (
     RINGCAST_OK, RINGCAST_OLDEST, RINGCAST_SEQUENCE, is_finalizing, rc_answer, rc_answer_read,
     rc_answers_offset, rc_attached_reader_is_abandoned, rc_attached_reader_wait, rc_copy_out,
     rc_demoting, rc_descriptor, rc_descriptor_length, rc_endpoint_phase, rc_endpoint_rouse,
-    rc_endpoint_turn, rc_endpoint_wake_up, rc_error, rc_filter_learn, rc_filter_remove, rc_header,
+    rc_endpoint_turn, rc_endpoint_wake_up, rc_error, rc_filter_ask_snapshot, rc_filter_find,
+    rc_filter_learn, rc_filter_remove, rc_header,
     rc_load_u32, rc_load_u64, rc_lock_held, rc_now_ns, rc_reader, rc_reader_advance,
     rc_reader_available, rc_reader_blocks, rc_reader_fitting, rc_reader_flush, rc_reader_flush_due,
     rc_reader_gather, rc_reader_glance, rc_reader_holds, rc_reader_intact, rc_reader_options,
@@ -56,6 +57,7 @@ import gc
 import numpy
 
 from ._endpoint import KINDS
+from .counters import WishesAnswer
 from .errors import Evicted, RingClosed, RingCorrupt, RingError, RingFull
 
 #: The descriptor as numpy sees it; tests compare it with layout.h.
@@ -989,8 +991,9 @@ cdef class Reader:
 
     # -- topics
 
-    def _subscribe(self, topics) -> None:
-        """Want these names and patterns, too: all of them, or none if it raises."""
+    def _subscribe(self, topics, bint snapshot=False) -> None:
+        """Want these names and patterns, too: all of them, or none if it raises. `snapshot`: and ask
+        for one of each name."""
         cdef rc_error error
         cdef list added = []
         cdef bytes topic
@@ -1003,6 +1006,10 @@ cdef class Reader:
                 raise error_of(&error)
             if topic not in wanted:
                 added.append(topic)
+        if snapshot:
+            for topic in [check_topic(given) for given in topics]:
+                rc_filter_ask_snapshot(&self.a.filter,
+                                       rc_filter_find(&self.a.filter, topic, len(topic)))
         rc_show_wishes(&self.a)
         rc_endpoint_rouse(&self.a.endpoint, self.a.reader.wake)
 
@@ -1060,26 +1067,52 @@ cdef class Reader:
         check_open(&self.a.endpoint)
         return rows_of(&self.a.ring)
 
-    def _answers(self):
-        """Whether somebody answers wishes; up to which version of this reader's list; and the text."""
+    def wishes_answer(self):
+        """What the ring's owner says of this reader's wishes, as `WishesAnswer`."""
         cdef bytes text = PyBytes_FromStringAndSize(NULL, RC_ANSWER_MAX)
         cdef uint64_t wishes = 0
         cdef int64_t length = -1
         cdef int i
         check_open(&self.a.endpoint)
         if not rc_load_u32(&self.header().answers_wishes):
-            return False, 0, ""
+            return WishesAnswer(False, 0, "")
         for i in range(READS):
             length = rc_answer_read(
                 <const rc_answer *>(<const uint8_t *>self.a.ring.data.address
                                     + rc_answers_offset(&self.a.ring.g)) + self.a.reader.index,
                 PyBytes_AS_STRING(text), &wishes)
             if length >= 0:
-                return True, wishes, text[:length].decode("utf-8", "replace")
-        return True, 0, ""  # it changes just now, or its writer died while it did
+                return WishesAnswer(True, wishes, text[:length].decode("utf-8", "replace"))
+        return WishesAnswer(True, 0, "")  # it changes just now, or its writer died while it did
 
-    def _wishes_version(self) -> int:
-        """Of this reader's list."""
+    def topic_id(self, str name not None) -> int:
+        """The id of a topic; 0 if the table does not have it."""
+        cdef const rc_topic *rows = rc_topics_at(self.a.ring.data.address, &self.a.ring.g)
+        cdef bytes encoded = name.encode()
+        cdef uint32_t i
+        check_open(&self.a.endpoint)
+        for i in range(rc_topics_count(self.header(), self.a.ring.g.max_topics)):
+            if rc_topic_name_length(&rows[i]) == <uint32_t>len(encoded) and (
+                    memcmp(rows[i].name, <const char *>encoded, len(encoded)) == 0):
+                return i + 1
+        return 0
+
+    def topic_state(self, uint32_t topic) -> tuple:
+        """State and reason of a topic of the table, as its row says."""
+        cdef rc_topic_info info
+        cdef int i
+        check_open(&self.a.endpoint)
+        if not 1 <= topic <= rc_topics_count(self.header(), self.a.ring.g.max_topics):
+            raise IndexError(f"the table has no topic {topic}")
+        for i in range(READS):
+            if rc_topic_read(&rc_topics_at(self.a.ring.data.address, &self.a.ring.g)[topic - 1],
+                             &info):
+                break
+        return info.state, (<bytes>info.reason).decode("utf-8", "replace")
+
+    @property
+    def wishes_version(self) -> int:
+        """Which list of this reader's wishes stands in its slot: more after each change."""
         check_open(&self.a.endpoint)
         return rc_load_u64(&self.a.filter.wishes.version)
 
@@ -1090,15 +1123,10 @@ cdef class Reader:
         Returns:
             A `Message` that holds nothing in the ring; None if there is none, or no longer.
         """
-        cdef const rc_topic *rows = rc_topics_at(self.a.ring.data.address, &self.a.ring.g)
-        cdef bytes name = topic.encode()
-        cdef uint32_t i
-        check_open(&self.a.endpoint)
-        for i in range(rc_topics_count(self.header(), self.a.ring.g.max_topics)):
-            if rc_topic_name_length(&rows[i]) == <uint32_t>len(name) and (
-                    memcmp(rows[i].name, <const char *>name, len(name)) == 0):
-                return self.newest(&rows[i])
-        return None
+        cdef uint32_t found = self.topic_id(topic)
+        if found == 0:
+            return None
+        return self.newest(&rc_topics_at(self.a.ring.data.address, &self.a.ring.g)[found - 1])
 
     @cython.final
     cdef object newest(self, const rc_topic *row):

@@ -11,7 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
 from ringcast.shm._core cimport (
-    RC_ACTIVE, RC_CHOOSES, RC_DEMOTED, RC_DEMOTING, RC_OTHERS, RC_WISH_MAX, rc_bit, rc_control,
+    RC_ACTIVE, RC_CHOOSES, RC_DEMOTED, RC_DEMOTING, RC_OTHERS, RC_WISH_MAX, rc_atomic_u64, rc_bit, rc_control,
     rc_hash, rc_header, rc_interest_at, rc_interest_words, rc_load_u32, rc_load_u64, rc_post, rc_ring,
     rc_slot, rc_slot_at, rc_store_u32, rc_take_token_until, rc_topic, rc_topic_info, rc_topic_name_length,
     rc_topic_read, rc_topics_at, rc_topics_count, rc_wishes, rc_wishes_offset, rc_wishes_read, sem_t,
@@ -69,12 +69,12 @@ cdef str row_name(const rc_topic *row):
 cdef int wanted_by(rc_ring *ring, uint32_t topic) noexcept:
     """How many readers that hold a slot want a topic by name or pattern."""
     cdef rc_control *control = <rc_control *>ring.control.address
-    cdef uint64_t *interest = rc_interest_at(control, &ring.g)
+    cdef rc_atomic_u64 *interest = rc_interest_at(control, &ring.g)
     cdef uint32_t words = rc_interest_words(&ring.g)
     cdef uint32_t index
     cdef int count = 0
     for index in range(ring.g.max_readers):
-        if rc_load_u64(&interest[<uint64_t>topic * words + index // 64]) & rc_bit(index):
+        if rc_load_u64(<const uint64_t *>&interest[<uint64_t>topic * words + index // 64]) & rc_bit(index):
             count += holds(rc_slot_at(control, index))
     return count
 
@@ -101,11 +101,15 @@ def read_wishes(Segments segments not None, uint32_t index):
     if length < 0:
         return None
     try:
-        names = [name for name in text[:length].decode().split("\0") if name]
+        listed, _, asked = ("\0" + text[:length].decode()).partition("\0\0")
     except UnicodeDecodeError:
         return None
     others = rc_load_u32(&rc_slot_at(segments.control(), index).chooses) & RC_OTHERS != 0
-    return Wishes(version, tuple(names), others)
+    return Wishes(version, names_in(listed), names_in(asked), others)
+
+
+cdef tuple names_in(str text):
+    return tuple([name for name in text.split("\0") if name])
 
 
 def wishes_version(Segments segments not None, uint32_t index) -> int:

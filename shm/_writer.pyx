@@ -20,7 +20,7 @@ from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint16_t, uint
 from libc.string cimport memset
 
 from ringcast.shm._core cimport (
-    CLOCK_REALTIME, RC_ANSWER_MAX, RC_EVICTED, RC_FORKED, RC_FREE, RC_KIND_BINARY, RC_KIND_EVENT, RC_KIND_TEXT,
+    CLOCK_REALTIME, RC_ANSWER_MAX, RC_DEAD, RC_EVICTED, RC_FORKED, RC_FREE, RC_KIND_BINARY, RC_KIND_EVENT, RC_KIND_TEXT,
     RC_LOCK_READER, RC_MY_TURN, RC_NOTE_MAX, RC_OPEN, RC_REASON_MAX, RC_ROOM_SLICE_NS,
     RC_TOPIC_NAME_MAX, rc_answer, rc_answer_say, rc_answers_offset, rc_clock_ns, rc_control,
     rc_descriptor, rc_endpoint_phase, rc_endpoint_turn, rc_endpoint_wake_up, rc_load_u32,
@@ -40,6 +40,8 @@ from ringcast.shm._topics cimport hash_of
 import os
 import threading
 
+from ._topics import read_wishes, wishes_version
+from .counters import SlotWishes
 from .errors import MessageTooLarge, RingCorrupt, RingFull, TooManyTopics
 
 KIND_TEXT = RC_KIND_TEXT
@@ -628,7 +630,7 @@ cdef class Writer(OwnerEnd):
 
         Args:
             slot: the reader's.
-            version: what `topics.read_wishes` gave with the list.
+            version: what `wishes` gave with the list.
             text: cut to 488 bytes.
         """
         cdef bytes encoded = cut(text, RC_ANSWER_MAX)
@@ -638,6 +640,26 @@ cdef class Writer(OwnerEnd):
         answer = <rc_answer *>(<uint8_t *>self.segments.ring.data.address
                                + rc_answers_offset(&self.segments.ring.g)) + slot
         rc_answer_say(answer, version, encoded, len(encoded))
+
+    def wishers(self) -> list:
+        """The readers that live and are not evicted, as `SlotWishes`; slots of the dead are freed."""
+        cdef rc_control *control = self.ring.control
+        cdef uint32_t i
+        cdef list found = []
+        check_open(&self.endpoint.c)
+        self._reap()
+        for i in range(self.ring.max_readers):
+            if rc_load_u64(&rc_slot_at(control, i).state) & 0xff not in (RC_FREE, RC_DEAD, RC_EVICTED):
+                found.append(SlotWishes(i, rc_load_u64(&rc_slot_at(control, i).joined_ns),
+                                        wishes_version(self.segments, i)))
+        return found
+
+    def wishes(self, uint32_t slot):
+        """What the reader in a slot wishes for, as `Wishes`; None while that changes, or if it is
+        impossible. Names are not checked, but that they are UTF-8."""
+        check_open(&self.endpoint.c)
+        self.check_slot(slot)
+        return read_wishes(self.segments, slot)
 
     # -- the note
 

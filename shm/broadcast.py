@@ -202,7 +202,7 @@ class Reader(_reader.Reader):
 
         Raises:
             ValueError: no topic can have such a name, or the list would become too long: its names
-                and patterns take 32,752 bytes at most. Nothing has changed then.
+                and patterns take 32,759 bytes at most. Nothing has changed then.
             RingClosed: this end is closed.
         """
         self._subscribe(topics)

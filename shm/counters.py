@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["LaneCounters", "ReaderCounters", "RingCounters", "TopicRow", "UplinkCounters", "Wishes"]
+__all__ = [
+    "LaneCounters",
+    "ReaderCounters",
+    "RingCounters",
+    "SlotWishes",
+    "TopicRow",
+    "UplinkCounters",
+    "Wishes",
+    "WishesAnswer",
+]
 
 
 class RingCounters(NamedTuple):
@@ -52,11 +61,35 @@ class TopicRow(NamedTuple):
 
 
 class Wishes(NamedTuple):
-    """What one reader wants; `version` says which of its lists this is."""
+    """What one reader wants, and of which topics it asks for a snapshot; `version` says which of
+    its lists this is."""
 
     version: int
     topics: tuple[str, ...]
+    snapshots: tuple[str, ...]
     others: bool
+
+
+class SlotWishes(NamedTuple):
+    """A reader that lives and is not evicted, and which list of wishes stands in its slot."""
+
+    slot: int
+    joined_ns: int
+    version: int
+
+
+class WishesAnswer(NamedTuple):
+    """What the ring's owner says of a reader's wishes.
+
+    Attributes:
+        expected: does anybody answer at all?
+        version: of the list of wishes that was last looked at.
+        text: what of it can't be had and has no row in the topic table; the owner's own form.
+    """
+
+    expected: bool
+    version: int
+    text: str
 
 
 class UplinkCounters(NamedTuple):

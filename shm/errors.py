@@ -16,6 +16,7 @@ __all__ = [
     "SendUnconfirmed",
     "TooManyReaders",
     "TooManySenders",
+    "TooManyTopics",
 ]
 
 

@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from .feed import Feed, attach
 from .state import ConnectionState, Phase
+from .subscribing import SubscriptionRefused
 
-__all__ = ["ConnectionState", "Feed", "Phase", "attach"]
+__all__ = ["ConnectionState", "Feed", "Phase", "SubscriptionRefused", "attach"]

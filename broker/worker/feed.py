@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from ringcast import shm
 from ringcast.shm import broadcast
 
 from .sending import MessageKind, MessageSender
 from .state import ConnectionState, Phase
+from .subscribing import wait_for_server
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["Feed", "attach"]
+
+NO_KIND: Final = 0xFFFF
+"""Of no message: a feed passes nothing over but what is for another worker alone."""
 
 
 class Feed(broadcast.Reader):
@@ -75,6 +79,50 @@ class Feed(broadcast.Reader):
         if state.phase is not Phase.STOPPED and not self.writer_alive:
             return dataclasses.replace(state, phase=Phase.ORPHANED)
         return state
+
+    # -- subscribing
+
+    def subscribe(
+        self,
+        *topics: str,
+        timeout: float | None = None,
+        wait: bool = True,
+        snapshot: bool = False,
+    ) -> None:
+        """Want these topics, too, and have the server asked for them. It holds for every message
+        published after it returns, and for topics that appear later.
+
+        Names are asked for at the server, unless it has them already for another worker; patterns,
+        in which `*` stands for any run of characters, select among the topics that there are. What
+        is wanted stands until `unsubscribe`, `close` or this process's end, also while there is no
+        connection or no manager. If the manager has no venue, nobody is asked, and this returns at
+        once.
+
+        Args:
+            topics: names and patterns.
+            timeout: seconds to wait for the server's answer; None waits as long as it takes.
+            wait: False does not wait for it.
+            snapshot: and have the present state of what these topics describe sent anew, as far as
+                the venue offers it: for a worker that joins late.
+
+        Raises:
+            SubscriptionRefused: the server refuses a topic, in its words, or the manager does: it
+                is not in `Config.allow`, or there are too many. The wish stands; unsubscribe to
+                give it up. Others of these topics are not affected.
+            TimeoutError: no answer in time; the wish stands.
+            ValueError: no topic can have such a name, or the list would become too long: its names
+                and patterns take 32,759 bytes at most. Nothing has changed then.
+            shm.RingClosed: the manager has stopped, or this end is closed.
+        """
+        self._subscribe(topics, snapshot)
+        if wait:
+            wait_for_server(self, topics, timeout)
+
+    def check_manager(self) -> None:
+        """Raise RingClosed if no manager will answer any more."""
+        state = ConnectionState.decode(self.note)
+        if state is not None and state.phase is Phase.STOPPED:
+            raise shm.RingClosed(f"the manager of {self.name!r} has stopped: nobody is asked")
 
     # -- sending
 
@@ -185,6 +233,9 @@ def attach(
     label: str | None = None,
     owner: int | None = None,
     events: bool = False,
+    topics: Iterable[str] | None = None,
+    others: bool = False,
+    timeout: float | None = None,
 ) -> Feed:
     """Attach to a manager's ring by name.
 
@@ -197,15 +248,31 @@ def attach(
         owner: user id of the manager, if it is another's.
         events: hand out the records of kind EVENT, too, each where it happened: JSON, see
             `ringcast.broker.worker.state`. Without it they are passed over.
+        topics: names and patterns of the topics that this worker wants, as `Feed.subscribe` takes
+            them; None: every message, an empty list: none.
+        others: with `topics`, hand out messages that have no topic, too, such as the server's
+            acknowledgements and errors.
+        timeout: seconds to wait until the server has acknowledged the topics; None does not wait,
+            and `Feed.topics` shows what becomes of them.
 
-    Raises: as `shm.broadcast.Reader.attach` does; RingNotFound while there is no manager.
+    Raises: as `shm.broadcast.Reader.attach` does; RingNotFound while there is no manager. With
+        `timeout` also as `Feed.subscribe` does.
     """
-    return Feed.attach(
+    feed = Feed.attach(
         name,
         policy=policy,
         start=start,
         wait=wait,
         label=label,
         owner=owner,
-        skip=0 if events else shm.Kind.EVENT,
+        skip=NO_KIND if events else shm.Kind.EVENT,
+        topics=topics,
+        others=others,
     )
+    if timeout is not None:
+        try:
+            wait_for_server(feed, feed.subscriptions, timeout)
+        except BaseException:
+            feed.close()
+            raise
+    return feed

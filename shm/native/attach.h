@@ -532,7 +532,7 @@ static inline ringcast_status rc_want_topic(rc_attached_reader *a, const char *t
     if (system == ENOSPC)
         return rc_fail(error, RINGCAST_INVALID, 0,
                        "no room for topic '%s': the names and patterns of one reader take %u bytes at"
-                       " most. Use patterns, or several readers", topic, RC_WISH_MAX);
+                       " most. Use patterns, or several readers", topic, RC_WANT_MAX);
     if (system)
         return rc_fail(error, RINGCAST_NO_MEMORY, system, "no memory for topics");
     return RINGCAST_OK;

@@ -75,8 +75,9 @@
 #define RC_REASON_MAX (RC_REASON_WORDS * 8u) /* bytes */
 #define RC_ANSWER_WORDS 61u
 #define RC_ANSWER_MAX (RC_ANSWER_WORDS * 8u) /* bytes */
-#define RC_WISH_WORDS 4094u
-#define RC_WISH_MAX (RC_WISH_WORDS * 8u) /* bytes of all that one reader wants, a NUL after each */
+#define RC_WISH_WORDS 8190u
+#define RC_WISH_MAX (RC_WISH_WORDS * 8u) /* bytes of a reader's list */
+#define RC_WANT_MAX ((RC_WISH_MAX - 1u) / 2u) /* of all that it wants, a NUL after each */
 /* Rows of the interest table after those of the topics 0 (none) to max_topics. */
 #define RC_INTEREST_EVENTS 1u   /* + max_topics: records of kind EVENT */
 #define RC_INTEREST_ARRIVALS 2u /* + max_topics: topics that are not in the table yet */
@@ -207,7 +208,8 @@ typedef struct rc_answer {
     _Atomic uint64_t words[RC_ANSWER_WORDS];
 } rc_answer;
 
-/* What one reader wants: names and patterns, each with a NUL after it. Written by the reader alone. */
+/* What one reader wants: names and patterns, each with a NUL after it; then, if there are any, an empty
+ * one and the names of which it asks for a snapshot. Written by the reader alone. */
 typedef struct rc_wishes {
     _Alignas(128) _Atomic uint64_t version; /* odd while the words below change */
     _Atomic uint64_t length; /* bytes */
@@ -279,7 +281,7 @@ static_assert(sizeof(rc_topic) == 384, "");
 static_assert(offsetof(rc_topic, messages) == 0x080, "");
 static_assert(offsetof(rc_topic, version) == 0x100, "");
 static_assert(sizeof(rc_answer) == 512, "");
-static_assert(sizeof(rc_wishes) == 32768, "");
+static_assert(sizeof(rc_wishes) == 65536, "");
 
 /* A fingerprint of the numbers above (FNV-1a, 64 bits): two builds that disagree on any of them
  * refuse each other's rings. */

@@ -24,7 +24,8 @@
  *
  * Wishes. The list of names and patterns stands in the control segment, too, for whoever asks a server
  * for topics: the reader writes it under a version (odd meanwhile), and the writer's process is woken
- * to read all of them. It goes with the reader's slot: claiming a slot empties its list. The writer
+ * to read all of them. After the list, and an empty name, come those of which the reader asks for a
+ * snapshot, until an answer says that they were read. It goes with the reader's slot: claiming a slot empties its list. The writer
  * says in the data segment what it thinks of a list: up to which version it has looked, and which names
  * can't be had; what can be had has a row, whose state says the rest. Nothing here is believed: lengths
  * are checked, names are checked by who uses them, and a list that changes without end is left for the
@@ -195,6 +196,7 @@ typedef struct rc_want {
     uint32_t length;
     uint32_t is_pattern;
     uint32_t found; /* a name: its row is known */
+    uint64_t snapshot; /* version of the list that asks for a snapshot of it; 0: none does */
 } rc_want;
 
 /* One thread at a time changes a filter, the one that works the reader (in Python: under the GIL);
@@ -214,6 +216,7 @@ typedef struct rc_filter {
     rc_want *wants;
     uint32_t count, room;
     uint64_t text_bytes; /* of all wants, with their NULs */
+    const rc_answer *answer;
 } rc_filter;
 
 static inline int rc_filter_has(const rc_filter *f, uint32_t topic)
@@ -296,22 +299,43 @@ static inline void rc_filter_learn(rc_filter *f)
     rc_filter_see_whether_open(f);
 }
 
+/* Append a text and its NUL; *length is how much there is. */
+static inline void rc_wishes_append(rc_wishes *wishes, char word[8], uint64_t *length,
+                                    const char *text, uint32_t text_length)
+{
+    for (uint32_t at = 0; at <= text_length; at++) {
+        word[(*length)++ & 7] = at < text_length ? text[at] : 0;
+        if (!(*length & 7))
+            rc_store_words(&wishes->words[*length / 8 - 1], word, 8);
+    }
+}
+
 /* Write the list for the writer's process to read. It has room: rc_filter_add() sees to that. */
 static inline void rc_filter_publish(rc_filter *f)
 {
     char word[8];
-    uint64_t length = 0;
+    uint64_t length = 0, answered = rc_load(&f->answer->wishes);
     rc_change_begin(&f->wishes->version);
     for (uint32_t i = 0; i < f->count; i++)
-        for (uint32_t at = 0; at <= f->wants[i].length; at++) {
-            word[length++ & 7] = f->wants[i].text[at];
-            if (!(length & 7))
-                rc_store_words(&f->wishes->words[length / 8 - 1], word, 8);
-        }
+        rc_wishes_append(f->wishes, word, &length, f->wants[i].text, f->wants[i].length);
+    RC_FAULT(62);
+    for (uint32_t i = 0, any = 0; i < f->count; i++) {
+        if (f->wants[i].snapshot <= answered)
+            continue;
+        if (!any++)
+            rc_wishes_append(f->wishes, word, &length, "", 0);
+        rc_wishes_append(f->wishes, word, &length, f->wants[i].text, f->wants[i].length);
+    }
     if (length & 7)
         rc_store_words(&f->wishes->words[length / 8], word, length & 7);
     rc_store(&f->wishes->length, length);
     rc_change_end(&f->wishes->version);
+}
+
+/* Ask for a snapshot of a topic that is wanted by name; the caller calls rc_filter_publish(). */
+static inline void rc_filter_ask_snapshot(rc_filter *f, rc_want *want)
+{
+    want->snapshot = (rc_load(&f->wishes->version) | 1) + 1; /* the next list's */
 }
 
 static inline rc_want *rc_filter_find(rc_filter *f, const char *text, uint32_t length)
@@ -329,7 +353,7 @@ static inline int rc_filter_add(rc_filter *f, const char *text, uint32_t length)
 {
     if (rc_filter_find(f, text, length))
         return 0;
-    if (f->text_bytes + length + 1 > RC_WISH_MAX)
+    if (f->text_bytes + length + 1 > RC_WANT_MAX) /* each may stand in the list twice */
         return ENOSPC;
     if (f->count == f->room) {
         uint32_t room = f->room ? 2 * f->room : 8;
@@ -396,6 +420,7 @@ static inline int rc_filter_begin(rc_filter *f, const void *data, void *control,
     f->interest = rc_interest_at(control, g) + index / 64;
     f->slot = &((rc_control *)control)->readers[index];
     f->wishes = (rc_wishes *)((uint8_t *)control + rc_wishes_offset(g)) + index;
+    f->answer = (const rc_answer *)((const uint8_t *)data + rc_answers_offset(g)) + index;
     f->slot_bit = rc_bit(index);
     f->max_topics = g->max_topics;
     f->others = (uint32_t)(others != 0);

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .broker.config import Config, ConfigError
     from .broker.manager import Manager, ManagerError
-    from .broker.worker import ConnectionState, Feed, Phase, attach
+    from .broker.worker import ConnectionState, Feed, Phase, SubscriptionRefused, attach
     from .shm.errors import (
         Evicted,
         LayoutMismatch,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         SendUnconfirmed,
         TooManyReaders,
         TooManySenders,
+        TooManyTopics,
     )
 
 __all__ = [
@@ -59,15 +60,17 @@ __all__ = [
     "RingNotFound",
     "SendRejected",
     "SendUnconfirmed",
+    "SubscriptionRefused",
     "TooManyReaders",
     "TooManySenders",
+    "TooManyTopics",
     "attach",
 ]
 
 _ROOMS = {
     ".broker.config": ("Config", "ConfigError"),
     ".broker.manager": ("Manager", "ManagerError"),
-    ".broker.worker": ("ConnectionState", "Feed", "Phase", "attach"),
+    ".broker.worker": ("ConnectionState", "Feed", "Phase", "SubscriptionRefused", "attach"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -59,7 +59,8 @@ def test_names_of_the_package() -> None:
 TOP: Final = (
     "Config ConfigError ConnectionState Evicted Feed LayoutMismatch Manager ManagerError"
     " MessageTooLarge Phase RingClosed RingCorrupt RingError RingExists RingFull RingNotFound"
-    " SendRejected SendUnconfirmed TooManyReaders TooManySenders attach"
+    " SendRejected SendUnconfirmed SubscriptionRefused TooManyReaders TooManySenders TooManyTopics"
+    " attach"
 )
 
 
@@ -91,12 +92,12 @@ def test_methods_of_reader_and_writer() -> None:
         broadcast.Writer: (
             "abandon abandoned answer_wishes answers_wishes capacity close closed create demote"
             " epoch evict max_message name note oldest publish publish_many reserve resume sequence"
-            " set_topic_state slots topic try_publish unlink"
+            " set_topic_state slots topic try_publish unlink wishers wishes"
         ),
         broadcast.Reader: (
             "attach batch chooses close closed cursor lag latest lost max_message name note policy"
-            " read read_available received skipped slot subscribe subscriptions topics unsubscribe"
-            " wait_into writer_alive"
+            " read read_available received skipped slot subscribe subscriptions topic_id"
+            " topic_state topics unsubscribe wait_into wishes_answer wishes_version writer_alive"
         ),
         broadcast.Message: "epoch gap key kind payload sequence text time_ns topic topic_name",
         broadcast.Batch: "descriptors first gap payload records release",

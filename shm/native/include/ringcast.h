@@ -168,7 +168,7 @@ ringcast_status ringcast_wait(ringcast_reader *reader, int64_t timeout_ns);
  * every message published after it returns, and for topics that appear later. The thread that reads
  * calls it. A reader that was attached without topics gets every message anyway; what it subscribes to
  * is shown to the manager, who may ask the server for it. RINGCAST_OK; RINGCAST_INVALID: no topic can
- * have such a name, or the list is too long (its names take 32,752 bytes at most), and those before it
+ * have such a name, or the list is too long (its names take 32,759 bytes at most), and those before it
  * are wanted; RINGCAST_CLOSED, RINGCAST_NO_MEMORY. */
 ringcast_status ringcast_subscribe(ringcast_reader *reader, const char *const *topics,
                                    size_t count);

@@ -1,0 +1,162 @@
+"""Waiting until the server has acknowledged what a worker subscribed to.
+
+    worker: wishes, version v  ──▶  control segment  ──▶  manager
+    worker  ◀──  answer: wishes up to version v were read, these can't be had  ◀──  manager
+    worker  ◀──  topic table: wanted, pending, subscribed, refused  ◀──  manager
+
+Nothing is sent: both sides look at what stands in shared memory. An answer is looked for with short
+pauses, for it takes a server's round trip; no message waits for it, and reading goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from ringcast import shm
+from ringcast.shm.counters import WishesAnswer
+
+from ..topics.states import TopicState
+
+__all__ = ["ANSWER_MAX", "Asker", "SubscriptionRefused", "answer_text", "wait_for_server"]
+
+ANSWER_MAX: Final = 488
+"""Bytes of an answer's text: RC_ANSWER_MAX of layout.h."""
+_PAUSE_FIRST: Final = 0.0005
+_PAUSE_MOST: Final = 0.02
+"""Seconds between two looks; they double up to this."""
+_NOT_SAID: Final = "refused; the manager's log says why"
+
+
+class SubscriptionRefused(shm.RingError):
+    """The server, or the manager, does not give a worker topics that it asked for.
+
+    Attributes:
+        reasons: why, by topic, in the server's words where there are any.
+    """
+
+    def __init__(self, message: str, reasons: dict[str, str]) -> None:
+        super().__init__(message, reasons)
+        self.reasons = reasons
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Asker(Protocol):
+    """What is needed of a worker's reader."""
+
+    @property
+    def name(self) -> str:
+        """The ring's name."""
+
+    @property
+    def subscriptions(self) -> tuple[str, ...]:
+        """What it wants now."""
+
+    @property
+    def wishes_version(self) -> int:
+        """Which list of its wishes stands in its slot."""
+
+    def wishes_answer(self) -> WishesAnswer:
+        """What the manager says of them."""
+
+    def topic_id(self, name: str) -> int:
+        """Of a topic in the table, or 0."""
+
+    def topic_state(self, topic: int) -> tuple[int, str]:
+        """A `TopicState`, and why."""
+
+    def check_manager(self) -> None:
+        """Raise RingClosed if no manager will answer any more."""
+
+
+def wait_for_server(feed: Asker, topics: Iterable[str], timeout: float | None) -> None:
+    """Wait until the server has acknowledged these topics, or refused one.
+
+    Args:
+        feed: the worker's, which has subscribed to them.
+        topics: names and patterns; patterns are not asked for, and not waited for.
+        timeout: seconds; None waits as long as it takes.
+
+    Raises:
+        SubscriptionRefused: one was refused, or several; the others may be had.
+        TimeoutError: no answer in time; the wishes stand.
+        shm.RingClosed: the manager has stopped, or this end is closed.
+    """
+    version = feed.wishes_version
+    open_topics = {name for name in topics if "*" not in name}
+    until = float("inf") if timeout is None else time.monotonic() + timeout
+    reasons: dict[str, str] = {}
+    pause = _PAUSE_FIRST
+    while open_topics:
+        answer = feed.wishes_answer()
+        if not answer.expected:
+            return  # nobody asks a server: what comes, comes
+        if answer.version >= version:
+            _look(feed, open_topics, _refused(answer.text), reasons)
+        if not open_topics:
+            break
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(
+                f"no answer in time for {_listed(open_topics)}: the wish stands, and"
+                " `ringcast topics` shows what becomes of it"
+            )
+        feed.check_manager()
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _PAUSE_MOST)
+    if reasons:
+        first = next(iter(reasons))
+        raise SubscriptionRefused(
+            f"{_listed(reasons)} refused: {reasons[first]}", dict(sorted(reasons.items()))
+        )
+
+
+def _look(
+    feed: Asker, open_topics: set[str], refused: dict[str, str], reasons: dict[str, str]
+) -> None:
+    """Take out those of `open_topics` that have an answer."""
+    wanted = set(feed.subscriptions)
+    for name in sorted(open_topics):
+        topic = feed.topic_id(name)
+        if name not in wanted:  # another thread has unsubscribed
+            open_topics.discard(name)
+        elif name in refused or topic == 0:
+            reasons[name] = refused.get(name, _NOT_SAID)
+            open_topics.discard(name)
+        else:
+            state, reason = feed.topic_state(topic)
+            if state == TopicState.REFUSED:
+                reasons[name] = reason or _NOT_SAID
+            if state in (TopicState.REFUSED, TopicState.SUBSCRIBED):
+                open_topics.discard(name)
+
+
+def _refused(text: str) -> dict[str, str]:
+    """What an answer says, as `answer_text` has it."""
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def answer_text(refused: dict[str, str]) -> str:
+    """The text of an answer: names that can't be had, and why; as many as fit."""
+    kept: dict[str, str] = {}
+    text = ""
+    for name, reason in refused.items():
+        longer = json.dumps({**kept, name: reason}, ensure_ascii=False, separators=(",", ":"))
+        if len(longer.encode()) > ANSWER_MAX:
+            break
+        kept[name] = reason
+        text = longer
+    return text
+
+
+def _listed(names: Iterable[str]) -> str:
+    first, *others = sorted(names)
+    return repr(first) if not others else f"{first!r} and {len(others)} more topics"
