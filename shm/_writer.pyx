@@ -35,11 +35,12 @@ from ringcast.shm._endpoint cimport (
     Endpoint, OwnerEnd, Segments, Semaphores, WaitStrategy, check_making, check_open, deadline_of,
 )
 
-from ringcast.shm._topics cimport hash_of
+from ringcast.shm._topics cimport WishWatch, hash_of
 
 import os
 import threading
 
+from ._endpoint import semaphore_name
 from ._topics import read_wishes, wishes_version
 from .counters import SlotWishes
 from .errors import MessageTooLarge, RingCorrupt, RingFull, TooManyTopics
@@ -653,6 +654,10 @@ cdef class Writer(OwnerEnd):
                 found.append(SlotWishes(i, rc_load_u64(&rc_slot_at(control, i).joined_ns),
                                         wishes_version(self.segments, i)))
         return found
+
+    def watch_wishes(self) -> WishWatch:
+        """What waits, in a thread of its own, for readers' wishes to change."""
+        return WishWatch(semaphore_name(self.segments.name, self.segments.instance, "wish"))
 
     def wishes(self, uint32_t slot):
         """What the reader in a slot wishes for, as `Wishes`; None while that changes, or if it is
