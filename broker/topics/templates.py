@@ -123,11 +123,16 @@ class Form:
         text: the form.
         only: by part, patterns with ``*`` of which one must match.
 
+    Attributes:
+        text: as it was given.
+        parts: what it calls the parts.
+        is_limited: `only` excludes some names.
+
     Raises:
         TemplateError: it can't be understood.
     """
 
-    __slots__ = ("_cases", "_only", "_regex", "parts", "text")
+    __slots__ = ("_cases", "_only", "_regex", "is_limited", "parts", "text")
 
     def __init__(self, text: str, only: Mapping[str, Sequence[str]] | None = None) -> None:
         pieces = _parts(text, ("number", "lower", "upper"))
@@ -147,6 +152,7 @@ class Form:
                 raise TemplateError(f"{text!r} has no part {name!r}")
         self.text = text
         self.parts = tuple(names)
+        self.is_limited = bool(only)
         self._only = {name: tuple(globs) for name, globs in (only or {}).items()}
         self._cases = {
             piece.name: (str.lower if piece.style == "lower" else str.upper)

@@ -256,8 +256,13 @@ class Venue:
                 if fault is not None:
                     raise ValueError(f"{name!r} is no topic of {self.name}: {fault}")
                 return naming, parts
-        forms = " or ".join(f"{naming.form.text} ({naming.example})" for naming in self.namings)
+        forms = " or ".join(f"{naming.form.text} ({naming.example})" for naming in self.by_use)
         raise ValueError(f"{name!r} is no topic of {self.name}: write it as {forms}")
+
+    @property
+    def by_use(self) -> list[Naming]:
+        """The forms of names, for people: those for all channels before those for some."""
+        return sorted(self.namings, key=lambda naming: naming.form.is_limited)
 
     def _is_name(self, name: str) -> bool:
         try:
