@@ -52,9 +52,13 @@ def _option(name: str, *, metavar: str | None = None, repeatable: bool = False) 
 def serve(
     name: Annotated[str | None, _option("name")] = None,
     url: Annotated[str | None, _option("url")] = None,
+    venue: Annotated[str | None, _option("venue", metavar="NAME|FILE")] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="TOML file; its keys are the names of these options, and some more."),
+    ] = None,
+    subscribe: Annotated[
+        list[str] | None, _option("subscribe", metavar="TOPIC", repeatable=True)
     ] = None,
     initial_message: Annotated[
         list[str] | None, _option("initial_messages", metavar="TEXT", repeatable=True)
@@ -88,6 +92,8 @@ def serve(
     given: dict[str, Any] = {
         "name": name,
         "url": url,
+        "venue": venue,
+        "subscribe": subscribe or None,
         "initial_messages": initial_message or None,
         "headers": dict(map(_header, header)) if header else None,
         "proxy": proxy,
@@ -117,9 +123,10 @@ def serve(
 def _configured(file: Path | None, options: dict[str, Any]) -> Config:
     if file is not None:
         return Config.load(file, **options)
-    for key in ("name", "url"):
-        if key not in options:
-            raise typer.BadParameter("is needed, or --config", param_hint=f"--{key}")
+    if "name" not in options:
+        raise typer.BadParameter("is needed, or --config", param_hint="--name")
+    if not options.keys() & {"url", "venue"}:
+        raise typer.BadParameter("is needed, or --venue or --config", param_hint="--url")
     return Config(**options)
 
 

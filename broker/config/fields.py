@@ -15,6 +15,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Final, Self
 
+from ..topics.venue import Venue
+from ..topics.venue_file import VenueError, load_venue
 from . import file, redaction
 from .keys import keyed, keys_of, refuse_unknown, setting
 from .kinds import (
@@ -30,14 +32,18 @@ from .kinds import (
     Messages,
     Mode,
     Name,
+    Patterns,
     Proxy,
     Rate,
     Seconds,
     SecondsOrNever,
     Size,
     Text,
+    Texts,
     Tokens,
+    TopicPatterns,
     Url,
+    VenueName,
     is_header_value,
     is_token,
 )
@@ -78,7 +84,19 @@ class Config:
         )
     )
     url: str = setting(
-        Url("Where to connect: ws:// or wss://.", "In ASCII and without a fragment.")
+        Url(
+            "Where to connect: ws:// or wss://.",
+            "In ASCII and without a fragment. Required, unless the venue has one.",
+        ),
+        default=None,  # until the venue's is put in its place
+    )
+    venue: str | None = setting(
+        VenueName(
+            "The exchange: a name that `ringcast venues` lists, or the path of a venue file of your"
+            " own.",
+            "It says how topics are found in messages and asked for at the server.",
+        ),
+        default=None,
     )
     initial_messages: Sequence[str | bytes] = setting(
         Messages(
@@ -87,6 +105,56 @@ class Config:
             secret=True,
         ),
         default=(),
+    )
+
+    # ---- topics
+
+    subscribe: Sequence[str] = setting(
+        Texts(
+            "Topics that the manager wants itself, whatever workers want.",
+            "They need a venue, and are never unsubscribed.",
+        ),
+        default=(),
+    )
+    topic: Sequence[str] = setting(
+        TopicPatterns(
+            'Where a message has its topic: patterns of JSON pointers, such as "{/stream}"; the'
+            " first whose pointers are all there counts.",
+            'Or one Python function, "module:function", which takes the payload and returns the'
+            " topic or None. Without it, the venue's.",
+        ),
+        default=(),
+    )
+    key: Sequence[str] = setting(
+        Patterns(
+            "Where a message has the key by which work groups share messages out, as for topic.",
+            "Without it, the venue's; without that, the topic is the key.",
+        ),
+        default=(),
+    )
+    max_topics: int = setting(
+        Count(
+            "Topics that the ring knows, at most.",
+            "Messages of further ones have no topic.",
+            least=1,
+            most=65536,
+        ),
+        default=4096,
+    )
+    allow: Sequence[str] = setting(
+        Texts(
+            "Topics that workers may ask the server for: names, with * for any characters.",
+            "The manager's own topics need not be among them.",
+        ),
+        default=("*",),
+    )
+    linger: float = setting(
+        Seconds(
+            "A topic that no worker wants any more is unsubscribed after so long.",
+            "So workers that restart do not cost a request each.",
+            may_be_zero=True,
+        ),
+        default=5.0,
     )
 
     # ---- the handshake
@@ -282,6 +350,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check everything; the types first, since the other checks and `redact` rely on them."""
+        venue = self._take_from_venue()
         for key in KEYS.values():
             object.__setattr__(self, key.name, key.accept(getattr(self, key.name)))
         for key in KEYS.values():
@@ -292,6 +361,28 @@ class Config:
         self._check_headers()
         self._check_tls()
         self._check_times()
+        self._check_topics(venue)
+
+    def _take_from_venue(self) -> Venue | None:
+        """Fill in what the venue says and nobody else does."""
+        venue = None
+        if isinstance(self.venue, str):  # other types are refused soon
+            try:
+                venue = load_venue(self.venue)
+            except VenueError as error:
+                shown = (
+                    "it can't be used (why is not shown)" if "venue" in self._expanded else error
+                )
+                raise ConfigError(f"venue: {shown}") from None
+        if self.url is None:
+            if venue is None or venue.url is None:
+                raise ConfigError("url is missing: give it, or a venue that has one")
+            object.__setattr__(self, "url", venue.url)
+        if venue is not None:
+            for key in ("topic", "key"):
+                if getattr(self, key) == ():
+                    object.__setattr__(self, key, getattr(venue, key))
+        return venue
 
     # ---- as text
 
@@ -315,6 +406,8 @@ class Config:
         refuse_unknown(options, KEYS)
         values, expanded = file.read(path, KEYS, overridden=options)
         values |= options
+        if "url" not in values and "venue" not in values:
+            raise ConfigError(f"url is missing: give it, or a venue, in {path} or as an option")
         for key in KEYS.values():
             if key.is_required and key.name not in values:
                 raise ConfigError(f"{key.name} is missing: give it in {path} or as an option")
@@ -418,6 +511,19 @@ class Config:
         for name in ("private_key", "private_key_password"):
             if getattr(self, name) is not None and self.certificate is None:
                 raise self._error(name, "it needs certificate, the file it belongs to")
+
+    def _check_topics(self, venue: Venue | None) -> None:
+        if venue is None:
+            if self.subscribe:
+                raise self._error("subscribe", "it needs venue, which says how to ask for topics")
+            return
+        hidden = "subscribe" in self._expanded
+        for topic in self.subscribe:
+            try:
+                venue.check_name(topic)
+            except ValueError as error:
+                what = f"a topic (not shown) is none of {venue.name}" if hidden else str(error)
+                raise ConfigError(f"subscribe: {what}") from None
 
     def _check_times(self) -> None:
         if self.reconnect_delay_max < self.reconnect_delay:

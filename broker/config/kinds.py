@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from ringcast import shm
 
+from ..topics.templates import TemplateError, check_topic_pattern
 from .redaction import HIDDEN
 
 __all__ = [
@@ -36,14 +37,18 @@ __all__ = [
     "Messages",
     "Mode",
     "Name",
+    "Patterns",
     "Proxy",
     "Rate",
     "Seconds",
     "SecondsOrNever",
     "Size",
     "Text",
+    "Texts",
     "Tokens",
+    "TopicPatterns",
     "Url",
+    "VenueName",
     "is_header_value",
     "is_token",
 ]
@@ -56,6 +61,8 @@ _RATE_MAX: Final = 1_000_000
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 TOKEN_CHARACTERS: Final = "letters, digits and !#$%&'*+-.^_`|~"  # noqa: S105 - no password
 """Those of a token, for an error."""
+_NOT_TOKENS: Final = f"use {TOKEN_CHARACTERS} only"
+_FUNCTION: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _HEADER_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*")
 _HOST_NAME: Final = re.compile(r"[0-9A-Za-z_:-][0-9A-Za-z_:.-]{0,252}")
 _VISIBLE: Final = re.compile(r"[!-~]+")
@@ -161,6 +168,15 @@ class Name(Text):
         return None
 
 
+class VenueName(Text):
+    """The name of a venue, or the path of a venue file; in a configuration file, a relative path
+    starts at its folder."""
+
+    def from_toml(self, value: Any, folder: Path, /) -> Any:
+        is_path = isinstance(value, str) and ("/" in value or value.endswith(".toml"))
+        return str(folder / value) if is_path else value
+
+
 class HostName(Text):
     """A host, without scheme and port."""
 
@@ -252,11 +268,11 @@ def _check_parts(parts: tuple[Any, ...], *types: type) -> None:
             raise TypeError(f"must hold texts, not {type(part).__name__}")
 
 
-class Tokens(Kind):
-    """A list of tokens (RFC 9110 section 5.6.2), each one once."""
+class Texts(Kind):
+    """A list of texts, each one once."""
 
     expected = "a list of texts"
-    accepted = (list, tuple)
+    accepted: ClassVar[tuple[type, ...]] = (list, tuple)
 
     def accept(self, value: Any, /) -> Any:
         parts = tuple(Kind.accept(self, value))
@@ -264,8 +280,10 @@ class Tokens(Kind):
         return parts
 
     def fault(self, value: Any, /) -> str | None:
-        if not all(map(is_token, value)):
-            return f"use {TOKEN_CHARACTERS} only"
+        if not all(value):
+            return "a text of it is empty"
+        if any(map(_SURROGATE.search, value)):
+            return "a text of it is not valid Unicode"
         if len(set(value)) < len(value):
             return "name each one once"
         return None
@@ -275,6 +293,44 @@ class Tokens(Kind):
 
     def display(self, value: Any, redact: Callable[[str], str], /) -> str:
         return repr(tuple(map(redact, value)))
+
+
+class Tokens(Texts):
+    """A list of tokens (RFC 9110 section 5.6.2), each one once."""
+
+    def fault(self, value: Any, /) -> str | None:
+        return Texts.fault(self, value) if all(map(is_token, value)) else _NOT_TOKENS
+
+
+class Patterns(Texts):
+    """A list of patterns of JSON pointers; a single one may stand alone."""
+
+    expected = "a pattern or a list of patterns"
+    accepted = (str, list, tuple)
+
+    def accept(self, value: Any, /) -> Any:
+        return Texts.accept(self, (value,) if isinstance(value, str) else value)
+
+    def fault(self, value: Any, /) -> str | None:
+        try:
+            for pattern in value:
+                check_topic_pattern(pattern)
+        except TemplateError as error:
+            return str(error)
+        return Texts.fault(self, value)
+
+
+class TopicPatterns(Patterns):
+    """Patterns, or one Python function."""
+
+    expected = 'a pattern, a list of patterns, or one function as "module:function"'
+
+    def fault(self, value: Any, /) -> str | None:
+        if len(value) == 1 and _FUNCTION.fullmatch(value[0]):
+            return None
+        if any(map(_FUNCTION.fullmatch, value)):
+            return "a function stands alone: give one function, or patterns"
+        return Patterns.fault(self, value)
 
 
 class Messages(Kind):
@@ -371,9 +427,11 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class Count(Kind):
-    """A whole number, `least` or more. In a file also as text, which can come from a variable."""
+    """A whole number from `least` to `most`. In a file also as text, which can come from a
+    variable."""
 
     least: int | None = field(default=None, kw_only=True)
+    most: int | None = field(default=None, kw_only=True)
 
     expected = "a whole number"
     accepted = (int,)
@@ -381,6 +439,8 @@ class Count(Kind):
     example: ClassVar[str] = '"65536"'
 
     def fault(self, value: Any, /) -> str | None:
+        if self.most is not None and not (self.least or 0) <= value <= self.most:
+            return f"give a number from {self.least or 0} to {self.most}"
         if self.least is not None and value < self.least:
             return f"give a number, {self.least} or more"
         return None

@@ -71,6 +71,16 @@ def test_serve_takes_options(configured: list[Config], tmp_path: Path) -> None:
     ]
 
 
+def test_serve_takes_a_venue(configured: list[Config]) -> None:
+    lines(
+        *("serve", "--name", "md", "--venue", "okx"),
+        *("--subscribe", "trades:BTC-USDT", "--subscribe", "books:BTC-USDT"),
+    )
+    assert configured == [
+        Config(name="md", venue="okx", subscribe=["trades:BTC-USDT", "books:BTC-USDT"])
+    ]
+
+
 def test_serve_prefers_options_to_the_file(configured: list[Config], tmp_path: Path) -> None:
     file = tmp_path / "md.toml"
     file.write_text("name = 'md'\nurl = 'ws://h'\nreconnect = false\nping_interval = 'never'")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ringcast.broker.config import KEYS, Config, ConfigError
+from ringcast.broker.topics import venue_file
 from tests.unit.broker.config.conftest import URL, make, refused, write
 
 # ---- values --------------------------------------------------------------------------------
@@ -117,6 +118,23 @@ def test_urls_that_are_refused(url: str) -> None:
         ({"max_in_flight": 0}, "max_in_flight=0: give a number, 1 or more"),
         ({"max_in_flight": -3}, "max_in_flight=-3"),
         ({"send_burst": 0}, "send_burst=0"),
+        ({"max_topics": 0}, "max_topics=0: give a number from 1 to 65536"),
+        ({"max_topics": 65537}, "max_topics=65537"),
+        ({"linger": -1}, "linger=-1"),
+        ({"allow": ("",)}, "allow=('',): a text of it is empty"),
+        ({"allow": ("a", "a")}, "name each one once"),
+        ({"topic": ("stream",)}, "has no pointer"),
+        ({"topic": ("{/a",)}, "a brace that is not closed"),
+        ({"topic": ("{a}",)}, "'a' is no JSON pointer"),
+        ({"topic": ("{/a~2}",)}, "'/a~2' is no JSON pointer"),
+        ({"topic": ("{/a/*}",)}, "names one index"),
+        ({"topic": ("{/a}", "mine:topic")}, "a function stands alone"),
+        ({"key": "mine:topic"}, "key=('mine:topic',)"),
+        ({"venue": "okex"}, "venue: there is no venue 'okex': did you mean okx?"),
+        ({"venue": "/nowhere/mine.toml"}, "cannot read the venue file /nowhere/mine.toml"),
+        ({"subscribe": ["a"]}, "subscribe=('a',): it needs venue"),
+        ({"venue": "okx", "subscribe": ["BTC-USDT"]}, "write it as {channel}:{instId:upper}"),
+        ({"venue": "binance", "subscribe": ["BTCUSDT@trade"]}, "write its symbol as 'btcusdt'"),
         ({"send_rate": 0}, "send_rate=0"),
         ({"send_rate": 1e7}, "send_rate=10000000"),
         ({"offline_sends": "drop"}, 'offline_sends=\'drop\': it must be "buffer" or "reject"'),
@@ -130,7 +148,7 @@ def test_errors_name_the_key_and_the_value(values: dict[str, Any], expected: str
     ("key", "value"),
     [
         ("name", 5),
-        ("url", None),
+        ("url", b"ws://h"),
         ("initial_messages", "text"),
         ("initial_messages", (5,)),
         ("headers", ["a"]),
@@ -154,6 +172,14 @@ def test_errors_name_the_key_and_the_value(values: dict[str, Any], expected: str
         ("max_in_flight", True),
         ("offline_sends", 1),
         ("send_rate", "fast"),
+        ("venue", 5),
+        ("subscribe", "btcusdt@trade"),
+        ("subscribe", (5,)),
+        ("topic", 5),
+        ("topic", ["{/a}", 5]),
+        ("key", {"a": "b"}),
+        ("allow", "*"),
+        ("max_topics", "many"),
     ],
 )
 def test_wrong_types_are_refused(key: str, value: Any) -> None:
@@ -179,6 +205,35 @@ def test_settings_of_what_is_under_way() -> None:
     config = make(close_timeout=1, max_in_flight=1)
     assert (config.close_timeout, config.max_in_flight) == (1.0, 1)
     assert type(config.close_timeout) is float
+
+
+def test_a_venue_gives_what_the_configuration_does_not() -> None:
+    config = Config(name="md", venue="okx", subscribe=["trades:BTC-USDT"])
+    assert config.url == "wss://ws.okx.com:8443/ws/v5/public"
+    assert config.topic[0] == "{/arg/channel}:{/arg/instId}"
+    assert (config.key, config.subscribe) == ((), ("trades:BTC-USDT",))
+    other = Config(name="md", venue="okx", url="ws://h", topic="{/a}", key=["{/b}"])
+    assert (other.url, other.topic, other.key) == ("ws://h", ("{/a}",), ("{/b}",))
+    assert Config.from_json(config.as_json()) == config
+
+
+def test_a_venue_file_without_a_url(tmp_path: Path) -> None:
+    text = (Path(venue_file.__file__).parent / "venues" / "bitstamp.toml").read_text("utf-8")
+    file = tmp_path / "mine.toml"
+    file.write_text(text.replace("url =", "documentation =", 1).replace("documentation", "#", 1))
+    with pytest.raises(ConfigError, match="url is missing: give it, or a venue that has one"):
+        Config(name="md", venue=str(file))
+    assert Config(name="md", venue=str(file), url="ws://h").url == "ws://h"
+
+
+def test_topics_without_a_venue() -> None:
+    config = make()
+    assert (config.venue, config.subscribe, config.topic, config.key) == (None, (), (), ())
+    assert (config.max_topics, config.allow, config.linger) == (4096, ("*",), 5.0)
+    for topic in ("mine:topic", "my.module:find_topic"):
+        assert make(topic=topic).topic == (topic,)
+    assert make(topic=["{/stream}", "{{{/e}:{/s}"]).topic == ("{/stream}", "{{{/e}:{/s}")
+    assert make(max_topics=65536, linger=0, allow=[]).allow == ()
 
 
 def test_lists_are_kept_as_tuples() -> None:
@@ -259,7 +314,7 @@ def test_the_nearest_key_is_named(wrong: str, right: str, file: Path) -> None:
         ),
         ("ping", "ping_interval, ping_timeout"),
         ("max_rea", "max_readers"),
-        ("key", "private_key, private_key_password"),
+        ("private", "private_key, private_key_password"),
         ("ssl", "ca, certificate, private_key, verify"),
     ],
 )
@@ -276,7 +331,9 @@ def test_required_keys() -> None:
     with pytest.raises(ConfigError, match="name is missing"):
         Config(url=URL)  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="url is missing"):
-        Config(name="md")  # type: ignore[call-arg]
+        Config(name="md")
+    with pytest.raises(ConfigError, match="url is missing"):
+        Config(name="md", url=None)  # type: ignore[arg-type]
 
 
 def test_each_key_is_written_once_and_explained() -> None:
@@ -291,8 +348,8 @@ def test_each_key_is_written_once_and_explained() -> None:
     for name, key in KEYS.items():
         assert key.name == name
         assert key.kind.summary.endswith("."), name
-        assert key.is_required == (name in ("name", "url")), name
-        if not key.is_required:
+        assert key.is_required == (name == "name"), name
+        if name not in ("name", "url"):
             assert getattr(config, name) == key.default, name
     assert list(inspect.signature(Config).parameters) == [*public, "_expanded"]
 
@@ -300,7 +357,7 @@ def test_each_key_is_written_once_and_explained() -> None:
 @pytest.mark.parametrize("name", KEYS)
 def test_each_key_has_a_type(name: str) -> None:
     assert refused(**{name: object()}).startswith(f"{name} must be ")
-    if not KEYS[name].is_optional:
+    if not KEYS[name].is_optional and name != "url":
         assert refused(**{name: None}).startswith(f"{name} must be ")
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from ringcast.broker.config import KEYS, Config, ConfigError
+from ringcast.broker.topics import venue_file
 from tests.unit.broker.config.conftest import URL, write
+
+VENUES = Path(venue_file.__file__).parent / "venues"
 
 # ---- files ---------------------------------------------------------------------------------
 
@@ -53,6 +56,13 @@ def test_a_file_with_every_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         offline_sends = "reject"
         send_rate = 10
         send_burst = 5
+        venue = "binance"
+        subscribe = ["btcusdt@trade"]
+        topic = "{/stream}"
+        key = ["{/data/s}"]
+        max_topics = 16
+        allow = ["btc*"]
+        linger = 0.5
         [headers]
         Authorization = "Bearer ${TOKEN}"
         """,
@@ -95,7 +105,34 @@ def test_a_file_with_every_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         offline_sends="reject",
         send_rate=10,
         send_burst=5,
+        venue="binance",
+        subscribe=["btcusdt@trade"],
+        topic=["{/stream}"],
+        key=["{/data/s}"],
+        max_topics=16,
+        allow=["btc*"],
+        linger=0.5,
     )
+
+
+def test_a_venue_file_is_found_from_the_folder(file: Path) -> None:
+    venue = file.parent / "mine.toml"
+    venue.write_text((VENUES / "template.toml").read_text("utf-8"), "utf-8")
+    config = Config.load(write(file, 'venue = "mine.toml"\nsubscribe = ["trades:BTC-USD"]'))
+    assert (config.venue, config.url) == (str(venue), URL)
+    file.write_text('name = "md"\nvenue = "binance"', "utf-8")
+    assert Config.load(file).url == "wss://stream.binance.com:9443/stream"
+
+
+def test_an_expanded_topic_is_not_shown(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "secret-secret")
+    write(file, 'venue = "okx"\nsubscribe = ["${TOKEN}"]')
+    with pytest.raises(ConfigError) as caught:
+        Config.load(file)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        Config.load(write(file, 'venue = "${TOKEN}"'))
+    assert "secret" not in str(caught.value)
 
 
 def test_options_take_precedence_and_are_not_expanded(file: Path) -> None:

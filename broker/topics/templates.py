@@ -1,0 +1,458 @@
+"""Small languages of venue files: names with parts, JSON with placeholders, patterns of pointers.
+
+Three kinds of text have braces in them, and in all of them ``{{`` is a brace:
+
+* A **form** describes names: ``{channel}:{symbol:upper}`` reads ``trades:BTC-USDT`` as channel
+  ``trades`` and symbol ``BTC-USDT``. A part may be ``:number`` (digits), ``:lower`` or ``:upper``
+  (which case its letters must have).
+* A **template** is JSON, written as TOML, for a message. A text that is one placeholder becomes the
+  value itself, ``{part}`` as a text and ``{part:number}`` as a number; values are put in as JSON,
+  so no character of them can break the message. A list of one element that has placeholders is
+  repeated; what stands outside such lists is the same for all topics of a message.
+* A **pattern** takes values out of a message: ``{/arg/channel}:{/arg/instId}`` joins what JSON
+  pointers (RFC 6901) find. A value is a text, or a number as it is spelled. In an answer's pattern
+  a part ``*`` of a pointer stands for every index of a list.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = [
+    "Form",
+    "JsonTemplate",
+    "NameParts",
+    "Pattern",
+    "TemplateError",
+    "check_topic_pattern",
+    "glob_matches",
+    "parse_json",
+    "read_pointer",
+    "scalar_text",
+    "value_at",
+]
+
+_PLACEHOLDER: Final = re.compile(r"([A-Za-z][A-Za-z0-9_]*)(?::([a-z]+))?")
+_INDEX: Final = re.compile(r"0|[1-9][0-9]{0,8}")
+_DIGITS: Final = re.compile(r"[0-9]{1,15}")
+_ESCAPED: Final = re.compile(r"~(?![01])")
+_EACH: Final = "*"
+"""The part of a pointer that stands for every index of a list."""
+
+
+class TemplateError(ValueError):
+    """A form, template or pattern that can't be understood."""
+
+
+NameParts = Mapping[str, str]
+"""The parts of a name by what its form calls them."""
+
+
+# ---- braces ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Hole:
+    """What stands between two braces."""
+
+    text: str
+
+
+def _split(text: str) -> Iterator[str | _Hole]:
+    """The literal stretches of `text` and the holes between them.
+
+    Raises:
+        TemplateError: a brace is not closed.
+    """
+    literal, position = "", 0
+    while position < len(text):
+        if text.startswith("{{", position):
+            literal, position = literal + "{", position + 2
+        elif text[position] != "{":
+            literal, position = literal + text[position], position + 1
+        else:
+            end = text.find("}", position)
+            if end < 0:
+                raise TemplateError(f"{text!r} has a brace that is not closed; write {{{{ for one")
+            if literal:
+                yield literal
+            yield _Hole(text[position + 1 : end])
+            literal, position = "", end + 1
+    if literal:
+        yield literal
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A placeholder: a part's name, and how it is written."""
+
+    name: str
+    style: str
+
+
+def _parts(text: str, styles: Sequence[str]) -> tuple[str | _Part, ...]:
+    found: list[str | _Part] = []
+    for piece in _split(text):
+        if isinstance(piece, str):
+            found.append(piece)
+            continue
+        match = _PLACEHOLDER.fullmatch(piece.text)
+        if match is None:
+            raise TemplateError(
+                f"{{{piece.text}}} in {text!r} is no name of a part, such as {{id}}"
+            )
+        if match[2] is not None and match[2] not in styles:
+            known = " or ".join(f":{style}" for style in styles)
+            raise TemplateError(f"{{{piece.text}}} in {text!r}: after the colon goes {known}")
+        found.append(_Part(match[1], match[2] or ""))
+    return tuple(found)
+
+
+# ---- names -----------------------------------------------------------------------------------
+
+
+class Form:
+    """The form of some of a venue's names, such as ``{channel}:{symbol}``.
+
+    Args:
+        text: the form.
+        only: by part, patterns with ``*`` of which one must match.
+
+    Attributes:
+        text: as it was given.
+        parts: what it calls the parts.
+        is_limited: `only` excludes some names.
+
+    Raises:
+        TemplateError: it can't be understood.
+    """
+
+    __slots__ = ("_cases", "_only", "_regex", "is_limited", "parts", "text")
+
+    def __init__(self, text: str, only: Mapping[str, Sequence[str]] | None = None) -> None:
+        pieces = _parts(text, ("number", "lower", "upper"))
+        names = [piece.name for piece in pieces if isinstance(piece, _Part)]
+        if not pieces:
+            raise TemplateError("a form is empty")
+        if len({*names}) < len(names):
+            raise TemplateError(f"{text!r} has a part twice")
+        for name in names:
+            if name in ("name", "id", "raw"):
+                raise TemplateError(f"{text!r}: {{{name}}} has a meaning of its own")
+        for first, second in itertools.pairwise(pieces):
+            if isinstance(first, _Part) and isinstance(second, _Part):
+                raise TemplateError(f"{text!r}: between two parts goes a character that ends one")
+        for name in only or ():
+            if name not in names:
+                raise TemplateError(f"{text!r} has no part {name!r}")
+        self.text = text
+        self.parts = tuple(names)
+        self.is_limited = bool(only)
+        self._only = {name: tuple(globs) for name, globs in (only or {}).items()}
+        self._cases = {
+            piece.name: (str.lower if piece.style == "lower" else str.upper)
+            for piece in pieces
+            if isinstance(piece, _Part) and piece.style in ("lower", "upper")
+        }
+        self._regex = re.compile("".join(map(_regex_of, pieces)), re.DOTALL)
+
+    def read(self, name: str) -> NameParts | None:
+        """The parts of `name`, or None if it does not have this form; the case of its letters
+        does not matter here."""
+        match = self._regex.fullmatch(name)
+        if match is None:
+            return None
+        parts = match.groupdict()
+        for part, globs in self._only.items():
+            if not any(glob_matches(glob, parts[part]) for glob in globs):
+                return None
+        return parts
+
+    def case_fault(self, parts: NameParts) -> str | None:
+        """What is wrong with the case of a name's letters, if anything."""
+        for part, converted in self._cases.items():
+            if converted(parts[part]) != parts[part]:
+                return f"write its {part} as {converted(parts[part])!r}"
+        return None
+
+
+def _regex_of(piece: str | _Part) -> str:
+    if isinstance(piece, str):
+        return re.escape(piece)
+    return f"(?P<{piece.name}>{_DIGITS.pattern if piece.style == 'number' else '.+?'})"
+
+
+def glob_matches(pattern: str, text: str) -> bool:
+    """Does `text` match `pattern`, in which ``*`` stands for any characters and nothing else is
+    special? Takes time in proportion to the text, whatever the pattern."""
+    first, *middle = pattern.split("*")
+    if not middle:
+        return first == text
+    last = middle.pop()
+    if len(text) < len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
+        return False
+    position, end = len(first), len(text) - len(last)
+    for part in middle:
+        found = text.find(part, position, end)
+        if found < 0:
+            return False
+        position = found + len(part)
+    return True
+
+
+# ---- messages to send ------------------------------------------------------------------------
+
+
+class JsonTemplate:
+    """A JSON message with placeholders.
+
+    Args:
+        value: of TOML: texts, numbers, booleans, lists, tables.
+        known: the placeholders that it may have.
+
+    Attributes:
+        used: the placeholders that it has.
+        shared: those that stand outside of repeated lists: topics with different values of them
+            need messages of their own.
+
+    Raises:
+        TemplateError: it can't be understood.
+    """
+
+    __slots__ = ("_value", "shared", "used")
+
+    def __init__(self, value: Any, known: Iterable[str] = ()) -> None:
+        self._value = _compiled(value)
+        self.used = _placeholders(self._value)
+        self.shared = _shared(self._value)
+        for name in sorted(self.used - {*known}):
+            shown = ", ".join(f"{{{each}}}" for each in known) or "none"
+            raise TemplateError(f"there is no {{{name}}} here; known are {shown}")
+
+    def text(self, topics: Sequence[NameParts] = ({},)) -> str:
+        """The message for `topics`, which have the same values of `shared`."""
+        return json.dumps(_filled(self._value, topics), separators=(",", ":"))
+
+    def group(self, parts: NameParts) -> tuple[str, ...]:
+        """What topics must have in common to share a message."""
+        return tuple(parts[name] for name in sorted(self.shared))
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A text of a template."""
+
+    pieces: tuple[str | _Part, ...]
+
+    def filled(self, parts: NameParts) -> str | int:
+        if len(self.pieces) == 1 and isinstance(self.pieces[0], _Part):
+            part = self.pieces[0]
+            return int(parts[part.name]) if part.style == "number" else parts[part.name]
+        return "".join(p if isinstance(p, str) else parts[p.name] for p in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeated:
+    """A list with one element, which is repeated for the topics."""
+
+    element: Any
+
+
+def _compiled(value: Any) -> Any:
+    if isinstance(value, str):
+        pieces = _parts(value, ("number",))
+        if len(pieces) > 1:
+            for piece in pieces:
+                if isinstance(piece, _Part) and piece.style:
+                    raise TemplateError(f"{value!r}: only a placeholder alone can be a number")
+        return _Text(pieces)
+    if isinstance(value, dict):
+        return {key: _compiled(part) for key, part in value.items()}
+    if isinstance(value, list):
+        parts = [_compiled(part) for part in value]
+        return _Repeated(parts[0]) if len(parts) == 1 and _placeholders(parts[0]) else parts
+    if isinstance(value, bool | int | float):
+        return value
+    raise TemplateError(f"{type(value).__name__} is nothing that JSON can hold; write it as text")
+
+
+def _placeholders(value: Any) -> frozenset[str]:
+    if isinstance(value, _Repeated):
+        return _placeholders(value.element)
+    return _collected(value, _placeholders)
+
+
+def _shared(value: Any) -> frozenset[str]:
+    if isinstance(value, _Repeated):
+        return frozenset()
+    return _collected(value, _shared)
+
+
+def _collected(value: Any, collect: Callable[[Any], frozenset[str]]) -> frozenset[str]:
+    if isinstance(value, _Text):
+        return frozenset(piece.name for piece in value.pieces if isinstance(piece, _Part))
+    if isinstance(value, dict):
+        return frozenset[str]().union(*map(collect, value.values()))
+    if isinstance(value, list):
+        return frozenset[str]().union(*map(collect, value))
+    return frozenset()
+
+
+def _filled(value: Any, topics: Sequence[NameParts]) -> Any:
+    if isinstance(value, _Text):
+        return value.filled(topics[0])
+    if isinstance(value, dict):
+        return {key: _filled(part, topics) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_filled(part, topics) for part in value]
+    if isinstance(value, _Repeated):
+        keys = sorted(_shared(value.element))
+        groups: dict[tuple[str, ...], list[NameParts]] = {}
+        for topic in topics:
+            groups.setdefault(tuple(topic[key] for key in keys), []).append(topic)
+        return [_filled(value.element, group) for group in groups.values()]
+    return value
+
+
+# ---- messages received -----------------------------------------------------------------------
+
+
+class _Number(str):
+    """A number as the message spells it."""
+
+    __slots__ = ()
+
+
+def parse_json(payload: bytes) -> Any:
+    """The JSON of `payload`, numbers as they are spelled and the first of equal keys; None if it is
+    none."""
+    try:
+        return json.loads(
+            payload,
+            parse_int=_Number,
+            parse_float=_Number,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_first_wins,
+        )
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(reversed(pairs)) if len({k for k, _ in pairs}) < len(pairs) else dict(pairs)
+
+
+def read_pointer(text: str) -> tuple[str, ...]:
+    """The parts of a JSON pointer (RFC 6901).
+
+    Raises:
+        TemplateError: it is none.
+    """
+    if not text.startswith("/") or _ESCAPED.search(text):
+        raise TemplateError(
+            f"{text!r} is no JSON pointer: write /key/0, with ~1 for a / in a key and ~0 for a ~"
+        )
+    return tuple(part.replace("~1", "/").replace("~0", "~") for part in text[1:].split("/"))
+
+
+_ABSENT: Final = object()
+
+
+def _step(value: Any, part: str) -> Any:
+    if isinstance(value, dict):
+        return value.get(part, _ABSENT)
+    if isinstance(value, list) and _INDEX.fullmatch(part) and int(part) < len(value):
+        return value[int(part)]
+    return _ABSENT
+
+
+def value_at(value: Any, pointer: Sequence[str]) -> str | None:
+    """The text or number at `pointer`; None if there is none."""
+    for part in pointer:
+        value = _step(value, part)
+    return value if isinstance(value, str) else None
+
+
+def scalar_text(value: Any, pointer: Sequence[str]) -> str | None:
+    """As `value_at`, and also "true", "false" and "null"."""
+    for part in pointer:
+        value = _step(value, part)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "null"
+    return value if isinstance(value, str) else None
+
+
+class Pattern:
+    """Texts and pointers that are joined to a name.
+
+    Raises:
+        TemplateError: it can't be understood, or has no pointer.
+    """
+
+    __slots__ = ("_pieces", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._pieces = tuple(
+            piece if isinstance(piece, str) else read_pointer(piece.text) for piece in _split(text)
+        )
+        if all(isinstance(piece, str) for piece in self._pieces):
+            raise TemplateError(f"{text!r} has no pointer: write one in braces, as in {{/channel}}")
+
+    def find(self, message: Any) -> str | None:
+        """The joined text; None if a pointer finds nothing."""
+        return next(iter(self.find_all(message)), None)
+
+    def find_all(self, message: Any) -> list[str]:
+        """The joined texts, one for each index that ``*`` can stand for."""
+        return [*_joined(self._pieces, message)]
+
+
+def _joined(pieces: Sequence[str | tuple[str, ...]], message: Any) -> Iterator[str]:
+    each = next((p for p in pieces if isinstance(p, tuple) and _EACH in p), None)
+    if each is None:
+        values = [p if isinstance(p, str) else value_at(message, p) for p in pieces]
+        if None not in values:
+            yield "".join(value for value in values if value is not None)
+        return
+    before = each[: each.index(_EACH)]
+    listed = message
+    for part in before:
+        listed = _step(listed, part)
+    if not isinstance(listed, list):
+        return
+    length = len(before) + 1
+    for index in range(len(listed)):
+        bound = (*before, str(index))
+        yield from _joined(
+            [
+                (*bound, *p[length:])
+                if isinstance(p, tuple) and p[:length] == (*before, _EACH)
+                else p
+                for p in pieces
+            ],
+            message,
+        )
+
+
+def check_topic_pattern(text: str) -> None:
+    """Check a pattern that gives messages their topics; it has no ``*`` in its pointers.
+
+    Raises:
+        TemplateError: it can't be used.
+    """
+    Pattern(text)
+    for piece in _split(text):
+        if isinstance(piece, _Hole) and _EACH in read_pointer(piece.text):
+            raise TemplateError(f"{text!r}: a topic's pointer names one index, such as /0")
