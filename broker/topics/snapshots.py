@@ -1,8 +1,8 @@
 """Late joiners: who waits for a topic's snapshot, and when the server may be asked for it.
 
-    ask ──▶ waiting, until the topic is subscribed and `Snapshot.every` has passed since the last
-            ──▶ "resubscribe": the topic's name, once for all who wait (`advance` returns it)
-            ──▶ "request": a message for each who waits (`requests`)
+ask ──▶ waiting, until the topic is subscribed and `Snapshot.every` has passed since the last
+        ──▶ "resubscribe": the topic's name, once for all who wait (`advance` returns it)
+        ──▶ "request": a message for each who waits (`requests`)
 """
 
 from __future__ import annotations
