@@ -542,7 +542,8 @@ class Subscriptions:
             self._split(asked, Held.MAYBE, now)
             return
         subscribing = asked.request.subscribing
-        again, given_up = [], []
+        again: list[str] = []
+        given_up: list[str] = []
         for name in asked.unanswered:
             (given_up if self._topics[name].retried else again).append(name)
         if self._one_at_a_time:
