@@ -13,7 +13,17 @@ from dataclasses import dataclass, field
 
 from .venue import Request
 
-__all__ = ["Asked", "Held", "Line", "Ready", "Topic", "TopicState", "Wishes"]
+__all__ = [
+    "Asked",
+    "Change",
+    "Held",
+    "Line",
+    "Ready",
+    "SnapshotAsked",
+    "Topic",
+    "TopicState",
+    "Wishes",
+]
 
 
 class TopicState(enum.IntEnum):
@@ -30,6 +40,36 @@ class TopicState(enum.IntEnum):
     """The server has acknowledged it. It stays so while it lingers without a worker."""
     REFUSED = 4
     """It is wanted and won't be had: the reason stands beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A topic's state is another.
+
+    Attributes:
+        name: of the topic.
+        state: the new one.
+        reason: why it is refused, in the server's words where there are any; else empty.
+    """
+
+    name: str
+    state: TopicState
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotAsked:
+    """A request for snapshots was among the texts of `Subscriptions.take`.
+
+    Attributes:
+        slot: of the worker that its answer is for.
+        id: of the request; None if the venue has no ids.
+        names: the topics.
+    """
+
+    slot: int
+    id: str | None
+    names: tuple[str, ...]
 
 
 class Held(enum.Enum):

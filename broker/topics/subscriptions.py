@@ -20,12 +20,10 @@ changes under way waits for the answer and is settled then. A request is made wh
 for as many topics of its line as the venue lets into one; what is made goes out.
 
 An answer belongs to the request whose id it bears, or to the requests that ask for the topics it
-names. One that bears neither belongs to the oldest request. If the venue confirms by order, there
-is only one at a time. If it does not, such an answer is a refusal: when several requests are out,
-nobody knows whose, so they are left to their answers and to the timeout, and from then on, to the
-end of the connection, requests go out one at a time. What is refused as a whole and has several
-topics is asked again in halves, until the refused one stands alone. Where answers name topics, a
-batch gets an answer for each of its topics, so a refusal without a name is only one of them.
+names. One that bears neither belongs to the oldest request, if that can be known (`in_flight`).
+What is refused as a whole and has several topics is asked again in halves, until the refused one
+stands alone. Where answers name topics, a batch gets an answer for each of its topics, so a refusal
+without a name is only one of them.
 
 A request that is not answered in time is made once more. Then the server may still have a topic
 that is reported as refused, so that topic is unsubscribed: no subscription is without an owner. An
@@ -41,10 +39,20 @@ import itertools
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from .ledger import Asked, Held, Line, Ready, Topic, TopicState, Wishes
+from .in_flight import InFlight
+from .ledger import (
+    Asked,
+    Change,
+    Held,
+    Line,
+    Ready,
+    SnapshotAsked,
+    Topic,
+    TopicState,
+    Wishes,
+)
 from .rate import TokenBucket
 from .snapshots import Snapshots
 from .templates import glob_matches
@@ -57,46 +65,12 @@ NO_ANSWER: Final = "no answer"
 
 _FIRST_ID: Final = 1_000_000_001
 """Ids of requests count from here, far from those that workers write into messages of their own."""
-_IN_FLIGHT_MAX: Final = 1024
-"""Requests without an answer above which no more are sent."""
 _BATCH_TOPICS: Final = 1024
 """Topics for which requests are made at once, at most."""
 _BATCH_REQUESTS: Final = 16
 """Requests that are made at once, about: the more, the better a venue can sort topics into them;
 the fewer, the sooner a change of mind counts."""
-_REST: Final = 1.0
-"""Seconds that the rest of a batch's answers may come after a refusal that names no topic."""
 _SNAPSHOTS_ASKED_MAX: Final = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A topic's state is another.
-
-    Attributes:
-        name: of the topic.
-        state: the new one.
-        reason: why it is refused, in the server's words where there are any; else empty.
-    """
-
-    name: str
-    state: TopicState
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotAsked:
-    """A request for snapshots was among the texts of `Subscriptions.take`.
-
-    Attributes:
-        slot: of the worker that its answer is for.
-        id: of the request; None if the venue has no ids.
-        names: the topics.
-    """
-
-    slot: int
-    id: str | None
-    names: tuple[str, ...]
 
 
 class Subscriptions:
@@ -150,13 +124,7 @@ class Subscriptions:
         self._sources = (self._make_joining, self._make_leaving, self._make_snapshots)
         self._turn = 0
         self._ready: deque[Ready] = deque()
-        self._in_flight: OrderedDict[Asked, None] = OrderedDict()
-        self._by_id: dict[str, Asked] = {}
-        # Answers that name nothing.
-        self._one_at_a_time = False
-        self._strays = 0  # that may still come, to requests that nobody waits for any more
-        self._strays_until: float | None = None  # no request is sent before
-        self._forget_requests()
+        self._in_flight = InFlight(venue)
         self._add_own(own)
 
     def _add_own(self, own: Iterable[str]) -> None:
@@ -286,11 +254,7 @@ class Subscriptions:
         self._lingering.clear()
         self._ready.clear()
         self._in_flight.clear()
-        self._by_id.clear()
         self._held = self._ending = self._turn = 0
-        self._one_at_a_time = self._venue.confirmation is Confirmation.ORDER
-        self._strays = 0
-        self._strays_until = None
 
     def spent(self, count: int, now: float) -> None:
         """So many messages were sent that did not come from `take`, and count for the server."""
@@ -410,17 +374,15 @@ class Subscriptions:
         since."""
         if not self._connected:
             return None
-        times = [self._snapshots.deadline, self._strays_until]
+        times = [self._snapshots.deadline, self._in_flight.deadline]
         times.append(next(iter(self._lingering.values()), None))
-        times.extend(asked.deadline for asked in itertools.islice(self._in_flight, 1))
         if self._more:
             times.append(now + self._bucket.ready_in(now, 1 + self._reserve))
         return min((time for time in times if time is not None), default=None)
 
     def _next(self, now: float) -> Ready | None:
         """The message that goes next, if one may."""
-        in_flight_max = 1 if self._one_at_a_time else _IN_FLIGHT_MAX
-        if len(self._in_flight) >= in_flight_max or self._strays_until is not None:
+        if not self._in_flight.may_send:
             return None
         if not self._ready:
             self._make(now)
@@ -431,11 +393,7 @@ class Subscriptions:
         if asked is None:
             self._snapshots_asked.append(SnapshotAsked(ready.slot, request.id, request.names))
             return
-        asked.sent = now
-        asked.deadline = now + self._venue.answer_timeout
-        self._in_flight[asked] = None
-        if request.id is not None:
-            self._by_id[request.id] = asked
+        self._in_flight.sent(asked, now)
 
     def _make(self, now: float) -> None:
         """Make the next requests. Those who wait to subscribe go first, unless there is no room for
@@ -518,12 +476,10 @@ class Subscriptions:
         while self._lingering and next(iter(self._lingering.values())) <= now:
             self._leaving.add(self._lingering.popitem(last=False)[0])
             self._more = True
-        while self._in_flight and (asked := next(iter(self._in_flight))).deadline <= now:
+        while (asked := self._in_flight.overdue(now)) is not None:
             self._expire(asked, now)
             self._more = True
-        if self._strays_until is not None and self._strays_until <= now:
-            self._strays = 0
-            self._strays_until = None
+        if self._in_flight.end_of_strays(now):
             self._more = True
         due = self._snapshots.deadline
         if due is not None and due <= now:
@@ -542,27 +498,26 @@ class Subscriptions:
             self._split(asked, Held.MAYBE, now)
             return
         subscribing = asked.request.subscribing
+        line = self._joining if subscribing else self._leaving
         again: list[str] = []
-        given_up: list[str] = []
-        for name in asked.unanswered:
-            (given_up if self._topics[name].retried else again).append(name)
-        if self._one_at_a_time:
-            self._strays += 1
-            if given_up and self._strays > 0:
-                self._strays_until = now + self._venue.answer_timeout
-        self._drop(asked)
-        for name in again:
+        for name in list(asked.unanswered):
             topic = self._topics[name]
             self._take_off(asked, topic)
-            topic.retried = True
-            self._settle(topic, now)
-        (self._joining if subscribing else self._leaving).keep_apart(again)
-        for name in given_up:
-            topic = self._topics[name]
-            self._take_off(asked, topic)
-            if subscribing:
+            if not topic.retried:
+                topic.retried = True
+                self._settle(topic, now)
+                if name in line.names:
+                    again.append(name)
+            elif subscribing:
                 topic.refused = NO_ANSWER
-            self._over(topic, Held.MAYBE if subscribing else Held.NO, now)
+                self._over(topic, Held.MAYBE, now)
+            else:
+                self._over(topic, Held.NO, now)
+        self._in_flight.give_up(asked, now, repeated=bool(again))
+        if again:
+            others, self._ready = self._ready, deque()
+            self._make_requests(again, now, subscribing=subscribing)
+            self._ready.extend(others)
 
     # ---- what the server says
 
@@ -587,13 +542,12 @@ class Subscriptions:
         for name in names:
             self._answered_by_name(name, answer, now)
         listed = frozenset(names)
-        for asked in list(self._in_flight):
-            if not asked.request.subscribing:
-                gone = [name for name in asked.unanswered if name not in listed]
-                self._answered(asked, gone, Answer(Outcome.UNSUBSCRIBED), now)
+        for asked in self._in_flight.unsubscribing:
+            gone = [name for name in asked.unanswered if name not in listed]
+            self._answered(asked, gone, Answer(Outcome.UNSUBSCRIBED), now)
 
     def _answered_by_id(self, answer: Answer, now: float) -> None:
-        asked = self._by_id.get(answer.id or "")
+        asked = self._in_flight.with_id(answer.id or "")
         if asked is not None:
             names = answer.names or list(asked.unanswered)
             if answer.outcome is Outcome.REFUSED and not answer.names and len(names) > 1:
@@ -619,37 +573,16 @@ class Subscriptions:
             self._over(topic, Held.YES if subscribed else Held.NO, now)
 
     def _answered_unnamed(self, answer: Answer, now: float) -> None:
-        """An answer that names nothing: the oldest request's, unless it may be another's."""
-        refused = answer.outcome is Outcome.REFUSED
-        by = self._venue.confirmation
-        if by is Confirmation.ID or (by is not Confirmation.ORDER and not refused):
+        asked = self._in_flight.answered_by(answer)
+        if asked is None:
             return
-        if not self._in_flight:
-            self._strays = max(0, self._strays - 1)
-            if not self._strays:
-                self._strays_until = None
-            return
-        if len(self._in_flight) > 1:  # it is one of these: at its timeout, its answer has come
-            self._one_at_a_time = True
-            self._strays -= 1
-            return
-        asked = next(iter(self._in_flight))
-        if refused and len(asked.unanswered) > 1:
-            if by is Confirmation.TOPIC:
-                self._refused_in_part(asked, answer, now)
-            else:
-                self._split(asked, Held.NO, now)
-        else:
+        if answer.outcome is not Outcome.REFUSED or len(asked.unanswered) == 1:
             self._answered(asked, list(asked.unanswered), answer, now)
-
-    def _refused_in_part(self, asked: Asked, answer: Answer, now: float) -> None:
-        """The server has refused one topic of several, or all of them, and does not say which: the
-        other answers show it."""
-        self._one_at_a_time = True
-        asked.refusals += 1
-        asked.reason = answer.reason
-        asked.deadline = min(asked.deadline, now + _REST)
-        self._find_refused(asked, now)
+        elif self._venue.confirmation is Confirmation.TOPIC:
+            self._in_flight.refused_in_part(asked, answer.reason, now)
+            self._find_refused(asked, now)
+        else:
+            self._split(asked, Held.NO, now)
 
     def _find_refused(self, asked: Asked, now: float) -> None:
         """Are as many topics left as were refused? Then it is these."""
@@ -672,7 +605,7 @@ class Subscriptions:
                 topic.refused = answer.reason if refused else None
                 self._over(topic, Held.NO if refused else Held.YES, now)
         if not asked.unanswered:
-            self._finish(asked)
+            self._in_flight.answered(asked)
         else:
             self._find_refused(asked, now)
 
@@ -691,7 +624,7 @@ class Subscriptions:
         half = (len(names) + 1) // 2
         line.keep_apart(names[:half])
         line.keep_apart(names[half:])
-        self._finish(asked)
+        self._in_flight.answered(asked)
 
     def _take_off(self, asked: Asked, topic: Topic) -> None:
         """The topic does not wait for this request any more."""
@@ -706,21 +639,6 @@ class Subscriptions:
         self._settle(topic, now)
         if held is Held.YES:
             self._snapshots.subscribed(topic.name, now)
-
-    def _drop(self, asked: Asked) -> None:
-        """Nobody waits for the request any more."""
-        self._in_flight.pop(asked, None)
-        self._by_id.pop(asked.request.id or "", None)
-        if not self._in_flight:
-            self._strays = max(0, self._strays)
-
-    def _finish(self, asked: Asked) -> None:
-        """The request is answered."""
-        self._drop(asked)
-        if self._strays > 0 and asked.sent is not None:
-            # One of two answers has come to what was asked twice; the other would be taken for the
-            # next request's.
-            self._strays_until = asked.sent + self._venue.answer_timeout
 
 
 def _batch_topics(per_request: int | None) -> int:

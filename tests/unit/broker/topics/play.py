@@ -70,7 +70,9 @@ class PlayVenue:
     def _request(self, op: str, names: Sequence[str], ids: Iterator[int]) -> Request:
         number = next(ids) if self.confirmation is Confirmation.ID else None
         text = json.dumps({"op": op, "names": names, "id": number})
-        return Request(text, tuple(names), op == "subscribe", number and str(number))
+        return Request(
+            text, tuple(names), op == "subscribe", None if number is None else str(number)
+        )
 
     def answers(self, payload: bytes) -> list[Answer]:
         """An answer is an `Answer` as JSON."""
