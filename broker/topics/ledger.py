@@ -190,7 +190,7 @@ class Wishes:
         unasked: names that can't be asked for, and why.
     """
 
-    names: set[str] = field(default_factory=set)
+    names: dict[str, None] = field(default_factory=dict)
     unasked: dict[str, str] = field(default_factory=dict)
 
 

@@ -198,7 +198,7 @@ class Subscriptions:
         if fault is not None:
             wishes.unasked[name] = fault
             return
-        wishes.names.add(name)
+        wishes.names[name] = None
         topic = self._topics.setdefault(name, Topic(name))
         topic.workers += 1
         self._ask_again(topic, now)
@@ -221,7 +221,7 @@ class Subscriptions:
 
     def _withdraw(self, slot: int, wishes: Wishes, name: str, now: float) -> None:
         """One worker less wants the topic."""
-        wishes.names.remove(name)
+        del wishes.names[name]
         self._snapshots.withdraw(slot, name)
         topic = self._topics[name]
         topic.workers -= 1
