@@ -29,12 +29,15 @@ from ..connection import (
     Ingest,
     OpenSocket,
 )
+from ..topics.venue_file import load_venue
 from ..worker.state import ConnectionState, Phase
+from .naming import Naming
 from .outbox import Outbox
 from .reporting import Counters, Reporter
 from .rings import Rings
 from .slow_readers import SlowReaders
 from .wakeup import StopRequest
+from .wishes import Wishes
 
 __all__ = ["Session"]
 
@@ -62,8 +65,11 @@ class Session:
         self._config = config
         self._rings = rings
         self._stop = stop
-        self._ingest = Ingest(rings.writer)
-        self._outbox = Outbox(rings.receiver, config)
+        venue = load_venue(config.venue) if config.venue is not None else None
+        self._naming = Naming(config, venue, rings.writer)
+        self._wishes = Wishes(config, venue, rings.writer, self._naming) if venue else None
+        self._ingest = Ingest(rings.writer, self._naming.finder)
+        self._outbox = Outbox(rings.receiver, config, venue, self._wishes)
         self._reporter = Reporter(rings.writer, config.shown_url, self._counters)
         self._slow_readers = SlowReaders(rings.writer, config)
         # Connecting.
@@ -84,7 +90,12 @@ class Session:
         self._finished = False
         self._poll = select.poll()
         self._poll.register(stop.wakeup.fd, select.POLLIN)
-        self._poll.register(self._outbox.wakeup.fd, select.POLLIN)
+        # The outbox looks by itself, at messages and at wishes.
+        self._outbox_fds = {self._outbox.wakeup.fd}
+        if self._wishes is not None:
+            self._outbox_fds.add(self._wishes.wakeup.fd)
+        for fd in self._outbox_fds:
+            self._poll.register(fd, select.POLLIN)
         if until is not None:
             self._poll.register(until, select.POLLIN)
         self._reporter.show()  # workers that attach from now on find a state
@@ -105,6 +116,8 @@ class Session:
                 self._outbox.disconnected(self._connection)
                 self._connection.finish()
             self._outbox.close()
+            if self._wishes is not None:
+                self._wishes.close()
         return self._error
 
     def _report_restart(self, before: shm.RingStatus) -> None:
@@ -158,7 +171,13 @@ class Session:
         silent_ns = time.monotonic_ns() - self._no_connection_since
         self._connections += 1
         self._connection = Connection(
-            opened, self._ingest, self._connections, self._config, self._outbox.control_frame_sent
+            opened,
+            self._ingest,
+            self._connections,
+            self._config,
+            self._outbox.control_frame_sent,
+            resolve=self._naming.resolve,
+            control_received=self._wishes.heard if self._wishes is not None else None,
         )
         self._poll.register(self._connection, select.POLLIN)
         self._reporter.enter(
@@ -218,11 +237,12 @@ class Session:
             self._look_at_the_dialer(self._dialer)
         elif self._retry_at is not None and time.monotonic() >= self._retry_at:
             self._dial()
-        self._outbox.turn(self._open_connection())
+        self._outbox.turn(self._open_connection(), reading=not (full or self._full))
         if self._connection is not None:
             self._serve(self._connection, ready)
         if time.monotonic() >= self._reporter.refresh_at:
             self._reporter.show()
+            self._naming.look()
 
     def _open_connection(self) -> Connection | None:
         """The connection, if messages can still be sent there."""
@@ -258,8 +278,8 @@ class Session:
                 ready = bool(events & ~select.POLLOUT)
             elif fd == self._stop.wakeup.fd:
                 self._stop.wakeup.clear()
-            elif fd == self._outbox.wakeup.fd:
-                continue  # the outbox looks by itself
+            elif fd in self._outbox_fds:
+                continue
             else:
                 self._poll.unregister(fd)
                 self._stop.make()

@@ -14,7 +14,9 @@ from ringcast.shm import broadcast
 
 from ..config import Config
 from ..logs import log_event
-from ..topics import Finder, FunctionScanner, Scanner, Venue, load_function
+from ..topics._scan import Finder, FunctionScanner, Scanner
+from ..topics.patterns import load_function
+from ..topics.venue import Venue
 
 __all__ = ["Naming"]
 
@@ -38,9 +40,9 @@ class Naming:
 
     def __init__(self, config: Config, venue: Venue | None, writer: broadcast.Writer) -> None:
         self._ring = config.name
-        self._venue = venue if config.topic is None else None
+        self._venue = venue if venue is not None and config.topic == venue.topic else None
         self._writer = writer
-        self._refused = 0
+        self._version = venue.version if venue is not None else 0
         self._reported: set[str] = set()
         self.finder = _finder(config, venue)
 
@@ -63,13 +65,15 @@ class Naming:
             self._report("a topic has an impossible name", error=str(error))
         except shm.TooManyTopics as error:
             self._report("the topic table is full", error=str(error))
-        self._refused += 1
         return 0
 
-    def connected(self) -> None:
-        """A connection is open: what the venue has learned of names is over with the last one."""
-        if self.finder is not None and self._venue is not None:
-            self.finder.forget_names()
+    def venue_may_have_learned(self) -> None:
+        """The venue heard something, or was told of another connection: names in messages may mean
+        other topics from now on."""
+        if self.finder is None or self._venue is None or self._venue.version == self._version:
+            return
+        self._version = self._venue.version
+        self.finder.forget_names()
 
     def look(self) -> None:
         """Report once what went wrong natively."""
@@ -87,12 +91,9 @@ class Naming:
 
 def _finder(config: Config, venue: Venue | None) -> Finder | None:
     names_max = _RAW_NAMES_PER_TOPIC * config.max_topics
-    topic = config.topic
-    if isinstance(topic, str):
-        return FunctionScanner(load_function(topic), names_max=names_max)
-    if topic is None and venue is None:
+    if isinstance(config.topic, str):
+        return FunctionScanner(load_function(config.topic), names_max=names_max)
+    if not config.topic:
         return None
-    patterns = topic if topic is not None else venue.topic if venue is not None else ()
-    key = config.key or (venue.key if venue is not None else ())
     control = venue.control if venue is not None else ()
-    return Scanner(patterns, key=key, control=control, names_max=names_max)
+    return Scanner(config.topic, key=config.key or (), control=control, names_max=names_max)

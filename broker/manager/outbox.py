@@ -1,7 +1,9 @@
 """What goes to the server: the workers' messages, in the order of their tickets, at a bounded rate.
 
     workers ── lanes, tickets ──▶ Outbox ── frames, many a write ──▶ socket
+    Wishes ── requests for topics ──▶ ┘
 
+After connecting, the first messages go first, then the requests for topics, then what was held.
 A message is taken from the uplink when the socket has room and the rate allows, and acknowledged
 when the last of its bytes was handed to the socket. One that was not, because the connection ended,
 is sent again on the next one (`Config.offline_sends` is "buffer"), or rejected ("reject"):
@@ -24,10 +26,13 @@ from ringcast.shm import mpsc
 from ..config import Config
 from ..connection import Connection
 from ..logs import log_event
+from ..topics.rate import TokenBucket
+from ..topics.venue import Venue
 from ..worker import parts
 from .wakeup import Wakeup
+from .wishes import Wishes
 
-__all__ = ["Outbox", "TokenBucket"]
+__all__ = ["Outbox"]
 
 _IN_FLIGHT_AT_A_RATE: Final = 2
 """Messages that each worker may have in flight while the rate is limited, unless configured: one on
@@ -39,47 +44,10 @@ _BATCH: Final = 256
 """Messages that are put into one write."""
 _BATCHES_MAX: Final = 16
 """In one turn."""
+_HOLD_MOST: Final = 10.0
+"""Seconds that workers' messages wait, at most, until topics were asked for after connecting."""
 _OFFLINE_LOOK: Final = 0.1
 """Seconds between two looks at held messages while there is no connection."""
-
-
-class TokenBucket:
-    """A token bucket: `rate` messages a second, at most `burst` at once after a pause.
-
-    Servers count every frame, pings and pongs included; those can't wait, and are paid for later.
-    """
-
-    def __init__(self, rate: float | None, burst: int) -> None:
-        self._rate = rate
-        self._burst = float(burst)
-        self._tokens = float(burst)
-        self._filled = time.monotonic()
-
-    def _fill(self, rate: float) -> None:
-        now = time.monotonic()
-        self._tokens = min(self._burst, self._tokens + (now - self._filled) * rate)
-        self._filled = now
-
-    def whole_tokens(self) -> int:
-        """How many messages may be sent now."""
-        if self._rate is None:
-            return _BATCH
-        self._fill(self._rate)
-        return max(0, int(self._tokens))
-
-    def spend(self, count: int = 1) -> None:
-        """So many were sent."""
-        if self._rate is not None:
-            self._fill(self._rate)
-            # A server that pings without end is not to keep workers from sending for ever.
-            self._tokens = max(-self._burst, self._tokens - count)
-
-    def ready_in(self) -> float:
-        """Seconds until one may be sent."""
-        if self._rate is None:
-            return 0.0
-        self._fill(self._rate)
-        return max(0.0, (1.0 - self._tokens) / self._rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +55,19 @@ class _InFlight:
     """A message on its way, or in its place among those that are.
 
     Attributes:
-        envelope: as the worker sent it; None for one of `Config.initial_messages`.
+        envelope: as the worker sent it; None for one of `Config.initial_messages`, and for what the
+            manager sends by itself.
         payload: what is sent for it; None for nothing: it is a part of a later one, or rejected.
         text: and not binary.
         rejected: this is reported to its sender, in its turn.
+        is_request: it is for topics, and was counted as sent when it was made.
     """
 
     envelope: mpsc.Envelope | None
     payload: bytes | None = None
     text: bool = False
     rejected: bool = False
+    is_request: bool = False
 
 
 class _UplinkWatcher:
@@ -143,17 +114,36 @@ class _UplinkWatcher:
 
 
 class Outbox:
-    """Takes what workers send and hands it to the connection.
+    """Takes what workers send, and what is asked for topics, and hands it to the connection.
+
+    Args:
+        receiver: of the uplink.
+        config: the manager's.
+        venue: its limits and first messages; or None.
+        wishes: what is asked for topics; None without a venue.
 
     Attributes:
         wakeup: set when there is something to take.
     """
 
-    def __init__(self, receiver: mpsc.Receiver, config: Config) -> None:
+    def __init__(
+        self,
+        receiver: mpsc.Receiver,
+        config: Config,
+        venue: Venue | None = None,
+        wishes: Wishes | None = None,
+    ) -> None:
         self._receiver = receiver
         self._config = config
         self._longest = max(config.capacity // 4, receiver.max_message)
-        self._bucket = TokenBucket(config.send_rate, config.send_burst)
+        rate, burst = config.send_rate, config.send_burst
+        if rate is None and venue is not None and venue.messages_per_second is not None:
+            rate, burst = venue.messages_per_second, venue.burst
+        self._bucket = TokenBucket(rate, burst)
+        self._counts_everything = venue is None or venue.counts_everything
+        self._wishes = wishes
+        self._holding_until = 0.0  # workers' messages wait until topics were asked for
+        self._first = (*(venue.initial if venue is not None else ()), *config.initial_messages)
         self._initial: collections.deque[str | bytes] = collections.deque()  # still to be sent
         self._again: collections.deque[_InFlight] = collections.deque()
         self._assemblies: dict[int, parts.Assembly] = {}
@@ -161,21 +151,32 @@ class Outbox:
         self._handed_over = 0
         self._more = False  # in the uplink than the rate or the socket let through
         self._connected = False
+        self._reading = True
         self._watcher = _UplinkWatcher(receiver)
         self.wakeup = self._watcher.wakeup
-        receiver.limit_in_flight(_max_in_flight(config))
+        receiver.limit_in_flight(_max_in_flight(config, rate))
         receiver.reject_sends(config.offline_sends == "reject")
         self._watcher.arm()
 
     def control_frame_sent(self) -> None:
         """A ping or pong was sent."""
-        self._bucket.spend()
+        if self._counts_everything:
+            self._spend(1)
+
+    def _spend(self, count: int, *, requests: int = 0) -> None:
+        """So many messages were sent, `requests` of them for topics."""
+        self._bucket.spend(count, time.monotonic())
+        if self._wishes is not None and count > requests:
+            self._wishes.spent(count - requests)
 
     def connected(self) -> None:
         """A connection is open: send what is configured first, then what was held."""
         self._connected = True
         self._handed_over = 0
-        self._initial.extend(self._config.initial_messages)
+        self._initial.extend(self._first)
+        if self._wishes is not None:
+            self._wishes.connected()
+            self._holding_until = time.monotonic() + _HOLD_MOST
         self._receiver.reject_sends(False)
         self._more = True
 
@@ -186,6 +187,8 @@ class Outbox:
         self._in_flight.clear()
         self._initial.clear()
         self._connected = False
+        if self._wishes is not None:
+            self._wishes.disconnected()
         if self._config.offline_sends == "reject":
             self._receiver.reject_sends(True)
             self._reject(left)
@@ -193,13 +196,23 @@ class Outbox:
         else:
             self._again.extendleft(reversed(left))
 
-    def turn(self, connection: Connection | None) -> None:
-        """Do what can be done. `connection` is the open one, or None."""
+    def turn(self, connection: Connection | None, *, reading: bool = True) -> None:
+        """Do what can be done.
+
+        Args:
+            connection: the open one, or None.
+            reading: False while the ring is full, and answers of the server can't be read: then
+                nothing is asked for topics.
+        """
+        self._reading = reading
+        if self._wishes is not None:
+            self._wishes.turn()
         if self._watcher.has_fired():
             self._more = True
         self._receiver.look_around()
         if connection is not None and self._connected:
             self._settle(connection)
+            self._send_urgent(connection)
             self._hand_over(connection)
             self._settle(connection)
         elif self._config.offline_sends == "reject" and self._more:
@@ -207,11 +220,44 @@ class Outbox:
 
     def deadline(self, connection: Connection | None) -> float | None:
         """When `turn` is to be called again though `wakeup` is not set, time.monotonic()."""
-        if not (self._more or self._initial or self._again):
+        times = [self._next_message(connection)]
+        if self._wishes is not None:
+            times.append(self._wishes.deadline(connected=connection is not None))
+        return min((at for at in times if at is not None), default=None)
+
+    def _next_message(self, connection: Connection | None) -> float | None:
+        """When one of the messages that wait may go."""
+        now = time.monotonic()
+        waiting = self._more or self._again
+        if not (waiting or self._initial):
             return None
         if connection is None:  # what is held may be a dead worker's, whose lane is needed
-            return time.monotonic() + _OFFLINE_LOOK
-        return time.monotonic() + self._bucket.ready_in() if self._has_room(connection) else None
+            return now + _OFFLINE_LOOK
+        if not self._has_room(connection):
+            return None
+        if not self._initial and self._is_holding():
+            return self._holding_until
+        return now + self._bucket.ready_in(now)
+
+    def _is_holding(self) -> bool:
+        """After connecting, topics are asked for before workers' messages are sent."""
+        if self._wishes is None or time.monotonic() >= self._holding_until:
+            return False
+        if not self._initial and not self._wishes.is_behind:
+            self._holding_until = 0.0
+            return False
+        return True
+
+    def _send_urgent(self, connection: Connection) -> None:
+        """Signs of life go first, and are paid for later."""
+        texts = self._wishes.urgent() if self._wishes is not None else []
+        for text in texts:
+            self._in_flight.append(_InFlight(None, text.encode(), text=True))
+            connection.put(text.encode(), text=True)
+        if texts:
+            if self._counts_everything:
+                self._bucket.spend(len(texts), time.monotonic())
+            connection.flush()
 
     def _has_room(self, connection: Connection) -> bool:
         return connection.backlog < _BACKLOG_MAX
@@ -220,7 +266,7 @@ class Outbox:
         """Put many frames into one write, and again as long as there are more; for a while, since
         there is a connection to be read, too."""
         for _ in range(_BATCHES_MAX):
-            allowed = self._bucket.whole_tokens()
+            allowed = self._bucket.whole_tokens(time.monotonic())
             if not allowed or not self._has_room(connection):
                 break
             batch = self._next(min(allowed, _BATCH))
@@ -228,6 +274,8 @@ class Outbox:
                 break
             for entry in batch:
                 self._put(connection, entry)
+            sent = [entry for entry in batch if entry.payload is not None]
+            self._spend(len(sent), requests=sum(entry.is_request for entry in sent))
             connection.flush()
 
     def _next(self, limit: int) -> list[_InFlight]:
@@ -237,6 +285,11 @@ class Outbox:
             message = self._initial.popleft()
             payload = message.encode() if isinstance(message, str) else message
             batch.append(_InFlight(None, payload, text=isinstance(message, str)))
+        if self._wishes is not None and self._reading:
+            for text in self._wishes.take(limit - len(batch)):
+                batch.append(_InFlight(None, text.encode(), text=True, is_request=True))
+        if self._is_holding():
+            return batch
         while self._again and len(batch) < limit:
             batch.append(self._again.popleft())
         if self._more and len(batch) < limit:
@@ -280,7 +333,6 @@ class Outbox:
         self._in_flight.append(entry)
         if entry.payload is not None:
             connection.put(entry.payload, text=entry.text)
-            self._bucket.spend()
 
     def _settle(self, connection: Connection) -> None:
         """Acknowledge what the socket has taken whole, in the order of the tickets."""
@@ -324,10 +376,10 @@ class Outbox:
         self._watcher.end()
 
 
-def _max_in_flight(config: Config) -> int:
+def _max_in_flight(config: Config, rate: float | None) -> int:
     if config.max_in_flight is not None:
         return config.max_in_flight
-    return _IN_FLIGHT_AT_A_RATE if config.send_rate is not None else _NO_LIMIT
+    return _IN_FLIGHT_AT_A_RATE if rate is not None else _NO_LIMIT
 
 
 def _is_text(payload: bytes) -> bool:

@@ -21,7 +21,10 @@ from ringcast.shm.counters import SlotWishes
 
 from ..config import Config
 from ..logs import log_event
-from ..topics import Heartbeats, Subscriptions, TopicState, Venue
+from ..topics.heartbeat import Heartbeats
+from ..topics.states import TopicState
+from ..topics.subscriptions import Subscriptions
+from ..topics.venue import Venue
 from ..worker.subscribing import answer_text
 from .naming import Naming
 from .wakeup import Wakeup
@@ -76,6 +79,7 @@ class Wishes:
         self, config: Config, venue: Venue, writer: broadcast.Writer, naming: Naming
     ) -> None:
         self._ring = config.name
+        self._venue = venue
         self._writer = writer
         self._naming = naming
         self._subscriptions = Subscriptions(
@@ -163,6 +167,7 @@ class Wishes:
         """A connection is open: everything is asked for again."""
         now = time.monotonic()
         self._subscriptions.connected(now)
+        self._naming.venue_may_have_learned()
         self._heartbeats.connected(now)
         self._show_changes()
 
@@ -177,6 +182,7 @@ class Wishes:
         """A control message of the server. Returns whom it is for: a reader slot + 1, or 0 for all."""
         self._subscriptions.heard(payload, time.monotonic())
         self._heartbeats.heard(payload)
+        self._naming.venue_may_have_learned()
         self._show_changes()
         return 0
 
@@ -184,13 +190,14 @@ class Wishes:
         """Texts that can't wait: signs of life."""
         now = time.monotonic()
         texts = self._heartbeats.take(now)
-        if texts:
+        if texts and self._venue.counts_everything:
             self._subscriptions.spent(len(texts), now)
         return texts
 
     def take(self, most: int) -> list[str]:
         """Requests to send now, at most so many and within the venue's rate."""
         texts = self._subscriptions.take(time.monotonic(), most)
+        self._naming.venue_may_have_learned()  # what is asked for may be what names mean
         self._show_changes()
         return texts
 

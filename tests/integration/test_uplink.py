@@ -18,7 +18,6 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.server import ServerConnection, serve
 
 from ringcast import ConfigError, Feed, Manager, attach, shm
-from ringcast.broker.manager.outbox import TokenBucket
 from ringcast.shm import mpsc
 from tests.conftest import DEADLINE, Processes, eventually
 
@@ -459,29 +458,6 @@ def test_a_worker_over_its_share_waits_and_others_do_not(name: str) -> None:
         last = len(received) - 1 - received[::-1].index("modest")
         # Two of each are under way at most, so no more than that go before each modest one.
         assert last - before <= 5 * 3 + 4
-
-
-def test_pings_and_pongs_are_paid_for() -> None:
-    bucket = TokenBucket(rate=0.001, burst=3)
-    assert bucket.whole_tokens() == 3
-    bucket.spend(5)
-    assert bucket.whole_tokens() == 0
-    assert 2900 < bucket.ready_in() <= 3000
-
-
-def test_a_flood_of_pings_is_not_a_debt_without_end() -> None:
-    bucket = TokenBucket(rate=10.0, burst=2)
-    for _ in range(100_000):
-        bucket.spend()
-    assert bucket.ready_in() <= 0.3
-
-
-def test_without_a_rate_there_is_no_waiting() -> None:
-    bucket = TokenBucket(rate=None, burst=1)
-    for _ in range(1000):
-        bucket.spend()
-    assert bucket.whole_tokens() > 1
-    assert bucket.ready_in() == 0
 
 
 # ---- workers that are not to be trusted ----------------------------------------------------
