@@ -23,6 +23,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "hash.h"
+
 enum {
     RT_NAME_MAX = 127,    /* bytes of a topic's name */
     RT_PATTERNS_MAX = 32, /* of a kind */
@@ -43,16 +45,14 @@ typedef enum rt_kind { RT_TOPIC, RT_KEY, RT_CONTROL, RT_KINDS } rt_kind;
 
 /* A token of pointers. */
 typedef struct rt_node {
-    uint64_t word;     /* its first bytes as they lie in memory, zeros after them */
+    uint64_t word;     /* its first bytes as a little-endian number, zeros after them */
     uint64_t index;    /* it as an array's index, or RT_NO_INDEX */
     uint64_t ends;     /* bit of the pointer that ends here, or 0 */
     uint64_t below;    /* bits of the pointers that end below */
     uint64_t elements; /* those of them that go on with an index */
-    uint64_t lengths;  /* of the tokens below it: bit min(length, 63) */
     uint32_t text;     /* where its text begins */
     uint16_t length, child, sibling;
     uint8_t pointer; /* that ends here, if ends is not 0 */
-    uint8_t plain;   /* no backslash, which a key always escapes */
 } rt_node;
 
 /* Text, and the pointer whose value follows it; RT_NO_POINTER at the end of a pattern. */
@@ -119,6 +119,14 @@ static inline uint64_t rt_index(const uint8_t *token, uint64_t n)
     return index;
 }
 
+/* The first bytes of a string as a little-endian number, zeros after them. */
+static inline uint64_t rt_first_word(const uint8_t *p, uint64_t n)
+{
+    uint8_t bytes[RT_WORD] = {0};
+    memcpy(bytes, p, n < RT_WORD ? n : RT_WORD);
+    return rc_little_u64(bytes);
+}
+
 /* The child of `parent` for the token that was put at `text`, made if there is none. RT_NONE: too
  * many. */
 static inline uint32_t rt_child(rt_patterns *p, uint32_t parent, uint32_t text)
@@ -140,9 +148,7 @@ static inline uint32_t rt_child(rt_patterns *p, uint32_t parent, uint32_t text)
     node->text = text;
     node->length = (uint16_t)length;
     node->index = rt_index(p->bytes + text, length);
-    node->plain = !memchr(p->bytes + text, '\\', length);
-    memcpy(&node->word, p->bytes + text, length < RT_WORD ? length : RT_WORD);
-    p->node[parent].lengths |= UINT64_C(1) << (length < 63 ? length : 63);
+    node->word = rt_first_word(p->bytes + text, length);
     return at;
 }
 

@@ -1,6 +1,6 @@
 /* pointer.h - the scanner: finds the topic of a message in its JSON, without parsing the rest.
  *
- *   rt_find(&patterns, classify, payload, n, &found)
+ *   rt_find(&patterns, rt_best_way(), payload, n, &found)
  *       found.what RT_NAMED      found.length bytes at found.name are the topic's name
  *                  RT_UNNAMED    no topic pattern has all its values, or it is no JSON
  *                  RT_UNUSABLE   the name is empty, not UTF-8 or longer than RT_NAME_MAX
@@ -71,6 +71,7 @@ typedef struct rt_pass {
     uint64_t found, decided, wanted;
     uint64_t escaped; /* values that have a backslash */
     uint32_t unfit;   /* bits of control patterns whose text after = does not fit */
+    const rt_pattern *topic, *key; /* that have won */
     int is_control;
     rt_value values[RT_POINTERS_MAX];
 } rt_pass;
@@ -191,18 +192,23 @@ static inline int rt_is_space(uint8_t c) { return c == ' ' || c == '\t' || c == 
 
 /* ---- joining ------------------------------------------------------------------------------- */
 
-/* Copy n bytes. `to` has RT_COPY bytes more than it needs, so most copies are one move. */
-RT_INLINE void rt_copy(uint8_t *to, const uint8_t *from, uint64_t n, uint64_t readable)
+/* Copy n bytes. `to` has RT_COPY bytes more than it needs, so most copies are one move. Returns 0 if
+ * all of them are ASCII, as is seen here for nothing; else they may still be. */
+RT_INLINE uint64_t rt_copy(uint8_t *to, const uint8_t *from, uint64_t n, uint64_t readable)
 {
-    if (n <= RT_COPY && readable >= RT_COPY)
-        memcpy(to, from, RT_COPY);
-    else
+    uint64_t words[RT_COPY / 8];
+    if (n > RT_COPY || readable < RT_COPY) {
         memcpy(to, from, n);
+        return rf_ascii(from, n) != n;
+    }
+    memcpy(words, from, RT_COPY);
+    memcpy(to, words, RT_COPY);
+    return (words[0] | words[1]) & UINT64_C(0x8080808080808080);
 }
 
 /* A string with escapes, in plain; where it ends in `out`, or RT_NOT_JOINED. */
-static inline uint32_t rt_unescape(const uint8_t *p, uint64_t n, uint8_t *out, uint32_t at,
-                                   uint32_t max)
+static RT_RARE uint32_t rt_unescape(const uint8_t *p, uint64_t n, uint8_t *out, uint32_t at,
+                                    uint32_t max)
 {
     uint8_t character[4];
     for (uint64_t i = 0; i < n;) {
@@ -215,7 +221,7 @@ static inline uint32_t rt_unescape(const uint8_t *p, uint64_t n, uint8_t *out, u
     return at;
 }
 
-static inline int rt_is_utf8(const uint8_t *p, uint64_t n)
+static RT_RARE int rt_is_utf8(const uint8_t *p, uint64_t n)
 {
     rf_utf8 u = {0};
     return rf_utf8_check(&u, p, n) && !u.left;
@@ -227,11 +233,13 @@ static inline uint32_t rt_join(const rt_pass *s, const rt_pattern *pattern, uint
                                uint32_t max)
 {
     const rt_part *part = s->patterns->part + pattern->part;
+    uint64_t maybe_not_ascii = 0;
     uint32_t at = 0;
     for (uint32_t i = 0; i < pattern->parts; i++, part++) {
         if (part->length > max - at)
             return RT_NOT_JOINED;
-        rt_copy(out + at, s->patterns->bytes + part->text, part->length, RT_COPY);
+        if (part->length) /* of a pattern, so it is UTF-8 */
+            rt_copy(out + at, s->patterns->bytes + part->text, part->length, RT_COPY);
         at += part->length;
         if (part->pointer == RT_NO_POINTER)
             continue;
@@ -239,16 +247,17 @@ static inline uint32_t rt_join(const rt_pass *s, const rt_pattern *pattern, uint
         const uint8_t *bytes = s->blocks.bytes + value->at;
         if (s->escaped >> part->pointer & 1) {
             at = rt_unescape(bytes, value->length, out, at, max);
+            maybe_not_ascii = 1;
             if (at == RT_NOT_JOINED)
                 return at;
         } else if (value->length <= max - at) {
-            rt_copy(out + at, bytes, value->length, s->blocks.n - value->at);
+            maybe_not_ascii |= rt_copy(out + at, bytes, value->length, s->blocks.n - value->at);
             at += (uint32_t)value->length;
         } else {
             return RT_NOT_JOINED;
         }
     }
-    return rt_is_utf8(out, at) ? at : RT_NOT_JOINED;
+    return !maybe_not_ascii || rt_is_utf8(out, at) ? at : RT_NOT_JOINED;
 }
 
 /* Does the text fit, where * stands for any bytes? The last * takes more whenever what follows it
@@ -295,23 +304,25 @@ RT_INLINE int rt_has_all(const rt_pass *s, const rt_pattern *pattern)
     return !(pattern->needs & ~s->found);
 }
 
-/* What the patterns need that may still win. */
-RT_INLINE uint64_t rt_wanted_by(const rt_pass *s, rt_kind kind)
+/* What the patterns of a kind need that may still win; *winner is the one that has. */
+RT_INLINE uint64_t rt_wanted_by(const rt_pass *s, rt_kind kind, const rt_pattern **winner)
 {
     const rt_pattern *pattern = s->patterns->of[kind];
     uint64_t wanted = 0;
     for (uint32_t i = 0; i < s->patterns->count[kind]; i++, pattern++) {
         if (rt_is_out(s, pattern))
             continue;
-        if (rt_has_all(s, pattern))
+        if (rt_has_all(s, pattern)) {
+            *winner = pattern; /* unless one before it does */
             break;
+        }
         wanted |= pattern->needs;
     }
     return wanted;
 }
 
 /* The same of control patterns, any of which may be the one. */
-static inline uint64_t rt_wanted_by_control(rt_pass *s)
+static RT_RARE uint64_t rt_wanted_by_control(rt_pass *s)
 {
     const rt_pattern *pattern = s->patterns->of[RT_CONTROL];
     uint64_t wanted = 0;
@@ -340,7 +351,7 @@ RT_INLINE int rt_decide(rt_pass *s, uint64_t pointers)
         if (s->is_control)
             return 0;
     }
-    wanted |= rt_wanted_by(s, RT_TOPIC) | rt_wanted_by(s, RT_KEY);
+    wanted |= rt_wanted_by(s, RT_TOPIC, &s->topic) | rt_wanted_by(s, RT_KEY, &s->key);
     s->wanted = wanted & ~s->decided;
     return s->wanted != 0;
 }
@@ -355,28 +366,43 @@ typedef struct rt_frame {
     uint32_t is_array;
 } rt_frame;
 
-RT_INLINE rt_frame rt_enter(const rt_patterns *p, uint32_t node, uint8_t bracket)
+/* The pointers that may lie in the container of this node. */
+RT_INLINE uint64_t rt_inside(const rt_node *node, uint8_t bracket)
 {
-    uint32_t is_array = bracket == '[';
-    uint64_t below = is_array ? p->node[node].elements : p->node[node].below;
-    return (rt_frame){.below = below, .node = node, .is_array = is_array};
+    return bracket == '[' ? node->elements : node->below;
 }
 
-/* Is the token of this node the key at p[0 .. n), which has no backslash? */
-RT_INLINE int rt_is_token(const rt_patterns *patterns, const rt_node *node, const uint8_t *p,
-                          uint64_t n, uint64_t readable)
+RT_INLINE void rt_enter(const rt_patterns *p, rt_frame *frame, uint32_t node, uint8_t bracket)
 {
-    uint64_t word;
-    if (node->length != n)
-        return 0;
-    if (n > RT_WORD || readable < RT_WORD)
-        return memcmp(patterns->bytes + node->text, p, n) == 0;
-    memcpy(&word, p, RT_WORD);
-    word ^= node->word;
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    word = __builtin_bswap64(word);
-#endif
-    return n == 0 || word << (64 - 8 * n) == 0;
+    frame->below = rt_inside(&p->node[node], bracket);
+    frame->index = 0;
+    frame->node = node;
+    frame->is_array = bracket == '[';
+}
+
+/* The first bytes of the key at p[0 .. n) as a node has them of its token. */
+RT_INLINE uint64_t rt_key_word(const uint8_t *p, uint64_t n, uint64_t readable)
+{
+    if (rt_unlikely(readable < RT_WORD))
+        return rt_first_word(p, n);
+    uint64_t word = rc_little_u64(p);
+    return n >= RT_WORD ? word : word & ~(UINT64_MAX << 8 * n);
+}
+
+/* Is a key that begins as a longer token does, and is as long, all of it? */
+static RT_RARE int rt_is_rest(const rt_patterns *p, const rt_node *node, const uint8_t *key)
+{
+    return memcmp(p->bytes + node->text + RT_WORD, key + RT_WORD, node->length - RT_WORD) == 0;
+}
+
+/* The child of a node for a key with escapes, or RT_NONE. */
+static RT_RARE uint32_t rt_escaped_member(const rt_patterns *p, const rt_node *parent,
+                                          const uint8_t *key, uint64_t n)
+{
+    for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
+        if (rt_means(key, n, p->bytes + p->node[i].text, p->node[i].length))
+            return i;
+    return RT_NONE;
 }
 
 /* The child of a node for the key at bytes[at .. end), or RT_NONE. */
@@ -385,15 +411,13 @@ RT_INLINE uint32_t rt_member(const rt_pass *s, const rt_node *parent, uint64_t a
     const rt_patterns *p = s->patterns;
     const uint8_t *key = s->blocks.bytes + at;
     uint64_t n = end - at;
-    if (s->blocks.slashes && memchr(key, '\\', n)) {
-        for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
-            if (rt_means(key, n, p->bytes + p->node[i].text, p->node[i].length))
-                return i;
-    } else if (parent->lengths >> (n < 63 ? n : 63) & 1) {
-        for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
-            if (rt_is_token(p, &p->node[i], key, n, s->blocks.n - at))
-                return i;
-    }
+    if (rt_unlikely(s->blocks.slashes && memchr(key, '\\', n)))
+        return rt_escaped_member(p, parent, key, n);
+    uint64_t word = rt_key_word(key, n, s->blocks.n - at);
+    for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
+        if (p->node[i].word == word && p->node[i].length == n &&
+            (n <= RT_WORD || rt_is_rest(p, &p->node[i], key)))
+            return i;
     return RT_NONE;
 }
 
@@ -407,9 +431,22 @@ RT_INLINE uint32_t rt_element(const rt_pass *s, const rt_node *parent, uint64_t 
     return RT_NONE;
 }
 
+/* The colon after the key whose ending quote is at `end`, or RT_END. */
+RT_INLINE uint64_t rt_colon(const rt_blocks *b, uint64_t end)
+{
+    if (end >= b->n - 1) /* RT_END, too */
+        return RT_END;
+    uint64_t at = end + 1;
+    while (rt_unlikely(b->bytes[at] != ':'))
+        if (!rt_is_space(b->bytes[at]) || ++at == b->n)
+            return RT_END;
+    return at;
+}
+
 /* Take what stands before a member's or element's value. Where its first byte may be, and the
  * value's node in *node; RT_END: there is none, and *at is the event instead, or RT_END. */
-RT_INLINE uint64_t rt_before_value(rt_pass *s, rt_frame *frame, uint32_t *node, uint64_t *at)
+RT_INLINE uint64_t rt_before_value(rt_pass *s, rt_frame *frame, uint64_t *events, uint32_t *node,
+                                   uint64_t *at)
 {
     rt_blocks *b = &s->blocks;
     const rt_node *parent = &s->patterns->node[frame->node];
@@ -417,21 +454,21 @@ RT_INLINE uint64_t rt_before_value(rt_pass *s, rt_frame *frame, uint32_t *node, 
         *node = rt_element(s, parent, frame->index++);
         return *at + 1;
     }
-    uint64_t quote = *at = rt_next(b);
+    uint64_t quote = *at = rt_next(b, events);
     if (quote == RT_END || b->bytes[quote] != '"')
         return RT_END;
-    uint64_t end = rt_next(b);
-    *at = rt_next(b);
-    if (*at == RT_END || b->bytes[*at] != ':') {
+    uint64_t end = rt_next(b, events);
+    uint64_t colon = rt_colon(b, end);
+    if (rt_unlikely(colon == RT_END)) {
         *at = RT_END;
         return RT_END;
     }
     *node = rt_member(s, parent, quote + 1, end);
-    return *at + 1;
+    return colon + 1;
 }
 
 /* The number that may stand at bytes[at .. end), with spaces around it. 0: none does. */
-static inline int rt_number(rt_pass *s, uint32_t pointer, uint64_t at, uint64_t end)
+static RT_RARE int rt_number(rt_pass *s, uint32_t pointer, uint64_t at, uint64_t end)
 {
     const uint8_t *bytes = s->blocks.bytes;
     while (at < end && rt_is_space(bytes[at]))
@@ -451,30 +488,64 @@ RT_INLINE void rt_string(rt_pass *s, uint32_t pointer, uint64_t at, uint64_t end
 
 typedef enum rt_step { RT_GO_ON, RT_DESCEND, RT_DONE, RT_NO_JSON } rt_step;
 
-/* Take the value whose first event is *at, and the event after it, which is then *at. */
-RT_INLINE rt_step rt_value_at(rt_pass *s, uint32_t at_node, uint64_t begin, uint64_t *at)
+/* Pass over the value whose first event is at `at`. The event after it, or RT_END. */
+RT_INLINE uint64_t rt_pass_over(rt_blocks *b, uint64_t *events, uint64_t at)
+{
+    uint8_t c = b->bytes[at];
+    if (c == '"')
+        rt_next(b, events);
+    else if (c != '{' && c != '[')
+        return at; /* a scalar, which has no event */
+    else if (rt_skip(b, events) == RT_END)
+        return RT_END;
+    return rt_next(b, events);
+}
+
+/* Take the value of a node, whose first event is *at, and the event after it, which is then *at. */
+RT_INLINE rt_step rt_take_value(rt_pass *s, const rt_node *node, uint64_t begin, uint64_t *events,
+                                uint64_t *at)
 {
     rt_blocks *b = &s->blocks;
-    const rt_node *node = &s->patterns->node[at_node];
-    uint64_t wanted = at_node == RT_NONE ? 0 : (node->ends | node->below) & s->wanted;
-    uint8_t c = b->bytes[*at];
+    uint64_t first = *at, wanted = (node->ends | node->below) & s->wanted;
+    uint8_t c = b->bytes[first];
     if (c == '"') {
-        uint64_t string = *at + 1, end = rt_next(b);
-        *at = rt_next(b);
+        uint64_t end = rt_next(b, events);
         if (end == RT_END)
             return RT_NO_JSON;
+        *at = rt_next(b, events);
         if (wanted & node->ends) {
-            rt_string(s, node->pointer, string, end);
+            rt_string(s, node->pointer, first + 1, end);
             s->found |= node->ends;
         }
-    } else if (c == '{' || c == '[') {
-        if (wanted && (rt_enter(s->patterns, at_node, c).below & wanted))
-            return RT_DESCEND;
-        *at = rt_skip(b) == RT_END ? RT_END : rt_next(b);
-    } else if (wanted & node->ends && rt_number(s, node->pointer, begin, *at)) {
-        s->found |= node->ends;
+    } else if ((c == '{' || c == '[') && (rt_inside(node, c) & wanted)) {
+        return RT_DESCEND;
+    } else {
+        *at = rt_pass_over(b, events, first);
+        if (*at == first && wanted & node->ends && rt_number(s, node->pointer, begin, first))
+            s->found |= node->ends;
     }
     return !wanted || rt_decide(s, wanted) ? RT_GO_ON : RT_DONE;
+}
+
+/* The event `at` comes after a value: leave the containers that end, and those in which nothing is
+ * wanted. RT_GO_ON: a comma was last. */
+RT_INLINE rt_step rt_leave(rt_pass *s, const rt_frame *outermost, rt_frame **frame,
+                           uint64_t *events, uint64_t *at)
+{
+    rt_blocks *b = &s->blocks;
+    for (;; --*frame) { /* bounded: by the depth */
+        if (*at != RT_END && b->bytes[*at] == ',' && !((*frame)->below & s->wanted))
+            *at = rt_skip(b, events);
+        if (*at == RT_END)
+            return RT_NO_JSON;
+        if (b->bytes[*at] == ',')
+            return RT_GO_ON;
+        if (b->bytes[*at] != ((*frame)->is_array ? ']' : '}'))
+            return RT_NO_JSON;
+        if (*frame == outermost || !rt_decide(s, s->patterns->node[(*frame)->node].below))
+            return RT_DONE;
+        *at = rt_next(b, events);
+    }
 }
 
 /* Walk through the payload until nothing is wanted, or to its end. 0: it is no JSON, as far as that
@@ -482,65 +553,48 @@ RT_INLINE rt_step rt_value_at(rt_pass *s, uint32_t at_node, uint64_t begin, uint
 static inline int rt_walk(rt_pass *s)
 {
     rt_frame stack[RT_DEPTH_MAX + 1], *frame = stack;
+    const rt_patterns *p = s->patterns;
     rt_blocks *b = &s->blocks;
-    uint64_t at = rt_next(b);
+    uint64_t events = 0, at = rt_next(b, &events);
     uint32_t node = RT_NONE;
     if (at == RT_END || (b->bytes[at] != '{' && b->bytes[at] != '['))
         return 0;
-    *frame = rt_enter(s->patterns, 0, b->bytes[at]);
+    rt_enter(p, frame, 0, b->bytes[at]);
     if (!(frame->below & s->wanted))
         return 1;
     for (;;) { /* bounded: each round takes an event */
-        uint64_t begin = rt_before_value(s, frame, &node, &at);
+        rt_step step = RT_GO_ON;
+        uint64_t begin = rt_before_value(s, frame, &events, &node, &at);
         if (begin != RT_END) {
-            if ((at = rt_next(b)) == RT_END)
+            if ((at = rt_next(b, &events)) == RT_END)
                 return 0;
-            rt_step step = rt_value_at(s, node, begin, &at);
-            if (step == RT_DONE || step == RT_NO_JSON)
-                return step == RT_DONE;
-            if (step == RT_DESCEND) {
-                if (!rt_decide(s, s->patterns->node[node].ends))
-                    return 1;
-                *++frame = rt_enter(s->patterns, node, b->bytes[at]);
-                continue;
+            if (node == RT_NONE) {
+                at = rt_pass_over(b, &events, at);
+                if (at != RT_END && b->bytes[at] == ',')
+                    continue;
+            } else {
+                step = rt_take_value(s, &p->node[node], begin, &events, &at);
             }
         }
-        if (at != RT_END && b->bytes[at] == ',' && !(frame->below & s->wanted))
-            at = rt_skip(b);
-        while (at != RT_END && b->bytes[at] != ',') { /* a container ends */
-            if (b->bytes[at] != (frame->is_array ? ']' : '}'))
-                return 0;
-            const rt_node *ended = &s->patterns->node[frame->node];
-            if (frame == stack || !rt_decide(s, ended->below))
+        if (step == RT_DESCEND) {
+            if (!rt_decide(s, p->node[node].ends))
                 return 1;
-            frame--;
-            at = rt_next(b);
-            if (at != RT_END && b->bytes[at] == ',' && !(frame->below & s->wanted))
-                at = rt_skip(b);
+            rt_enter(p, ++frame, node, b->bytes[at]);
+            continue;
         }
-        if (at == RT_END)
-            return 0;
+        if (step == RT_GO_ON)
+            step = rt_leave(s, stack, &frame, &events, &at);
+        if (step != RT_GO_ON)
+            return step == RT_DONE;
     }
 }
 
 /* ---- what comes of it ---------------------------------------------------------------------- */
 
-/* The first pattern of a kind that has all its values, or NULL. After the walk none before it can
- * win any more. */
-static inline const rt_pattern *rt_winner(const rt_pass *s, rt_kind kind)
-{
-    const rt_pattern *pattern = s->patterns->of[kind];
-    for (uint32_t i = 0; i < s->patterns->count[kind]; i++)
-        if (rt_has_all(s, pattern + i))
-            return pattern + i;
-    return NULL;
-}
-
-static inline uint64_t rt_key(const rt_pass *s)
+static RT_RARE uint64_t rt_key(const rt_pass *s)
 {
     uint8_t joined[RT_JOINED_MAX + RT_COPY];
-    const rt_pattern *pattern = rt_winner(s, RT_KEY);
-    uint32_t n = pattern ? rt_join(s, pattern, joined, RT_JOINED_MAX) : RT_NOT_JOINED;
+    uint32_t n = rt_join(s, s->key, joined, RT_JOINED_MAX);
     return n == RT_NOT_JOINED ? 0 : rc_hash(joined, n, 0);
 }
 
@@ -554,15 +608,16 @@ RT_INLINE void rt_found_nothing(rt_found *found, rt_what what)
 }
 
 /* See above. */
-static inline void rt_find(const rt_patterns *patterns, rt_classify *classify,
-                           const uint8_t *payload, uint64_t n, rt_found *found)
+static inline void rt_find(const rt_patterns *patterns, const rt_way *way, const uint8_t *payload,
+                           uint64_t n, rt_found *found)
 {
     rt_pass s; /* its values are set as they are found */
-    rt_blocks_begin(&s.blocks, classify, payload, n);
+    rt_blocks_begin(&s.blocks, way, payload, n);
     s.patterns = patterns;
     s.found = s.decided = s.escaped = 0;
     s.wanted = patterns->all;
     s.unfit = 0;
+    s.topic = s.key = NULL;
     s.is_control = 0;
     rt_found_nothing(found, RT_UNNAMED);
     if (!rt_walk(&s))
@@ -571,12 +626,11 @@ static inline void rt_find(const rt_patterns *patterns, rt_classify *classify,
         found->what = RT_IS_CONTROL;
         return;
     }
-    if (patterns->count[RT_KEY])
+    if (s.key)
         found->key = rt_key(&s);
-    const rt_pattern *pattern = rt_winner(&s, RT_TOPIC);
-    if (!pattern)
+    if (!s.topic)
         return;
-    uint32_t length = rt_join(&s, pattern, found->name, RT_NAME_MAX);
+    uint32_t length = rt_join(&s, s.topic, found->name, RT_NAME_MAX);
     found->what = length == 0 || length == RT_NOT_JOINED ? RT_UNUSABLE : RT_NAMED;
     found->length = found->what == RT_NAMED ? length : 0;
 }
