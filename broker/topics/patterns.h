@@ -297,6 +297,7 @@ static inline int rt_patterns_add(rt_patterns *p, rt_kind kind, const uint8_t *t
                                   rt_error *error)
 {
     uint64_t i = 0;
+    *error = (rt_error){0};
     if (p->count[kind] == RT_PATTERNS_MAX)
         return rt_refuse(error, 0, "there are more than 32 patterns of a kind");
     rt_pattern *pattern = &p->of[kind][p->count[kind]++];
