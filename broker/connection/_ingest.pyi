@@ -4,6 +4,7 @@ from typing import Self
 
 from ringcast.shm import broadcast
 
+from ..topics import Finder
 from .tls import Stream
 
 PING: int
@@ -14,9 +15,11 @@ DRAINED: int
 MORE: int
 FULL: int
 ENDED: int
+NAME: int
+CONTROL: int
 
 class Ingest:
-    def __new__(cls, writer: broadcast.Writer) -> Self: ...
+    def __new__(cls, writer: broadcast.Writer, finder: Finder | None = None) -> Self: ...
     @property
     def messages(self) -> int: ...
     @property
@@ -34,4 +37,5 @@ class Ingest:
     def receive(self, fd: int) -> int: ...
     def receive_tls(self, stream: Stream, *, receiving: bool = True) -> int: ...
     def publish_received(self) -> int: ...
+    def name(self, raw: bytes, topic: int, key: int) -> None: ...
     def wait_for_room(self, seconds: float) -> bool: ...

@@ -2,15 +2,16 @@
 # cython: nonecheck=True, auto_pickle=False
 # cython: embedsignature=True, embedsignature.format=python
 """From the socket into the ring: bytes are received where they stay, and the frames among them are
-decoded there. frames.h knows what a frame is, broadcast.h (rc_stream_*) where bytes may lie; this
-file brings the two together, one read at a time, without the GIL.
+decoded there. frames.h knows what a frame is, stream.h where bytes may lie, and a finder of the room
+`topics` what a message is about; this file brings the three together, one read at a time, without
+the GIL.
 """
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -19,6 +20,7 @@ from ringcast.shm._core cimport (
     rc_stream_commit, rc_stream_end, rc_stream_prefetch, rc_stream_room, rc_stream_skip, rc_writer,
     rc_writer_release,
 )
+from ringcast.broker.topics._scan cimport Finder, RT_IS_CONTROL, RT_NEW, rt_found
 from ringcast.shm._endpoint cimport check_open
 from ringcast.shm._writer cimport Writer
 
@@ -67,6 +69,8 @@ cdef enum:
     OUT_ENDED = 19
     OUT_FAILED = 20
     OUT_NEEDS_BYTES = 21
+    OUT_NAME = 22
+    OUT_CONTROL = 23
 
 PING = OUT_PING
 PONG = OUT_PONG
@@ -76,6 +80,8 @@ DRAINED = OUT_DRAINED
 MORE = OUT_MORE
 FULL = OUT_FULL
 ENDED = OUT_ENDED
+NAME = OUT_NAME
+CONTROL = OUT_CONTROL
 
 
 @cython.final
@@ -97,8 +103,13 @@ cdef class Space:
 cdef class Ingest:
     """Receives a WebSocket's frames into a ring.
 
+    Args:
+        writer: of the ring.
+        finder: finds the messages' topics and keys; None: they have none.
+
     Attributes:
-        payload: of the ping, pong or close frame that `receive` returned.
+        payload: of the ping, pong or close frame that `receive` returned, the name for NAME, or the
+            message for CONTROL.
         code, reason: of the close frame, or of the fault: the code to close with and why.
         messages: published so far, all connections together.
     """
@@ -114,9 +125,13 @@ cdef class Ingest:
     cdef uint64_t count, all_bytes
     cdef Space space
     cdef uint8_t *records
+    cdef Finder finder
+    cdef rt_found found  # in the next message
+    cdef bint looked  # `found` is set; it stays until the message is published
 
-    def __cinit__(self, Writer writer not None):
+    def __cinit__(self, Writer writer not None, Finder finder=None):
         self.writer = writer
+        self.finder = finder
         self.read_most = min(<uint64_t>READ_MOST, writer.ring.capacity // 8)
         self.payload = b""
         self.space = Space()
@@ -136,6 +151,7 @@ cdef class Ingest:
 
     def end(self) -> None:
         """The connection is over: bytes of a message that is not whole are given up."""
+        self.looked = False
         rc_stream_end(&self.writer.ring)
         rf_begin(&self.decoder, self.writer.ring.max_message)
 
@@ -170,7 +186,8 @@ cdef class Ingest:
         cdef uint8_t *bytes = w.arena + (base & (w.capacity - 1))
         cdef rc_descriptor d
         cdef rf_what what
-        cdef bint full = False
+        cdef bint finding = self.finder is not None
+        cdef int outcome = OUT_NEEDS_BYTES
         cdef uint64_t count = 0
         memset(&d, 0, sizeof(d))
         d.f.connection = self.connection
@@ -178,24 +195,50 @@ cdef class Ingest:
         while True:
             what = rf_next(&self.decoder, bytes, &n, &self.item)
             if what != RF_MESSAGE:
+                if what != RF_MORE:
+                    outcome = what
                 break
             d.f.length = self.item.length
             d.f.kind = RC_KIND_TEXT if self.item.is_text else RC_KIND_BINARY
+            if finding and not self.find_topic(&d, bytes + self.decoder.begin):
+                outcome = OUT_NAME
+                break
             if not rc_stream_commit(w, &d, base + self.decoder.begin):
                 self.wait_length = 1
-                full = True
+                outcome = OUT_FULL
                 break
             if self.flooded:
                 rc_stream_prefetch(w, d.f.position, d.f.length + FRAME_HEADER, self.read_most)
             count += 1
             rf_taken(&self.decoder)
+            if finding and self.is_control():
+                outcome = OUT_CONTROL
+                break
         self.count = self.count + count  # Cython takes no += on members without the GIL
         self.control = bytes + self.item.offset
         w.held = n - (w.head - base)  # fragments that were moved together leave fewer
         rc_stream_skip(w, base + self.decoder.begin)
         rf_rebase(&self.decoder)
         rc_writer_release(w)
-        return OUT_FULL if full else OUT_NEEDS_BYTES if what == RF_MORE else what
+        return outcome
+
+    cdef bint find_topic(self, rc_descriptor *d, const uint8_t *payload) noexcept nogil:
+        """Set a message's topic and key. Returns whether it may be published: not while its name is
+        new. A message is looked at once, however often it finds no room, or waits for its name."""
+        if not self.looked:
+            self.finder.find(self.writer.segments, payload, d.f.length, &self.found)
+            self.looked = True
+        elif self.found.what == RT_NEW:
+            self.finder.look(&self.found)
+        d.f.topic = self.found.topic
+        d.f.key = self.found.key
+        return self.found.what != RT_NEW
+
+    cdef bint is_control(self) noexcept nogil:
+        """The message is published: count it. Returns whether it is for the manager, too."""
+        self.looked = False
+        self.finder.count(&self.found)
+        return self.found.what == RT_IS_CONTROL
 
     cdef uint8_t *room(self, uint64_t *size) noexcept nogil:
         """Where to receive the next bytes; NULL: the ring is full."""
@@ -237,7 +280,10 @@ cdef class Ingest:
             DRAINED: nothing is left to receive. MORE: there may be. FULL: the ring is; nothing was
             received that it has no room for: `wait_for_room`, then call again. PING, PONG, CLOSE:
             `payload` (and `code`) is for the caller; call again for the rest. FAULT: the peer broke
-            the protocol; close with `code`. ENDED: the peer has closed the socket.
+            the protocol; close with `code`. ENDED: the peer has closed the socket. NAME: `payload`
+            is a new name; say with `name` what topic it is, then call again for its message and
+            the rest. CONTROL: `payload` is a message for the manager, which is in the ring, too;
+            call again for the rest.
 
         Raises:
             OSError: the socket failed.
@@ -254,9 +300,9 @@ cdef class Ingest:
                     outcome = OUT_DRAINED
                 else:
                     raise OSError(errno, os.strerror(errno))
+            return self.done(outcome)
         finally:
             self.writer.end_turn()
-        return self.done(outcome)
 
     def receive_tls(self, stream, *, bint receiving=True) -> int:
         """The same from a non-blocking `tls.Stream`; with `receiving` off, only what was received
@@ -269,9 +315,9 @@ cdef class Ingest:
         try:
             outcome = self.receive_records(stream.fileno(), stream.tls.read, stream.incoming,
                                            receiving)
+            return self.done(outcome)
         finally:
             self.writer.end_turn()
-        return self.done(outcome)
 
     cdef int receive_records(self, int fd, read, incoming, bint receiving) except -1:
         cdef int i, outcome
@@ -337,9 +383,9 @@ cdef class Ingest:
         try:
             with nogil:
                 outcome = self.decode()
+            return self.done(OUT_DRAINED if outcome == OUT_NEEDS_BYTES else outcome)
         finally:
             self.writer.end_turn()
-        return self.done(OUT_DRAINED if outcome == OUT_NEEDS_BYTES else outcome)
 
     cdef int begin_turn(self) except -1:
         """Nobody else publishes while bytes are received."""
@@ -350,9 +396,18 @@ cdef class Ingest:
             raise RuntimeError("a signal handler can't receive while its own thread does")
 
     cdef int done(self, int outcome) except -1:
-        if outcome == OUT_PING or outcome == OUT_PONG or outcome == OUT_CLOSE:
+        if outcome == OUT_NAME:
+            self.payload = PyBytes_FromStringAndSize(<char *>self.found.name, self.found.length)
+        elif (outcome == OUT_PING or outcome == OUT_PONG or outcome == OUT_CLOSE
+                or outcome == OUT_CONTROL):
             self.payload = PyBytes_FromStringAndSize(<char *>self.control, self.item.length)
+        if self.finder is not None:
+            self.finder.raise_interruption()
         return outcome
+
+    def name(self, bytes raw not None, uint32_t topic, uint64_t key) -> None:
+        """After NAME: what topic and key its messages have. Raises as `Finder.name` does."""
+        self.finder.name(raw, topic, key)
 
     def wait_for_room(self, double seconds) -> bool:
         """After FULL: wait until there may be room, 20 ms at most, and at most so long. Slots of

@@ -12,7 +12,19 @@ from collections.abc import Callable
 from typing import Final
 
 from ..config import Config
-from ._ingest import CLOSE, DRAINED, ENDED, FAULT, FULL, MORE, PING, PONG, Ingest
+from ._ingest import (
+    CLOSE,
+    CONTROL,
+    DRAINED,
+    ENDED,
+    FAULT,
+    FULL,
+    MORE,
+    NAME,
+    PING,
+    PONG,
+    Ingest,
+)
 from .outcome import OpenSocket
 from .protocol import Protocol
 from .tls import Stream
@@ -24,7 +36,17 @@ _DISCARDS_MAX: Final = 64
 """In one turn, so that the manager can look at the clock."""
 _EVENTS: Final = frozenset((PING, PONG, CLOSE, FAULT, ENDED))
 """Outcomes of receiving that are the protocol's business."""
+_MESSAGES: Final = frozenset((NAME, CONTROL))
+"""Outcomes of receiving that concern a message."""
 _WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+def _no_topic(_name: bytes) -> tuple[int, int]:
+    return 0, 0
+
+
+def _nothing(_payload: bytes) -> None:
+    pass
 
 
 class Connection:
@@ -39,6 +61,9 @@ class Connection:
         number: of this connection, which stands in the descriptors of its messages.
         config: the manager's.
         control_frame_sent: called for each ping and pong.
+        resolve_name: called with each new name that the ingest's finder finds; returns the topic's
+            id and the key of its messages. The message is published after that.
+        control_received: called with each message for the manager itself, after it was published.
 
     Attributes:
         protocol: the connection's state: `lost`, `closing`, `deadline`, `sent`, `rtt_ns`.
@@ -52,12 +77,17 @@ class Connection:
         number: int,
         config: Config,
         control_frame_sent: Callable[[], None],
+        *,
+        resolve_name: Callable[[bytes], tuple[int, int]] = _no_topic,
+        control_received: Callable[[bytes], None] = _nothing,
     ) -> None:
         self.began = time.monotonic()
         self.protocol = Protocol(config, self.began, control_frame_sent)
         self._sock = opened.sock
         self._tls = opened.sock if isinstance(opened.sock, Stream) else None
         self._ingest = ingest
+        self._resolve_name = resolve_name
+        self._control_received = control_received
         self._drained = False  # the server may have sent something already, and TLS hold it
         ingest.begin(number & 0xFFFF)
 
@@ -168,7 +198,9 @@ class Connection:
                 return True
             if outcome == FULL:
                 return False
-            if outcome not in (PING, PONG, MORE):
+            if outcome in _MESSAGES:
+                self._hand_over(outcome)
+            elif outcome not in (PING, PONG, MORE):
                 return True
         return True
 
@@ -182,10 +214,21 @@ class Connection:
         except OSError as error:
             self.protocol.socket_failed(f"receiving failed: {error.strerror or error}")
             return DRAINED
-        if outcome not in _EVENTS:
+        if outcome in _MESSAGES:
+            self._hand_over(outcome)
+        elif outcome in _EVENTS:
+            self._report(outcome)
+        else:
             return outcome
-        self._report(outcome)
         return MORE
+
+    def _hand_over(self, outcome: int) -> None:
+        """A name that is new, or a message for the manager."""
+        payload = self._ingest.payload
+        if outcome == NAME:
+            self._ingest.name(payload, *self._resolve_name(payload))
+        else:
+            self._control_received(payload)
 
     def _report(self, outcome: int) -> None:
         """Hand a control frame, a fault or the end to the protocol."""

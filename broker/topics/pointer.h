@@ -1,0 +1,638 @@
+/* pointer.h - the scanner: finds the topic of a message in its JSON, without parsing the rest.
+ *
+ *   rt_find(&patterns, rt_best_way(), payload, n, &found)
+ *       found.what RT_NAMED      found.length bytes at found.name are the topic's name
+ *                  RT_UNNAMED    no topic pattern has all its values, or it is no JSON
+ *                  RT_UNUSABLE   the name is empty, not UTF-8 or longer than RT_NAME_MAX
+ *                  RT_IS_CONTROL a control pattern fits; nothing else is said
+ *       found.key                from the key patterns; 0 if none has all its values
+ *
+ * The rules, which the tests' oracle has, too:
+ *
+ *   - Of a kind, the first pattern whose pointers are all there wins. A control pattern that fits
+ *     goes before everything, and may be any of them.
+ *   - A value is there if it is a string, then it is what the string means, or a number, then it is
+ *     that as it is spelled. true, false, null, objects and arrays are not there.
+ *   - Keys are compared by what they mean: "\u0073tream" is stream. The first of equal keys counts,
+ *     even if its value is not there.
+ *   - What follows the last value needed is not looked at. What comes before is looked at as far as
+ *     the way to the values needs it: what is passed over may be no JSON.
+ *   - A string with a bad escape or half a surrogate pair has no meaning in UTF-8. A topic with it
+ *     is RT_UNUSABLE, a key is none, and a control pattern's text after = does not fit it.
+ *
+ * One pass for all patterns. The patterns' tree (patterns.h) is walked along with the payload's
+ * containers; keys that are no token, and values of no interest, are passed over by blocks.h.
+ * Three sets of pointers say where it stands: `found`; `decided`, which are found or known to be
+ * absent, as the container that would hold them has ended or their place is taken by another value;
+ * and `wanted`, those that still matter. A pattern with a pointer that is decided and not found is
+ * out. The first pattern of its kind that is not out and has found all makes those after it
+ * irrelevant. The pass ends when nothing is wanted, and leaves a container when nothing in it is.
+ *
+ * The stack is as deep as the longest pointer, since only containers on the way to a value are
+ * walked. Values are remembered as places in the payload and joined at the end, so what is in a
+ * name comes from the payload and the patterns and from nowhere else.
+ */
+#ifndef RINGCAST_POINTER_H
+#define RINGCAST_POINTER_H
+
+#include "blocks.h"
+#include "patterns.h"
+#include "utf8.h"
+
+#define RT_JOINED_MAX 1023u /* bytes of a key's or control pattern's string: longer is no match */
+#define RT_NOT_JOINED UINT32_MAX
+
+typedef enum rt_what {
+    RT_UNNAMED,
+    RT_UNUSABLE,
+    RT_IS_CONTROL,
+    RT_NAMED,
+    RT_NEW,        /* from names.h on: the name is not in the map */
+    RT_OVERFLOWED, /* it is not, and the map is full */
+    RT_KNOWN,      /* it is: found.topic is set, and found.key unless there are key patterns */
+    RT_FAILED,     /* a Python function has raised, or returned no name */
+} rt_what;
+
+typedef struct rt_found {
+    uint64_t key;
+    uint32_t topic;
+    uint32_t length; /* of the name; 0 unless it is usable */
+    rt_what what;
+    uint8_t name[RT_NAME_MAX + 1 + RT_COPY];
+} rt_found;
+
+typedef struct rt_value {
+    uint64_t at, length;
+} rt_value;
+
+typedef struct rt_pass {
+    rt_blocks blocks;
+    const rt_patterns *patterns;
+    uint64_t found, decided, wanted;
+    uint64_t escaped; /* values that have a backslash */
+    uint32_t unfit;   /* bits of control patterns whose text after = does not fit */
+    const rt_pattern *topic, *key; /* that have won */
+    int is_control;
+    rt_value values[RT_POINTERS_MAX];
+} rt_pass;
+
+/* ---- strings and numbers ------------------------------------------------------------------- */
+
+/* The four digits of a \\u escape at p[*i]. More than 16 bits: there are none. */
+static inline uint32_t rt_hex(const uint8_t *p, uint64_t n, uint64_t *i)
+{
+    uint32_t code = 0;
+    if (n - *i < 4)
+        return UINT32_MAX;
+    for (uint64_t end = *i + 4; *i < end; ++*i) {
+        uint8_t c = p[*i], letter = c | 0x20;
+        if (c >= '0' && c <= '9')
+            code = code << 4 | (uint32_t)(c - '0');
+        else if (letter >= 'a' && letter <= 'f')
+            code = code << 4 | (uint32_t)(letter - 'a' + 10);
+        else
+            return UINT32_MAX;
+    }
+    return code;
+}
+
+static inline uint32_t rt_encode(uint32_t code, uint8_t *out)
+{
+    static const uint8_t lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
+    uint32_t n = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    for (uint32_t i = n - 1; i > 0; i--, code >>= 6)
+        out[i] = (uint8_t)(0x80 | (code & 0x3f));
+    out[0] = (uint8_t)(lead[n] | code);
+    return n;
+}
+
+/* The character of a \\u escape whose digits are at p[*i], with the second one of a pair. */
+static inline uint32_t rt_unicode(const uint8_t *p, uint64_t n, uint64_t *i, uint8_t *out)
+{
+    uint32_t code = rt_hex(p, n, i), low;
+    if (code >= 0xd800 && code < 0xdc00) {
+        if (n - *i < 2 || p[*i] != '\\' || p[*i + 1] != 'u')
+            return 0;
+        *i += 2;
+        low = rt_hex(p, n, i);
+        if (low < 0xdc00 || low > 0xdfff)
+            return 0;
+        code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
+    } else if (code > 0xffff || (code >= 0xdc00 && code < 0xe000)) {
+        return 0;
+    }
+    return rt_encode(code, out);
+}
+
+/* The next character of a string, or byte of one, at p[*i] of n: up to four bytes to `out`. How
+ * many; 0: a bad escape. */
+static inline uint32_t rt_character(const uint8_t *p, uint64_t n, uint64_t *i, uint8_t *out)
+{
+    static const char names[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
+    const char *name;
+    out[0] = p[(*i)++];
+    if (out[0] != '\\')
+        return 1;
+    if (*i == n)
+        return 0;
+    uint8_t c = p[(*i)++];
+    if (c == 'u')
+        return rt_unicode(p, n, i, out);
+    name = c ? strchr(names, c) : NULL;
+    if (!name)
+        return 0;
+    out[0] = (uint8_t)meanings[name - names];
+    return 1;
+}
+
+/* Does the string p[0 .. n) mean these bytes? */
+static inline int rt_means(const uint8_t *p, uint64_t n, const uint8_t *bytes, uint64_t length)
+{
+    uint8_t character[4];
+    uint64_t done = 0;
+    for (uint64_t i = 0; i < n;) {
+        uint32_t more = rt_character(p, n, &i, character);
+        if (!more || more > length - done || memcmp(bytes + done, character, more))
+            return 0;
+        done += more;
+    }
+    return done == length;
+}
+
+static inline uint64_t rt_digits(const uint8_t *p, uint64_t i, uint64_t n)
+{
+    while (i < n && p[i] >= '0' && p[i] <= '9')
+        i++;
+    return i;
+}
+
+/* Is p[0 .. n) a number (RFC 8259 section 6)? */
+static inline int rt_is_number(const uint8_t *p, uint64_t n)
+{
+    uint64_t i = n && p[0] == '-', begin = i;
+    i = rt_digits(p, i, n);
+    if (i == begin || (p[begin] == '0' && i > begin + 1))
+        return 0;
+    if (i < n && p[i] == '.') {
+        begin = ++i;
+        if ((i = rt_digits(p, i, n)) == begin)
+            return 0;
+    }
+    if (i < n && (p[i] == 'e' || p[i] == 'E')) {
+        i++;
+        i += i < n && (p[i] == '+' || p[i] == '-');
+        begin = i;
+        if ((i = rt_digits(p, i, n)) == begin)
+            return 0;
+    }
+    return i == n;
+}
+
+static inline int rt_is_space(uint8_t c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+
+/* ---- joining ------------------------------------------------------------------------------- */
+
+/* Copy n bytes. `to` has RT_COPY bytes more than it needs, so most copies are one move. Returns 0 if
+ * all of them are ASCII, as is seen here for nothing; else they may still be. */
+RT_INLINE uint64_t rt_copy(uint8_t *to, const uint8_t *from, uint64_t n, uint64_t readable)
+{
+    uint64_t words[RT_COPY / 8];
+    if (n > RT_COPY || readable < RT_COPY) {
+        memcpy(to, from, n);
+        return rf_ascii(from, n) != n;
+    }
+    memcpy(words, from, RT_COPY);
+    memcpy(to, words, RT_COPY);
+    return (words[0] | words[1]) & UINT64_C(0x8080808080808080);
+}
+
+/* A string with escapes, in plain; where it ends in `out`, or RT_NOT_JOINED. */
+static RT_RARE uint32_t rt_unescape(const uint8_t *p, uint64_t n, uint8_t *out, uint32_t at,
+                                    uint32_t max)
+{
+    uint8_t character[4];
+    for (uint64_t i = 0; i < n;) {
+        uint32_t more = rt_character(p, n, &i, character);
+        if (!more || more > max - at)
+            return RT_NOT_JOINED;
+        memcpy(out + at, character, more);
+        at += more;
+    }
+    return at;
+}
+
+static RT_RARE int rt_is_utf8(const uint8_t *p, uint64_t n)
+{
+    rf_utf8 u = {0};
+    return rf_utf8_check(&u, p, n) && !u.left;
+}
+
+/* The text and values of a pattern whose values are all there, at most `max` bytes, to `out`, which
+ * has RT_COPY bytes more. How many, or RT_NOT_JOINED. */
+static inline uint32_t rt_join(const rt_pass *s, const rt_pattern *pattern, uint8_t *out,
+                               uint32_t max)
+{
+    const rt_part *part = s->patterns->part + pattern->part;
+    uint64_t maybe_not_ascii = 0;
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < pattern->parts; i++, part++) {
+        if (part->length > max - at)
+            return RT_NOT_JOINED;
+        if (part->length) /* of a pattern, so it is UTF-8 */
+            rt_copy(out + at, s->patterns->bytes + part->text, part->length, RT_COPY);
+        at += part->length;
+        if (part->pointer == RT_NO_POINTER)
+            continue;
+        const rt_value *value = &s->values[part->pointer];
+        const uint8_t *bytes = s->blocks.bytes + value->at;
+        if (s->escaped >> part->pointer & 1) {
+            at = rt_unescape(bytes, value->length, out, at, max);
+            maybe_not_ascii = 1;
+            if (at == RT_NOT_JOINED)
+                return at;
+        } else if (value->length <= max - at) {
+            maybe_not_ascii |= rt_copy(out + at, bytes, value->length, s->blocks.n - value->at);
+            at += (uint32_t)value->length;
+        } else {
+            return RT_NOT_JOINED;
+        }
+    }
+    return !maybe_not_ascii || rt_is_utf8(out, at) ? at : RT_NOT_JOINED;
+}
+
+/* Does the text fit, where * stands for any bytes? The last * takes more whenever what follows it
+ * does not fit; those before it never need to be looked at again. */
+static inline int rt_fits(const uint8_t *glob, uint32_t glob_n, const uint8_t *text, uint32_t n)
+{
+    uint32_t g = 0, t = 0, star = UINT32_MAX, taken = 0;
+    while (t < n) {
+        if (g < glob_n && glob[g] == '*') {
+            star = g++;
+            taken = t;
+        } else if (g < glob_n && glob[g] == text[t]) {
+            g++;
+            t++;
+        } else if (star != UINT32_MAX) {
+            g = star + 1;
+            t = ++taken;
+        } else {
+            return 0;
+        }
+    }
+    while (g < glob_n && glob[g] == '*')
+        g++;
+    return g == glob_n;
+}
+
+static inline int rt_glob_fits(const rt_pass *s, const rt_pattern *pattern)
+{
+    uint8_t joined[RT_JOINED_MAX + RT_COPY];
+    uint32_t n = rt_join(s, pattern, joined, RT_JOINED_MAX);
+    const uint8_t *glob = s->patterns->bytes + pattern->glob;
+    return n != RT_NOT_JOINED && rt_fits(glob, pattern->glob_length, joined, n);
+}
+
+/* ---- what still matters -------------------------------------------------------------------- */
+
+RT_INLINE int rt_is_out(const rt_pass *s, const rt_pattern *pattern)
+{
+    return (pattern->needs & s->decided & ~s->found) != 0;
+}
+
+RT_INLINE int rt_has_all(const rt_pass *s, const rt_pattern *pattern)
+{
+    return !(pattern->needs & ~s->found);
+}
+
+/* What the patterns of a kind need that may still win; *winner is the one that has. */
+RT_INLINE uint64_t rt_wanted_by(const rt_pass *s, rt_kind kind, const rt_pattern **winner)
+{
+    const rt_pattern *pattern = s->patterns->of[kind];
+    uint64_t wanted = 0;
+    for (uint32_t i = 0; i < s->patterns->count[kind]; i++, pattern++) {
+        if (rt_is_out(s, pattern))
+            continue;
+        if (rt_has_all(s, pattern)) {
+            *winner = pattern; /* unless one before it does */
+            break;
+        }
+        wanted |= pattern->needs;
+    }
+    return wanted;
+}
+
+/* The same of control patterns, any of which may be the one. */
+static RT_RARE uint64_t rt_wanted_by_control(rt_pass *s)
+{
+    const rt_pattern *pattern = s->patterns->of[RT_CONTROL];
+    uint64_t wanted = 0;
+    for (uint32_t i = 0; i < s->patterns->count[RT_CONTROL]; i++, pattern++) {
+        if (rt_is_out(s, pattern) || s->unfit >> i & 1)
+            continue;
+        if (!rt_has_all(s, pattern)) {
+            wanted |= pattern->needs;
+        } else if (!pattern->has_glob || rt_glob_fits(s, pattern)) {
+            s->is_control = 1;
+            return 0;
+        } else {
+            s->unfit |= UINT32_C(1) << i;
+        }
+    }
+    return wanted;
+}
+
+/* These pointers are decided. 0: so is everything that matters. */
+RT_INLINE int rt_decide(rt_pass *s, uint64_t pointers)
+{
+    uint64_t wanted = 0;
+    s->decided |= pointers;
+    if (s->patterns->count[RT_CONTROL]) {
+        wanted = rt_wanted_by_control(s);
+        if (s->is_control)
+            return 0;
+    }
+    wanted |= rt_wanted_by(s, RT_TOPIC, &s->topic) | rt_wanted_by(s, RT_KEY, &s->key);
+    s->wanted = wanted & ~s->decided;
+    return s->wanted != 0;
+}
+
+/* ---- the walk ------------------------------------------------------------------------------ */
+
+/* A container on the way to a value. */
+typedef struct rt_frame {
+    uint64_t below; /* the pointers that may lie in it */
+    uint64_t index; /* of an array: the element that comes next */
+    uint32_t node;
+    uint32_t is_array;
+} rt_frame;
+
+/* The pointers that may lie in the container of this node. */
+RT_INLINE uint64_t rt_inside(const rt_node *node, uint8_t bracket)
+{
+    return bracket == '[' ? node->elements : node->below;
+}
+
+RT_INLINE void rt_enter(const rt_patterns *p, rt_frame *frame, uint32_t node, uint8_t bracket)
+{
+    frame->below = rt_inside(&p->node[node], bracket);
+    frame->index = 0;
+    frame->node = node;
+    frame->is_array = bracket == '[';
+}
+
+/* The first bytes of the key at p[0 .. n) as a node has them of its token. */
+RT_INLINE uint64_t rt_key_word(const uint8_t *p, uint64_t n, uint64_t readable)
+{
+    if (rt_unlikely(readable < RT_WORD))
+        return rt_first_word(p, n);
+    uint64_t word = rc_little_u64(p);
+    return n >= RT_WORD ? word : word & ~(UINT64_MAX << 8 * n);
+}
+
+/* Is a key that begins as a longer token does, and is as long, all of it? */
+static RT_RARE int rt_is_rest(const rt_patterns *p, const rt_node *node, const uint8_t *key)
+{
+    return memcmp(p->bytes + node->text + RT_WORD, key + RT_WORD, node->length - RT_WORD) == 0;
+}
+
+/* The child of a node for a key with escapes, or RT_NONE. */
+static RT_RARE uint32_t rt_escaped_member(const rt_patterns *p, const rt_node *parent,
+                                          const uint8_t *key, uint64_t n)
+{
+    for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
+        if (rt_means(key, n, p->bytes + p->node[i].text, p->node[i].length))
+            return i;
+    return RT_NONE;
+}
+
+/* The child of a node for the key at bytes[at .. end), or RT_NONE. */
+RT_INLINE uint32_t rt_member(const rt_pass *s, const rt_node *parent, uint64_t at, uint64_t end)
+{
+    const rt_patterns *p = s->patterns;
+    const uint8_t *key = s->blocks.bytes + at;
+    uint64_t n = end - at;
+    if (rt_unlikely(s->blocks.slashes && memchr(key, '\\', n)))
+        return rt_escaped_member(p, parent, key, n);
+    uint64_t word = rt_key_word(key, n, s->blocks.n - at);
+    for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
+        if (p->node[i].word == word && p->node[i].length == n &&
+            (n <= RT_WORD || rt_is_rest(p, &p->node[i], key)))
+            return i;
+    return RT_NONE;
+}
+
+/* The child of a node for an array's element, or RT_NONE. */
+RT_INLINE uint32_t rt_element(const rt_pass *s, const rt_node *parent, uint64_t index)
+{
+    const rt_patterns *p = s->patterns;
+    for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
+        if (p->node[i].index == index)
+            return i;
+    return RT_NONE;
+}
+
+/* The colon after the key whose ending quote is at `end`, or RT_END. */
+RT_INLINE uint64_t rt_colon(const rt_blocks *b, uint64_t end)
+{
+    if (end >= b->n - 1) /* RT_END, too */
+        return RT_END;
+    uint64_t at = end + 1;
+    while (rt_unlikely(b->bytes[at] != ':'))
+        if (!rt_is_space(b->bytes[at]) || ++at == b->n)
+            return RT_END;
+    return at;
+}
+
+/* Take what stands before a member's or element's value. Where its first byte may be, and the
+ * value's node in *node; RT_END: there is none, and *at is the event instead, or RT_END. */
+RT_INLINE uint64_t rt_before_value(rt_pass *s, rt_frame *frame, uint64_t *events, uint32_t *node,
+                                   uint64_t *at)
+{
+    rt_blocks *b = &s->blocks;
+    const rt_node *parent = &s->patterns->node[frame->node];
+    if (frame->is_array) {
+        *node = rt_element(s, parent, frame->index++);
+        return *at + 1;
+    }
+    uint64_t quote = *at = rt_next(b, events);
+    if (quote == RT_END || b->bytes[quote] != '"')
+        return RT_END;
+    uint64_t end = rt_next(b, events);
+    uint64_t colon = rt_colon(b, end);
+    if (rt_unlikely(colon == RT_END)) {
+        *at = RT_END;
+        return RT_END;
+    }
+    *node = rt_member(s, parent, quote + 1, end);
+    return colon + 1;
+}
+
+/* The number that may stand at bytes[at .. end), with spaces around it. 0: none does. */
+static RT_RARE int rt_number(rt_pass *s, uint32_t pointer, uint64_t at, uint64_t end)
+{
+    const uint8_t *bytes = s->blocks.bytes;
+    while (at < end && rt_is_space(bytes[at]))
+        at++;
+    while (at < end && rt_is_space(bytes[end - 1]))
+        end--;
+    s->values[pointer] = (rt_value){at, end - at};
+    return rt_is_number(bytes + at, end - at);
+}
+
+RT_INLINE void rt_string(rt_pass *s, uint32_t pointer, uint64_t at, uint64_t end)
+{
+    s->values[pointer] = (rt_value){at, end - at};
+    if (s->blocks.slashes && memchr(s->blocks.bytes + at, '\\', end - at))
+        s->escaped |= UINT64_C(1) << pointer;
+}
+
+typedef enum rt_step { RT_GO_ON, RT_DESCEND, RT_DONE, RT_NO_JSON } rt_step;
+
+/* Pass over the value whose first event is at `at`. The event after it, or RT_END. */
+RT_INLINE uint64_t rt_pass_over(rt_blocks *b, uint64_t *events, uint64_t at)
+{
+    uint8_t c = b->bytes[at];
+    if (c == '"')
+        rt_next(b, events);
+    else if (c != '{' && c != '[')
+        return at; /* a scalar, which has no event */
+    else if (rt_skip(b, events) == RT_END)
+        return RT_END;
+    return rt_next(b, events);
+}
+
+/* Take the value of a node, whose first event is *at, and the event after it, which is then *at. */
+RT_INLINE rt_step rt_take_value(rt_pass *s, const rt_node *node, uint64_t begin, uint64_t *events,
+                                uint64_t *at)
+{
+    rt_blocks *b = &s->blocks;
+    uint64_t first = *at, wanted = (node->ends | node->below) & s->wanted;
+    uint8_t c = b->bytes[first];
+    if (c == '"') {
+        uint64_t end = rt_next(b, events);
+        if (end == RT_END)
+            return RT_NO_JSON;
+        *at = rt_next(b, events);
+        if (wanted & node->ends) {
+            rt_string(s, node->pointer, first + 1, end);
+            s->found |= node->ends;
+        }
+    } else if ((c == '{' || c == '[') && (rt_inside(node, c) & wanted)) {
+        return RT_DESCEND;
+    } else {
+        *at = rt_pass_over(b, events, first);
+        if (*at == first && wanted & node->ends && rt_number(s, node->pointer, begin, first))
+            s->found |= node->ends;
+    }
+    return !wanted || rt_decide(s, wanted) ? RT_GO_ON : RT_DONE;
+}
+
+/* The event `at` comes after a value: leave the containers that end, and those in which nothing is
+ * wanted. RT_GO_ON: a comma was last. */
+RT_INLINE rt_step rt_leave(rt_pass *s, const rt_frame *outermost, rt_frame **frame,
+                           uint64_t *events, uint64_t *at)
+{
+    rt_blocks *b = &s->blocks;
+    for (;; --*frame) { /* bounded: by the depth */
+        if (*at != RT_END && b->bytes[*at] == ',' && !((*frame)->below & s->wanted))
+            *at = rt_skip(b, events);
+        if (*at == RT_END)
+            return RT_NO_JSON;
+        if (b->bytes[*at] == ',')
+            return RT_GO_ON;
+        if (b->bytes[*at] != ((*frame)->is_array ? ']' : '}'))
+            return RT_NO_JSON;
+        if (*frame == outermost || !rt_decide(s, s->patterns->node[(*frame)->node].below))
+            return RT_DONE;
+        *at = rt_next(b, events);
+    }
+}
+
+/* Walk through the payload until nothing is wanted, or to its end. 0: it is no JSON, as far as that
+ * was looked at. */
+static inline int rt_walk(rt_pass *s)
+{
+    rt_frame stack[RT_DEPTH_MAX + 1], *frame = stack;
+    const rt_patterns *p = s->patterns;
+    rt_blocks *b = &s->blocks;
+    uint64_t events = 0, at = rt_next(b, &events);
+    uint32_t node = RT_NONE;
+    if (at == RT_END || (b->bytes[at] != '{' && b->bytes[at] != '['))
+        return 0;
+    rt_enter(p, frame, 0, b->bytes[at]);
+    if (!(frame->below & s->wanted))
+        return 1;
+    for (;;) { /* bounded: each round takes an event */
+        rt_step step = RT_GO_ON;
+        uint64_t begin = rt_before_value(s, frame, &events, &node, &at);
+        if (begin != RT_END) {
+            if ((at = rt_next(b, &events)) == RT_END)
+                return 0;
+            if (node == RT_NONE) {
+                at = rt_pass_over(b, &events, at);
+                if (at != RT_END && b->bytes[at] == ',')
+                    continue;
+            } else {
+                step = rt_take_value(s, &p->node[node], begin, &events, &at);
+            }
+        }
+        if (step == RT_DESCEND) {
+            if (!rt_decide(s, p->node[node].ends))
+                return 1;
+            rt_enter(p, ++frame, node, b->bytes[at]);
+            continue;
+        }
+        if (step == RT_GO_ON)
+            step = rt_leave(s, stack, &frame, &events, &at);
+        if (step != RT_GO_ON)
+            return step == RT_DONE;
+    }
+}
+
+/* ---- what comes of it ---------------------------------------------------------------------- */
+
+static RT_RARE uint64_t rt_key(const rt_pass *s)
+{
+    uint8_t joined[RT_JOINED_MAX + RT_COPY];
+    uint32_t n = rt_join(s, s->key, joined, RT_JOINED_MAX);
+    return n == RT_NOT_JOINED ? 0 : rc_hash(joined, n, 0);
+}
+
+/* Nothing of a topic is known. */
+RT_INLINE void rt_found_nothing(rt_found *found, rt_what what)
+{
+    found->what = what;
+    found->key = 0;
+    found->topic = 0;
+    found->length = 0;
+}
+
+/* See above. */
+static inline void rt_find(const rt_patterns *patterns, const rt_way *way, const uint8_t *payload,
+                           uint64_t n, rt_found *found)
+{
+    rt_pass s; /* its values are set as they are found */
+    rt_blocks_begin(&s.blocks, way, payload, n);
+    s.patterns = patterns;
+    s.found = s.decided = s.escaped = 0;
+    s.wanted = patterns->all;
+    s.unfit = 0;
+    s.topic = s.key = NULL;
+    s.is_control = 0;
+    rt_found_nothing(found, RT_UNNAMED);
+    if (!rt_walk(&s))
+        return;
+    if (s.is_control) {
+        found->what = RT_IS_CONTROL;
+        return;
+    }
+    if (s.key)
+        found->key = rt_key(&s);
+    if (!s.topic)
+        return;
+    uint32_t length = rt_join(&s, s.topic, found->name, RT_NAME_MAX);
+    found->what = length == 0 || length == RT_NOT_JOINED ? RT_UNUSABLE : RT_NAMED;
+    found->length = found->what == RT_NAMED ? length : 0;
+}
+
+#endif
