@@ -4,7 +4,7 @@ from typing import Self
 
 from ringcast.shm import broadcast
 
-from ..topics import Finder
+from ..topics._scan import Finder
 from .tls import Stream
 
 PING: int

@@ -176,8 +176,8 @@ class Session:
             self._connections,
             self._config,
             self._outbox.control_frame_sent,
-            resolve=self._naming.resolve,
-            control_received=self._wishes.heard if self._wishes is not None else None,
+            resolve_name=self._naming.resolve,
+            control_received=self._control_received,
         )
         self._poll.register(self._connection, select.POLLIN)
         self._reporter.enter(
@@ -188,6 +188,10 @@ class Session:
             silent_ns=silent_ns,
         )
         self._outbox.connected()
+
+    def _control_received(self, payload: bytes) -> None:
+        if self._wishes is not None:
+            self._wishes.heard(payload)
 
     def _not_connected(self, why: Disconnect) -> None:
         """An attempt failed, or a connection is gone: try again, or stop."""

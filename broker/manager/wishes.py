@@ -4,8 +4,8 @@ machine of the topics room, and its changes brought to the topic table.
     reader slots: wishes ──▶ Wishes ──▶ Subscriptions ──▶ requests ──▶ Outbox
     topic table, answers ◀── Wishes ◀── Subscriptions ◀── control messages ◀── Connection
 
-Wishes are state: whenever a worker changes them, or the manager is a new one, all are read. A worker
-that leaves says so; one that dies is found by its lock, once a second while anybody wishes.
+Wishes are state: whenever a worker changes them, or the manager is a new one, all are read. A
+worker that leaves says so; one that dies is found by its lock, once a second while anybody wishes.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ _LOOK: Final = 1.0
 """Seconds between two looks for the dead, while anybody wishes for anything."""
 _LOOK_AGAIN: Final = 0.02
 """Seconds after which a list that was being changed is read again."""
-_SNAPSHOTS_MAX: Final = 1024
-"""Requests for snapshots whose answers are waited for."""
 
 
 class _Watcher:
@@ -88,7 +86,6 @@ class Wishes:
         self._heartbeats = Heartbeats(venue)
         self._seen: dict[int, SlotWishes] = {}
         self._look_at: float | None = 0.0
-        self._snapshots: dict[str, int] = {}  # slots that wait for an answer, by the request's id
         self._watcher = _Watcher(writer)
         self.wakeup = self._watcher.wakeup
         for topic in shm.list_topics(config.name):  # what a dead manager said of them
@@ -119,7 +116,6 @@ class Wishes:
     def _leave(self, slot: int, now: float) -> None:
         del self._seen[slot]
         self._subscriptions.leave(slot, now)
-        self._snapshots = {id: to for id, to in self._snapshots.items() if to != slot}
 
     def _read(self, wisher: SlotWishes, now: float) -> bool:
         """Read one worker's list if it is another than before. False: it changes just now."""
@@ -173,18 +169,16 @@ class Wishes:
 
     def disconnected(self) -> None:
         """It is gone, and all subscriptions with it."""
-        self._snapshots.clear()
         self._subscriptions.disconnected(time.monotonic())
         self._heartbeats.disconnected()
         self._show_changes()
 
-    def heard(self, payload: bytes) -> int:
-        """A control message of the server. Returns whom it is for: a reader slot + 1, or 0 for all."""
+    def heard(self, payload: bytes) -> None:
+        """A control message of the server."""
         self._subscriptions.heard(payload, time.monotonic())
         self._heartbeats.heard(payload)
         self._naming.venue_may_have_learned()
         self._show_changes()
-        return 0
 
     def urgent(self) -> list[str]:
         """Texts that can't wait: signs of life."""
