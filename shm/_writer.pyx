@@ -190,7 +190,6 @@ cdef class Writer(OwnerEnd):
                                   f" are impossible; remove it with shm.unlink()")
             self._reap()
             self.read_ids()
-        rc_store_u32(&self.ring.header.answers_wishes, 0)
         rc_writer_sign(&self.ring, rc_load_u32(&self.segments.header().epoch) + 1, os.getpid(),
                        rc_clock_ns(CLOCK_REALTIME))
         rc_writer_wake_all(&self.ring)
@@ -617,7 +616,7 @@ cdef class Writer(OwnerEnd):
     @property
     def answers_wishes(self) -> bool:
         """Does somebody answer what readers wish for? Readers that wait for an answer ask this first.
-        Off when a ring is created or resumed."""
+        Off in a new ring; who resumes one says anew whether they do."""
         return rc_load_u32(&self.ring.header.answers_wishes) != 0
 
     @answers_wishes.setter

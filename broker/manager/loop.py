@@ -68,6 +68,7 @@ class Session:
         venue = load_venue(config.venue) if config.venue is not None else None
         self._naming = Naming(config, venue, rings.writer)
         self._wishes = Wishes(config, venue, rings.writer, self._naming) if venue else None
+        rings.writer.answers_wishes = self._wishes is not None
         self._ingest = Ingest(rings.writer, self._naming.finder)
         self._outbox = Outbox(rings.receiver, config, venue, self._wishes)
         self._reporter = Reporter(rings.writer, config.shown_url, self._counters)
@@ -115,9 +116,9 @@ class Session:
             if self._connection is not None:
                 self._outbox.disconnected(self._connection)
                 self._connection.finish()
-            self._outbox.close()
             if self._wishes is not None:
                 self._wishes.close()
+            self._outbox.close()
         return self._error
 
     def _report_restart(self, before: shm.RingStatus) -> None:
@@ -333,6 +334,8 @@ class Session:
         self._reporter.enter(Phase.STOPPED, "stopped", error=self._error)
         while not self._reporter.publish(_ROOM_WAIT) and self._may_wait(until):
             pass
+        if self._wishes is not None:
+            self._wishes.close()
         self._rings.writer.close()
         while self._is_being_read() and self._may_wait(until):
             self._outbox.turn(self._open_connection())  # a worker's last messages

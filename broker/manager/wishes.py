@@ -84,6 +84,7 @@ class Wishes:
             venue, own=config.subscribe, allow=config.allow, linger=config.linger
         )
         self._heartbeats = Heartbeats(venue)
+        self._closed = False
         self._seen: dict[int, SlotWishes] = {}
         self._look_at: float | None = 0.0
         self._watcher = _Watcher(writer)
@@ -94,7 +95,6 @@ class Wishes:
         for name in config.subscribe:
             naming.row(name)
         self._show_changes()
-        writer.answers_wishes = True
 
     # -- workers
 
@@ -102,6 +102,8 @@ class Wishes:
         """Read what has changed, if anything may have."""
         now = time.monotonic()
         fired = self.wakeup.clear()
+        if self._closed:
+            return
         if not fired and (self._look_at is None or now < self._look_at):
             return
         again = False
@@ -145,6 +147,8 @@ class Wishes:
 
     def _show_changes(self) -> None:
         for change in self._subscriptions.changes():
+            if self._closed:
+                continue
             topic = self._naming.row(change.name)
             if topic:
                 self._writer.set_topic_state(topic, change.state, change.reason)
@@ -212,5 +216,9 @@ class Wishes:
         return min((at for at in times if at is not None), default=None)
 
     def close(self) -> None:
-        """No more; the ring's readers are not answered any more."""
-        self._watcher.end()
+        """The ring ends: wishes are not read any more, and nothing is shown."""
+        if not self._closed:
+            self._closed = True
+            self._look_at = None
+            self._writer.answers_wishes = False
+            self._watcher.end()

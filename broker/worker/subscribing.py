@@ -92,6 +92,7 @@ def wait_for_server(feed: Asker, topics: Iterable[str], timeout: float | None) -
     reasons: dict[str, str] = {}
     pause = _PAUSE_FIRST
     while open_topics:
+        feed.check_manager()
         answer = feed.wishes_answer()
         if not answer.expected:
             return  # nobody asks a server: what comes, comes
@@ -105,7 +106,6 @@ def wait_for_server(feed: Asker, topics: Iterable[str], timeout: float | None) -
                 f"no answer in time for {_listed(open_topics)}: the wish stands, and"
                 " `ringcast topics` shows what becomes of it"
             )
-        feed.check_manager()
         time.sleep(min(pause, left))
         pause = min(2 * pause, _PAUSE_MOST)
     if reasons:
