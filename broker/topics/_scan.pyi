@@ -1,7 +1,9 @@
 """Types of the native module; what the methods do stands in _scan.pyx and in help()."""
 
-from collections.abc import Buffer, Sequence
+from collections.abc import Sequence
 from typing import Self
+
+from typing_extensions import Buffer
 
 from .found import Found
 from .patterns import TopicFunction

@@ -54,7 +54,9 @@ def check(done: subprocess.CompletedProcess[str]) -> None:
     assert not REPORT.search(done.stdout), done.stdout
 
 
-@pytest.mark.parametrize("source", ["ring_test.c", "mpsc_test.c", "frames_test.c", "pointer_test.c"])
+@pytest.mark.parametrize(
+    "source", ["ring_test.c", "mpsc_test.c", "frames_test.c", "pointer_test.c"]
+)
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
 def test_core(compiler: str, build: Build, source: str, tmp_path: Path) -> None:
     program = compiled(compiler, build, tmp_path, source)

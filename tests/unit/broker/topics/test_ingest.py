@@ -142,7 +142,8 @@ def test_every_message_once_in_order_with_its_topic(ring: Writer, seed: int) -> 
     scanner = Scanner(["{/s}"], control=["{/event}=bts:*"], names_max=9)
     line = Line(ring, scanner)
     reader = Reader.attach(ring.name)
-    stream, found, fulls = in_frames(messages, dice), [], 0
+    stream, fulls = in_frames(messages, dice), 0
+    found: list[Expected] = []
     try:
         while stream or len(found) < len(messages):
             size = dice.choice([1, 7, 100, 2000, 5000])
