@@ -62,7 +62,7 @@ cdef class Finder:
         rt_names_free(&self.names)
         free(self.counts)
 
-    def __init__(self):
+    def __init__(self, *_, **__):
         raise TypeError("make a Scanner or a FunctionScanner")
 
     cdef void find(self, object owner, const uint8_t *payload, uint64_t n,
