@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ringcast.broker.exchange.captures import read
 from ringcast.broker.topics.venue import Answer, Confirmation, Outcome, Request, Venue
 from ringcast.broker.topics.venue_file import list_venues, load_venue
 from tests.integration.venues import Client, Exchange, exchange
@@ -511,3 +513,32 @@ def test_two_venues_share_nothing() -> None:
     one.subscribe("trades:tBTCUSD")
     assert isinstance(two, Venue)
     assert two.topic_of("17470") is None
+
+
+# ---- what exchanges have sent ------------------------------------------------------------------
+
+CAPTURES = Path("/work/shared/captures")
+"""Real messages; those of the formats that are still in use."""
+
+
+@pytest.mark.parametrize("name", ["binance", "okx", "coinbase", "bitstamp", "deribit"])
+def test_real_messages_belong_to_what_was_asked_for(name: str) -> None:
+    path = CAPTURES / f"{'binance-spot' if name == 'binance' else name}.tsv.gz"
+    if not path.exists():
+        pytest.skip("the captures are not here")
+    records = [*itertools.islice(read(path), 4000)]
+    sent = [record.payload.decode() for record in records if record.kind == "sent"]
+    talk = Talk(name)
+    without_topic = 0
+    for record in records:
+        if record.kind != "text":
+            continue
+        topic = talk.topic_of(record.payload.decode())
+        if topic is None:
+            without_topic += 1
+            assert oracle.is_control(talk.venue.control, record.payload)
+            continue
+        talk.venue.check_name(topic)
+        channel, _, what = topic.partition(":")
+        assert name == "binance" or any(channel in text and what in text for text in sent), topic
+    assert without_topic <= len(sent) * 100
