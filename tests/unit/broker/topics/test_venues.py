@@ -517,7 +517,7 @@ def test_two_venues_share_nothing() -> None:
 
 # ---- what exchanges have sent ------------------------------------------------------------------
 
-CAPTURES = Path("/work/shared/captures")
+CAPTURES = Path(__file__).parents[5] / "shared" / "captures"
 """Real messages; those of the formats that are still in use."""
 
 
