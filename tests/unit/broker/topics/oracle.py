@@ -7,7 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ringcast.broker.topics import What, xxh64
+from ringcast.broker.topics.found import What
+from ringcast.broker.topics.venue import Venue
+from ringcast.shm import hash_key
 
 NAME_MAX: Final = 127
 JOINED_MAX: Final = 1023
@@ -93,7 +95,7 @@ def expected(
         return What.CONTROL, None, 0
     keys = [text for pattern in key if (text := join(document, pattern)) is not None]
     raw = _encoded(keys[0]) if keys else None
-    number = xxh64(raw) if raw is not None and len(raw) <= JOINED_MAX else 0
+    number = hash_key(raw) if raw is not None and len(raw) <= JOINED_MAX else 0
     names = [text for pattern in topic if (text := join(document, pattern)) is not None]
     if not names:
         return What.UNNAMED, None, number
@@ -101,3 +103,28 @@ def expected(
     if not name or len(name) > NAME_MAX:
         return What.UNUSABLE, None, number
     return What.NEW, name, number
+
+
+def topic(patterns: Sequence[str], payload: bytes) -> str | None:
+    """The name that a scanner finds; None for topic 0, also if the payload is no JSON."""
+    try:
+        name = expected(payload, patterns)[1]
+    except ValueError:
+        return None
+    return None if name is None else name.decode()
+
+
+def is_control(patterns: Sequence[str], payload: bytes) -> bool:
+    """Is it a message that the manager looks at?"""
+    try:
+        return expected(payload, (), control=patterns)[0] is What.CONTROL
+    except ValueError:
+        return False
+
+
+def topic_name(venue: Venue, payload: bytes) -> str | None:
+    """The topic of a message as workers see it; None for topic 0."""
+    if is_control(venue.control, payload):
+        return None
+    raw = topic(venue.topic, payload)
+    return None if raw is None else venue.topic_of(raw)
