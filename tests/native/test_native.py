@@ -1,4 +1,4 @@
-"""The C core alone, in C, under the compiler's sanitizers: see the four *_test.c."""
+"""The C core alone, in C, under the compiler's sanitizers: see each *_test.c."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check(done: subprocess.CompletedProcess[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["ring_test.c", "mpsc_test.c", "frames_test.c", "pointer_test.c"]
+    "source", ["ring_test.c", "topics_test.c", "mpsc_test.c", "frames_test.c", "pointer_test.c"]
 )
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
 def test_core(compiler: str, build: Build, source: str, tmp_path: Path) -> None:

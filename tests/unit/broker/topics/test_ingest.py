@@ -12,7 +12,8 @@ import pytest
 
 from ringcast.broker.config import Config
 from ringcast.broker.connection import DRAINED, FULL, MORE, Connection, Ingest, OpenSocket
-from ringcast.broker.topics import Finder, FunctionScanner, Scanner, xxh64
+from ringcast.broker.topics import Finder, FunctionScanner, Scanner
+from ringcast.shm import hash_key
 from ringcast.shm.broadcast import Reader, Writer
 
 BINARY = 2
@@ -37,7 +38,7 @@ class Names:
     def resolve(self, name: bytes) -> tuple[int, int]:
         assert name not in self.topics, "asked twice"
         self.topics[name] = len(self.topics) + 1
-        return self.topics[name], xxh64(name)
+        return self.topics[name], hash_key(name)
 
 
 class Line:
@@ -131,7 +132,7 @@ def expected(message: bytes, names: Names) -> Expected:
     fields = json.loads(message) if message.startswith(b"{") else {}
     name = fields.get("s", "").encode()
     is_known = name in names.topics
-    return Expected(message, names.topics.get(name, 0), xxh64(name) if is_known else 0)
+    return Expected(message, names.topics.get(name, 0), hash_key(name) if is_known else 0)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringcast.broker.exchange import captures
-from ringcast.broker.topics import Found, FunctionScanner, Scanner, What, xxh64
+from ringcast.broker.topics import Found, FunctionScanner, Scanner, What
+from ringcast.shm import hash_key
 
 from .oracle import expected
 
@@ -230,12 +231,12 @@ def test_too_much_of_everything() -> None:
 
 def test_keys_have_patterns_of_their_own() -> None:
     scanner = Scanner(["{/a}"], key=["{/k}:{/a}", "{/l}"], names_max=2)
-    assert scanner.scan(b'{"a":"x","k":1}') == Found(What.NEW, b"x", 0, xxh64(b"1:x"))
+    assert scanner.scan(b'{"a":"x","k":1}') == Found(What.NEW, b"x", 0, hash_key(b"1:x"))
     scanner.name(b"x", 5, 99)
-    assert scanner.scan(b'{"a":"x","l":"y"}') == Found(What.KNOWN, b"x", 5, xxh64(b"y"))
+    assert scanner.scan(b'{"a":"x","l":"y"}') == Found(What.KNOWN, b"x", 5, hash_key(b"y"))
     assert scanner.scan(b'{"a":"x"}') == Found(What.KNOWN, b"x", 5, 0)
-    assert scanner.scan(b'{"l":"y"}') == Found(What.UNNAMED, None, 0, xxh64(b"y"))
-    assert scanner.scan(b'{"l":"%b"}' % (b"y" * 1023)).key == xxh64(b"y" * 1023)
+    assert scanner.scan(b'{"l":"y"}') == Found(What.UNNAMED, None, 0, hash_key(b"y"))
+    assert scanner.scan(b'{"l":"%b"}' % (b"y" * 1023)).key == hash_key(b"y" * 1023)
     assert scanner.scan(b'{"l":"%b"}' % (b"y" * 1024)).key == 0
 
 
