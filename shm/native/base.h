@@ -107,18 +107,24 @@ typedef struct rc_wait_strategy {
     int64_t spin_ns;
 } rc_wait_strategy;
 
-/* To spin is worth its CPU time if what is waited for comes soon, and the last waits are the best
- * guess at the next one. So after RC_LONG_WAITS in a row that each lasted RC_LONG_SPINS times as long
- * as one spins, or longer, an endpoint sleeps at once, until a wait is short again. One long wait
- * alone says nothing: it is what comes before a burst. Who waits on after a slice (RC_SLICE_NS)
- * begins another wait. */
-#define RC_LONG_SPINS 4
-#define RC_LONG_WAITS 2
+/* To spin is worth its CPU time if what is waited for comes while one spins, and the last waits are the
+ * best guess at the next one. One spin in vain says nothing: it is what comes before a burst. After
+ * two in a row an endpoint sleeps at once, until it has had a pause of so many waits that were short,
+ * RC_SHORT_SPINS times a spin at most; then it spins once to see. The pause doubles with each
+ * spin in vain. For a sleep may be short because one slept: on a shared core a peer answers at once
+ * when it gets the core, and never while its partner spins there.
+ *
+ * To offer the core while spinning (sched_yield) would serve such a peer, too. But the core then goes to
+ * whoever else wants it, and for a whole time slice, milliseconds; a sleeper that is woken has it back
+ * at once. Who waits on after a slice (RC_SLICE_NS) begins another wait. */
+#define RC_SHORT_SPINS 4
+#define RC_PAUSE_MAX 64
 
 /* What an endpoint remembers of its waits: {0} at first. */
 typedef struct {
     int64_t began_ns;
-    int32_t long_ones; /* in a row, RC_LONG_WAITS at most */
+    int32_t pause;      /* short waits to go until it spins again */
+    int32_t next_pause; /* after the next spin in vain */
 } rc_waits;
 
 static inline rc_wait_strategy rc_wait_begins(rc_waits *waits, rc_wait_strategy strategy)
@@ -126,7 +132,7 @@ static inline rc_wait_strategy rc_wait_begins(rc_waits *waits, rc_wait_strategy 
     if (strategy.spin_ns == 0)
         return strategy; /* a look at the clock would be in vain */
     waits->began_ns = rc_now_ns();
-    if (waits->long_ones >= RC_LONG_WAITS)
+    if (waits->pause)
         strategy.spin_ns = 0;
     return strategy;
 }
@@ -135,10 +141,18 @@ static inline void rc_wait_ended(rc_waits *waits, rc_wait_strategy strategy)
 {
     if (strategy.spin_ns == 0)
         return;
-    if (rc_now_ns() - waits->began_ns < RC_LONG_SPINS * strategy.spin_ns)
-        waits->long_ones = 0;
-    else if (waits->long_ones < RC_LONG_WAITS)
-        waits->long_ones++;
+    int64_t lasted_ns = rc_now_ns() - waits->began_ns;
+    if (waits->pause) {
+        if (lasted_ns < RC_SHORT_SPINS * strategy.spin_ns)
+            waits->pause--;
+    } else if (lasted_ns < strategy.spin_ns) {
+        waits->next_pause = 0;
+    } else {
+        waits->pause = waits->next_pause;
+        waits->next_pause = waits->pause ? 2 * waits->pause : 1;
+        if (waits->next_pause > RC_PAUSE_MAX)
+            waits->next_pause = RC_PAUSE_MAX;
+    }
 }
 
 /* Take a token before the deadline (CLOCK_MONOTONIC). 1: taken; 0: not, or a signal came. */

@@ -964,24 +964,30 @@ static void wait_for(rc_waits *w, int64_t spin_ns, int64_t took_ns)
     rc_wait_ended(w, strategy);
 }
 
-/* After two long waits in a row one does not spin, until a wait is short again. */
-static void case_long_waits(void)
+/* After two spins in vain one pauses: for 1 short wait, 2, 4 and so on up to RC_PAUSE_MAX, until a spin
+ * is answered. */
+static void case_spins_in_vain(void)
 {
     const int64_t spin = INT64_C(1000000000000); /* so long that the time the test takes is nothing */
-    const int64_t is_long = RC_LONG_SPINS * spin;
+    const int64_t is_long = RC_SHORT_SPINS * spin;
     rc_waits w = {0};
     for (uint32_t round = 0; round < 3; round++) {
         wait_for(&w, spin, is_long);
         CHECK(begins_by_spinning(&w, spin));
-        wait_for(&w, spin, is_long / 2);
-        wait_for(&w, spin, is_long);
+        wait_for(&w, spin, spin / 2);
+        wait_for(&w, spin, spin);
         CHECK(begins_by_spinning(&w, spin)); /* not in a row */
-        for (uint64_t i = 1 + roll(5); i > 0; i--) {
-            wait_for(&w, spin, is_long);
-            CHECK(!begins_by_spinning(&w, spin));
+        for (int32_t pause = 1; pause <= 4 * RC_PAUSE_MAX; pause *= 2) {
+            wait_for(&w, spin, roll(2) ? spin : is_long);
+            for (int32_t i = pause < RC_PAUSE_MAX ? pause : RC_PAUSE_MAX; i > 0; i--) {
+                for (uint64_t k = roll(5); k > 0; k--)
+                    wait_for(&w, spin, is_long);
+                CHECK(!begins_by_spinning(&w, spin));
+                wait_for(&w, spin, is_long / 2);
+            }
+            CHECK(begins_by_spinning(&w, spin));
         }
         wait_for(&w, spin, 0);
-        CHECK(begins_by_spinning(&w, spin));
     }
 }
 
@@ -1007,7 +1013,7 @@ static const test_case cases[] = {
     {"fork_amid_opening_and_closing", case_fork_amid_opening_and_closing},
     {"turn_is_passed_on", case_turn_is_passed_on},
     {"sleeping_in_turn", case_sleeping_in_turn},
-    {"long_waits", case_long_waits},
+    {"spins_in_vain", case_spins_in_vain},
 };
 
 static void clean(pid_t child) { shm_unlink(segment_of(child)); }
