@@ -38,9 +38,9 @@ class Yielding(_endpoint.WaitStrategy):
 class Blocking(_endpoint.WaitStrategy):
     """Look for `spin_us` microseconds, then sleep on a semaphore. The default.
 
-    A reader or receiver that has looked in vain twice in a row sleeps at once, and looks again after
-    some waits that were short, up to 64: so what it waits for may run on the same core. A wait of
-    more than 100 ms counts as several of 100 ms."""
+    A reader or receiver that has looked in vain twice in a row sleeps at once. It looks again after
+    some waits that were short, up to 64, so that what it waits for may run on the same core. A wait
+    of more than 100 ms counts as several of 100 ms."""
 
     spin_us: float
 
