@@ -54,7 +54,7 @@ cdef extern from "base.h" nogil:
     ctypedef struct rc_waits:
         pass
 
-    rc_wait_strategy rc_wait_begins(rc_waits *, rc_wait_strategy)
+    rc_wait_strategy rc_wait_begins(rc_waits *, rc_wait_strategy, uint64_t taken)
     void rc_wait_ended(rc_waits *, rc_wait_strategy)
 
 cdef extern from "hash.h" nogil:

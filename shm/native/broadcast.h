@@ -1106,6 +1106,7 @@ static inline int rc_reader_spin(rc_reader *r, int64_t limit_ns, int yield)
             else
                 rc_relax();
         }
+        sched_yield();
     } while (rc_now_ns() < limit_ns);
     return 0;
 }

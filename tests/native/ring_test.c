@@ -1035,39 +1035,60 @@ static void case_sleeping_in_turn(void)
     }
 }
 
-static int begins_by_spinning(const rc_waits *w, int64_t spin_ns)
+/* Would the next wait begin by spinning, if the last one brought so many messages? */
+static int begins_by_spinning(const rc_waits *w, int64_t spin_ns, uint64_t brought)
 {
     rc_waits copy = *w;
-    return rc_wait_begins(&copy, (rc_wait_strategy){RC_BLOCKING, spin_ns}).spin_ns == spin_ns;
+    rc_wait_strategy strategy = {RC_BLOCKING, spin_ns};
+    return rc_wait_begins(&copy, strategy, w->taken + brought).spin_ns == spin_ns;
 }
 
+/* A wait that takes so long, after the last one brought a message. */
 static void wait_for(rc_waits *w, int64_t spin_ns, int64_t took_ns)
 {
     rc_wait_strategy strategy = {RC_BLOCKING, spin_ns};
-    (void)rc_wait_begins(w, strategy);
+    (void)rc_wait_begins(w, strategy, w->taken + 1);
     w->began_ns -= took_ns;
     rc_wait_ended(w, strategy);
 }
 
-/* After two long waits in a row one does not spin, until a wait is short again. */
+/* After two long waits in a row one pauses: for 1 short wait, and after each long one that follows for
+ * 2, 4 and so on up to RC_PAUSE_MAX. */
 static void case_long_waits(void)
 {
     const int64_t spin = INT64_C(1000000000000); /* so long that the time the test takes is nothing */
-    const int64_t is_long = RC_LONG_SPINS * spin;
+    const int64_t is_long = RC_LONG_SPINS * spin, is_short = is_long / 2;
     rc_waits w = {0};
     for (uint32_t round = 0; round < 3; round++) {
         wait_for(&w, spin, is_long);
-        CHECK(begins_by_spinning(&w, spin));
-        wait_for(&w, spin, is_long / 2);
+        CHECK(begins_by_spinning(&w, spin, 1));
+        wait_for(&w, spin, is_short);
         wait_for(&w, spin, is_long);
-        CHECK(begins_by_spinning(&w, spin)); /* not in a row */
-        for (uint64_t i = 1 + roll(5); i > 0; i--) {
+        CHECK(begins_by_spinning(&w, spin, 1)); /* not in a row */
+        for (int32_t pause = 1; pause <= 4 * RC_PAUSE_MAX; pause *= 2) {
             wait_for(&w, spin, is_long);
-            CHECK(!begins_by_spinning(&w, spin));
+            for (int32_t i = pause < RC_PAUSE_MAX ? pause : RC_PAUSE_MAX; i > 0; i--) {
+                for (uint64_t k = roll(5); k > 0; k--)
+                    wait_for(&w, spin, is_long);
+                CHECK(!begins_by_spinning(&w, spin, 1));
+                wait_for(&w, spin, is_short);
+            }
+            CHECK(begins_by_spinning(&w, spin, 1));
         }
         wait_for(&w, spin, 0);
-        CHECK(begins_by_spinning(&w, spin));
     }
+}
+
+/* A wait that brought a flood is not long. */
+static void case_floods(void)
+{
+    const int64_t spin = INT64_C(1000000000000);
+    const uint64_t flood = 2 * RC_LONG_SPINS * RC_FLOOD_SPINS;
+    rc_waits w = {0};
+    wait_for(&w, spin, RC_LONG_SPINS * spin);
+    wait_for(&w, spin, RC_LONG_SPINS * spin);
+    CHECK(begins_by_spinning(&w, spin, flood));
+    CHECK(!begins_by_spinning(&w, spin, flood / 4));
 }
 
 /* ---- all of it --------------------------------------------------------------------------- */
@@ -1093,6 +1114,7 @@ static const test_case cases[] = {
     {"turn_is_passed_on", case_turn_is_passed_on},
     {"sleeping_in_turn", case_sleeping_in_turn},
     {"long_waits", case_long_waits},
+    {"floods", case_floods},
 };
 
 static void clean(pid_t child) { shm_unlink(segment_of(child)); }
