@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from ringcast.shm import hash_key
 from ringcast.broker.topics import (
     Finder,
     Found,
@@ -17,6 +16,7 @@ from ringcast.broker.topics import (
     What,
     load_function,
 )
+from ringcast.shm import hash_key
 
 
 def message(name: str) -> bytes:

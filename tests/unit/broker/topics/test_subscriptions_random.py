@@ -102,7 +102,7 @@ class SubscriptionsMachine(RuleBasedStateMachine):
 
 
 def test_any_sequence_of_calls_keeps_the_server_with_the_workers() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         SubscriptionsMachine,
         settings=settings(
             max_examples=150,
