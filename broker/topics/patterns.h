@@ -227,12 +227,10 @@ static inline int rt_plain(rt_patterns *p, rt_kind kind, const uint8_t *text, ui
     for (; *i < n && !(kind == RT_CONTROL && text[*i] == '='); ++*i) {
         uint8_t byte = text[*i];
         if (byte == '{' || byte == '}') {
-            if (*i + 1 == n || text[*i + 1] != byte) {
-                if (byte == '{')
-                    return 1;
-                return rt_refuse(error, *i, "this brace closes none: write }} for a brace");
-            }
-            ++*i;
+            int doubled = *i + 1 < n && text[*i + 1] == byte;
+            if (byte == '{' && !doubled)
+                return 1;
+            *i += (uint64_t)doubled; /* a single one that closes nothing stands for itself */
         }
         if (!rt_put(p, byte))
             return rt_refuse(error, *i, "the patterns are too long, taken together");
