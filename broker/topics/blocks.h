@@ -342,6 +342,8 @@ RT_INLINE uint64_t rt_next(rt_blocks *b, uint64_t *events)
     }
     uint64_t at = b->base + (uint64_t)__builtin_ctzll(*events);
     *events &= *events - 1;
+    if (at == RT_END)
+        __builtin_unreachable(); /* so that who asks next is not asked */
     return at;
 }
 

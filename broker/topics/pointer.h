@@ -413,6 +413,8 @@ RT_INLINE uint32_t rt_member(const rt_pass *s, const rt_node *parent, uint64_t a
     uint64_t n = end - at;
     if (rt_unlikely(s->blocks.slashes && memchr(key, '\\', n)))
         return rt_escaped_member(p, parent, key, n);
+    if (!(parent->firsts & rt_first(*key)))
+        return RT_NONE;
     uint64_t word = rt_key_word(key, n, s->blocks.n - at);
     for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
         if (p->node[i].word == word && p->node[i].length == n &&
