@@ -406,16 +406,16 @@ static RT_RARE uint32_t rt_escaped_member(const rt_patterns *p, const rt_node *p
 }
 
 /* The child of a node for the key at bytes[at .. end), or RT_NONE. */
-RT_INLINE uint32_t rt_member(const rt_pass *s, const rt_node *parent, uint64_t at, uint64_t end)
+RT_INLINE uint32_t rt_member(const rt_patterns *p, const rt_node *parent, const rt_cursor *c,
+                             uint64_t at, uint64_t end)
 {
-    const rt_patterns *p = s->patterns;
-    const uint8_t *key = s->blocks.bytes + at;
+    const uint8_t *key = c->bytes + at;
     uint64_t n = end - at;
-    if (rt_unlikely(s->blocks.slashes && memchr(key, '\\', n)))
+    if (rt_unlikely(c->blocks->slashes && memchr(key, '\\', n)))
         return rt_escaped_member(p, parent, key, n);
     if (!(parent->firsts & rt_first(*key)))
         return RT_NONE;
-    uint64_t word = rt_key_word(key, n, s->blocks.n - at);
+    uint64_t word = rt_key_word(key, n, c->n - at);
     for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
         if (p->node[i].word == word && p->node[i].length == n &&
             (n <= RT_WORD || rt_is_rest(p, &p->node[i], key)))
@@ -424,9 +424,8 @@ RT_INLINE uint32_t rt_member(const rt_pass *s, const rt_node *parent, uint64_t a
 }
 
 /* The child of a node for an array's element, or RT_NONE. */
-RT_INLINE uint32_t rt_element(const rt_pass *s, const rt_node *parent, uint64_t index)
+RT_INLINE uint32_t rt_element(const rt_patterns *p, const rt_node *parent, uint64_t index)
 {
-    const rt_patterns *p = s->patterns;
     for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
         if (p->node[i].index == index)
             return i;
@@ -434,38 +433,37 @@ RT_INLINE uint32_t rt_element(const rt_pass *s, const rt_node *parent, uint64_t 
 }
 
 /* The colon after the key whose ending quote is at `end`, or RT_END. */
-RT_INLINE uint64_t rt_colon(const rt_blocks *b, uint64_t end)
+RT_INLINE uint64_t rt_colon(const rt_cursor *c, uint64_t end)
 {
-    if (end >= b->n - 1) /* RT_END, too */
+    if (end >= c->n - 1) /* RT_END, too */
         return RT_END;
     uint64_t at = end + 1;
-    while (rt_unlikely(b->bytes[at] != ':'))
-        if (!rt_is_space(b->bytes[at]) || ++at == b->n)
+    while (rt_unlikely(c->bytes[at] != ':'))
+        if (!rt_is_space(c->bytes[at]) || ++at == c->n)
             return RT_END;
     return at;
 }
 
 /* Take what stands before a member's or element's value. Where its first byte may be, and the
  * value's node in *node; RT_END: there is none, and *at is the event instead, or RT_END. */
-RT_INLINE uint64_t rt_before_value(rt_pass *s, rt_frame *frame, uint64_t *events, uint32_t *node,
-                                   uint64_t *at)
+RT_INLINE uint64_t rt_before_value(const rt_patterns *p, rt_frame *frame, rt_cursor *c,
+                                   uint32_t *node, uint64_t *at)
 {
-    rt_blocks *b = &s->blocks;
-    const rt_node *parent = &s->patterns->node[frame->node];
+    const rt_node *parent = &p->node[frame->node];
     if (frame->is_array) {
-        *node = rt_element(s, parent, frame->index++);
+        *node = rt_element(p, parent, frame->index++);
         return *at + 1;
     }
-    uint64_t quote = *at = rt_next(b, events);
-    if (quote == RT_END || b->bytes[quote] != '"')
+    uint64_t quote = *at = rt_next(c);
+    if (quote == RT_END || c->bytes[quote] != '"')
         return RT_END;
-    uint64_t end = rt_next(b, events);
-    uint64_t colon = rt_colon(b, end);
+    uint64_t end = rt_next(c);
+    uint64_t colon = rt_colon(c, end);
     if (rt_unlikely(colon == RT_END)) {
         *at = RT_END;
         return RT_END;
     }
-    *node = rt_member(s, parent, quote + 1, end);
+    *node = rt_member(p, parent, c, quote + 1, end);
     return colon + 1;
 }
 
@@ -491,38 +489,37 @@ RT_INLINE void rt_string(rt_pass *s, uint32_t pointer, uint64_t at, uint64_t end
 typedef enum rt_step { RT_GO_ON, RT_DESCEND, RT_DONE, RT_NO_JSON } rt_step;
 
 /* Pass over the value whose first event is at `at`. The event after it, or RT_END. */
-RT_INLINE uint64_t rt_pass_over(rt_blocks *b, uint64_t *events, uint64_t at)
+RT_INLINE uint64_t rt_pass_over(rt_cursor *c, uint64_t at)
 {
-    uint8_t c = b->bytes[at];
-    if (c == '"')
-        rt_next(b, events);
-    else if (c != '{' && c != '[')
+    uint8_t byte = c->bytes[at];
+    if (byte == '"')
+        rt_next(c);
+    else if (byte != '{' && byte != '[')
         return at; /* a scalar, which has no event */
-    else if (rt_skip(b, events) == RT_END)
+    else if (rt_skip(c) == RT_END)
         return RT_END;
-    return rt_next(b, events);
+    return rt_next(c);
 }
 
 /* Take the value of a node, whose first event is *at, and the event after it, which is then *at. */
-RT_INLINE rt_step rt_take_value(rt_pass *s, const rt_node *node, uint64_t begin, uint64_t *events,
+RT_INLINE rt_step rt_take_value(rt_pass *s, const rt_node *node, uint64_t begin, rt_cursor *c,
                                 uint64_t *at)
 {
-    rt_blocks *b = &s->blocks;
     uint64_t first = *at, wanted = (node->ends | node->below) & s->wanted;
-    uint8_t c = b->bytes[first];
-    if (c == '"') {
-        uint64_t end = rt_next(b, events);
+    uint8_t byte = c->bytes[first];
+    if (byte == '"') {
+        uint64_t end = rt_next(c);
         if (end == RT_END)
             return RT_NO_JSON;
-        *at = rt_next(b, events);
+        *at = rt_next(c);
         if (wanted & node->ends) {
             rt_string(s, node->pointer, first + 1, end);
             s->found |= node->ends;
         }
-    } else if ((c == '{' || c == '[') && (rt_inside(node, c) & wanted)) {
+    } else if ((byte == '{' || byte == '[') && (rt_inside(node, byte) & wanted)) {
         return RT_DESCEND;
     } else {
-        *at = rt_pass_over(b, events, first);
+        *at = rt_pass_over(c, first);
         if (*at == first && wanted & node->ends && rt_number(s, node->pointer, begin, first))
             s->found |= node->ends;
     }
@@ -532,60 +529,57 @@ RT_INLINE rt_step rt_take_value(rt_pass *s, const rt_node *node, uint64_t begin,
 /* The event `at` comes after a value: leave the containers that end, and those in which nothing is
  * wanted. RT_GO_ON: a comma was last. */
 RT_INLINE rt_step rt_leave(rt_pass *s, const rt_frame *outermost, rt_frame **frame,
-                           uint64_t *events, uint64_t *at)
+                           rt_cursor *c, uint64_t *at)
 {
-    rt_blocks *b = &s->blocks;
     for (;; --*frame) { /* bounded: by the depth */
-        if (*at != RT_END && b->bytes[*at] == ',' && !((*frame)->below & s->wanted))
-            *at = rt_skip(b, events);
+        if (*at != RT_END && c->bytes[*at] == ',' && !((*frame)->below & s->wanted))
+            *at = rt_skip(c);
         if (*at == RT_END)
             return RT_NO_JSON;
-        if (b->bytes[*at] == ',')
+        if (c->bytes[*at] == ',')
             return RT_GO_ON;
-        if (b->bytes[*at] != ((*frame)->is_array ? ']' : '}'))
+        if (c->bytes[*at] != ((*frame)->is_array ? ']' : '}'))
             return RT_NO_JSON;
         if (*frame == outermost || !rt_decide(s, s->patterns->node[(*frame)->node].below))
             return RT_DONE;
-        *at = rt_next(b, events);
+        *at = rt_next(c);
     }
 }
 
 /* Walk through the payload until nothing is wanted, or to its end. 0: it is no JSON, as far as that
  * was looked at. */
-static inline int rt_walk(rt_pass *s)
+RT_INLINE int rt_walk(rt_pass *s, const rt_patterns *p, rt_cursor *c)
 {
     rt_frame stack[RT_DEPTH_MAX + 1], *frame = stack;
-    const rt_patterns *p = s->patterns;
-    rt_blocks *b = &s->blocks;
-    uint64_t events = 0, at = rt_next(b, &events);
+    uint64_t at = rt_next(c);
     uint32_t node = RT_NONE;
-    if (at == RT_END || (b->bytes[at] != '{' && b->bytes[at] != '['))
+    if (at == RT_END || (c->bytes[at] != '{' && c->bytes[at] != '['))
         return 0;
-    rt_enter(p, frame, 0, b->bytes[at]);
+    rt_enter(p, frame, 0, c->bytes[at]);
     if (!(frame->below & s->wanted))
         return 1;
     for (;;) { /* bounded: each round takes an event */
         rt_step step = RT_GO_ON;
-        uint64_t begin = rt_before_value(s, frame, &events, &node, &at);
+        uint64_t begin = rt_before_value(p, frame, c, &node, &at);
         if (begin != RT_END) {
-            if ((at = rt_next(b, &events)) == RT_END)
+            if ((at = rt_next(c)) == RT_END)
                 return 0;
             if (node == RT_NONE) {
-                at = rt_pass_over(b, &events, at);
-                if (at != RT_END && b->bytes[at] == ',')
+                at = rt_pass_over(c, at);
+                if (at != RT_END && c->bytes[at] == ',')
                     continue;
             } else {
-                step = rt_take_value(s, &p->node[node], begin, &events, &at);
+                step = rt_take_value(s, &p->node[node], begin, c, &at);
             }
         }
         if (step == RT_DESCEND) {
             if (!rt_decide(s, p->node[node].ends))
                 return 1;
-            rt_enter(p, ++frame, node, b->bytes[at]);
+            rt_enter(p, ++frame, node, c->bytes[at]);
             continue;
         }
         if (step == RT_GO_ON)
-            step = rt_leave(s, stack, &frame, &events, &at);
+            step = rt_leave(s, stack, &frame, c, &at);
         if (step != RT_GO_ON)
             return step == RT_DONE;
     }
@@ -614,7 +608,7 @@ static inline void rt_find(const rt_patterns *patterns, const rt_way *way, const
                            uint64_t n, rt_found *found)
 {
     rt_pass s; /* its values are set as they are found */
-    rt_blocks_begin(&s.blocks, way, payload, n);
+    rt_cursor cursor = rt_begin(&s.blocks, way, payload, n);
     s.patterns = patterns;
     s.found = s.decided = s.escaped = 0;
     s.wanted = patterns->all;
@@ -622,7 +616,7 @@ static inline void rt_find(const rt_patterns *patterns, const rt_way *way, const
     s.topic = s.key = NULL;
     s.is_control = 0;
     rt_found_nothing(found, RT_UNNAMED);
-    if (!rt_walk(&s))
+    if (!rt_walk(&s, patterns, &cursor))
         return;
     if (s.is_control) {
         found->what = RT_IS_CONTROL;
