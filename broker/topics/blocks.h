@@ -340,20 +340,26 @@ RT_INLINE rt_cursor rt_begin(rt_blocks *b, const rt_way *way, const uint8_t *byt
     return (rt_cursor){b, bytes, n, 0, 0};
 }
 
+/* A place in the text: the compiler need not ask whether it is RT_END. */
+RT_INLINE uint64_t rt_there(uint64_t at)
+{
+    if (at >= RT_END - 1)
+        __builtin_unreachable();
+    return at;
+}
+
 /* Take the next event: where it is, or RT_END. */
 RT_INLINE uint64_t rt_next(rt_cursor *c)
 {
-    while (!c->events) {
+    while (rt_unlikely(!c->events)) {
         if (!rt_more(c->blocks))
             return RT_END;
         c->events = c->blocks->events;
         c->base = c->blocks->base;
     }
-    uint64_t at = c->base + (uint64_t)__builtin_ctzll(c->events);
+    uint64_t at = c->base + (unsigned)__builtin_ctzll(c->events);
     c->events &= c->events - 1;
-    if (at == RT_END)
-        __builtin_unreachable(); /* so that who asks next is not asked */
-    return at;
+    return rt_there(at);
 }
 
 /* The event that was taken last has begun a container or lies in one: take all up to its end. Where

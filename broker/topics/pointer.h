@@ -41,6 +41,7 @@
 
 #define RT_JOINED_MAX 1023u /* bytes of a key's or control pattern's string: longer is no match */
 #define RT_NOT_JOINED UINT32_MAX
+#define RT_SLACK (2 * RT_COPY + 1) /* bytes that the place for a joined string has beyond those */
 
 typedef enum rt_what {
     RT_UNNAMED,
@@ -58,7 +59,7 @@ typedef struct rt_found {
     uint32_t topic;
     uint32_t length; /* of the name; 0 unless it is usable */
     rt_what what;
-    uint8_t name[RT_NAME_MAX + 1 + RT_COPY];
+    uint8_t name[RT_NAME_MAX + RT_SLACK];
 } rt_found;
 
 typedef struct rt_value {
@@ -69,6 +70,7 @@ typedef struct rt_pass {
     rt_blocks blocks;
     const rt_patterns *patterns;
     uint64_t found, decided, wanted;
+    uint64_t leader;  /* what the first topic pattern needs that is not out; 0: look at all */
     uint64_t escaped; /* values that have a backslash */
     uint32_t unfit;   /* bits of control patterns whose text after = does not fit */
     const rt_pattern *topic, *key; /* that have won */
@@ -192,15 +194,10 @@ static inline int rt_is_space(uint8_t c) { return c == ' ' || c == '\t' || c == 
 
 /* ---- joining ------------------------------------------------------------------------------- */
 
-/* Copy n bytes. `to` has RT_COPY bytes more than it needs, so most copies are one move. Returns 0 if
- * all of them are ASCII, as is seen here for nothing; else they may still be. */
-RT_INLINE uint64_t rt_copy(uint8_t *to, const uint8_t *from, uint64_t n, uint64_t readable)
+/* Copy RT_COPY bytes, of which fewer may matter. Returns 0 if all are ASCII. */
+RT_INLINE uint64_t rt_copy(uint8_t *to, const uint8_t *from)
 {
     uint64_t words[RT_COPY / 8];
-    if (n > RT_COPY || readable < RT_COPY) {
-        memcpy(to, from, n);
-        return rf_ascii(from, n) != n;
-    }
     memcpy(words, from, RT_COPY);
     memcpy(to, words, RT_COPY);
     return (words[0] | words[1]) & UINT64_C(0x8080808080808080);
@@ -227,19 +224,16 @@ static RT_RARE int rt_is_utf8(const uint8_t *p, uint64_t n)
     return rf_utf8_check(&u, p, n) && !u.left;
 }
 
-/* The text and values of a pattern whose values are all there, at most `max` bytes, to `out`, which
- * has RT_COPY bytes more. How many, or RT_NOT_JOINED. */
-static inline uint32_t rt_join(const rt_pass *s, const rt_pattern *pattern, uint8_t *out,
-                               uint32_t max)
+/* See rt_join. */
+static RT_RARE uint32_t rt_join_any(const rt_pass *s, const rt_pattern *pattern, uint8_t *out,
+                                    uint32_t max)
 {
     const rt_part *part = s->patterns->part + pattern->part;
-    uint64_t maybe_not_ascii = 0;
     uint32_t at = 0;
     for (uint32_t i = 0; i < pattern->parts; i++, part++) {
         if (part->length > max - at)
             return RT_NOT_JOINED;
-        if (part->length) /* of a pattern, so it is UTF-8 */
-            rt_copy(out + at, s->patterns->bytes + part->text, part->length, RT_COPY);
+        memcpy(out + at, s->patterns->bytes + part->text, part->length);
         at += part->length;
         if (part->pointer == RT_NO_POINTER)
             continue;
@@ -247,17 +241,41 @@ static inline uint32_t rt_join(const rt_pass *s, const rt_pattern *pattern, uint
         const uint8_t *bytes = s->blocks.bytes + value->at;
         if (s->escaped >> part->pointer & 1) {
             at = rt_unescape(bytes, value->length, out, at, max);
-            maybe_not_ascii = 1;
             if (at == RT_NOT_JOINED)
                 return at;
         } else if (value->length <= max - at) {
-            maybe_not_ascii |= rt_copy(out + at, bytes, value->length, s->blocks.n - value->at);
+            memcpy(out + at, bytes, value->length);
             at += (uint32_t)value->length;
         } else {
             return RT_NOT_JOINED;
         }
     }
-    return !maybe_not_ascii || rt_is_utf8(out, at) ? at : RT_NOT_JOINED;
+    return rt_is_utf8(out, at) ? at : RT_NOT_JOINED;
+}
+
+/* The text and values of a pattern whose values are all there, at most `max` bytes, to `out`, which
+ * has RT_SLACK bytes more. How many, or RT_NOT_JOINED. What is short and ASCII, and no escape in it,
+ * is done here, by moves of RT_COPY bytes. */
+RT_INLINE uint32_t rt_join(const rt_pass *s, const rt_pattern *pattern, uint8_t *out, uint32_t max)
+{
+    const rt_part *part = s->patterns->part + pattern->part, *end = part + pattern->parts;
+    uint64_t at = 0, not_ascii = 0;
+    if (s->blocks.n < RT_COPY || s->escaped & pattern->needs)
+        return rt_join_any(s, pattern, out, max);
+    for (uint64_t last = s->blocks.n - RT_COPY; part < end; part++) {
+        if (part->length > RT_COPY || at > max)
+            return rt_join_any(s, pattern, out, max);
+        rt_copy(out + at, s->patterns->bytes + part->text); /* UTF-8, as all of a pattern is */
+        at += part->length;
+        if (part->pointer == RT_NO_POINTER)
+            continue;
+        const rt_value *value = &s->values[part->pointer];
+        if (value->length > RT_COPY || value->at > last)
+            return rt_join_any(s, pattern, out, max);
+        not_ascii |= rt_copy(out + at, s->blocks.bytes + value->at);
+        at += value->length;
+    }
+    return at > max || not_ascii ? rt_join_any(s, pattern, out, max) : (uint32_t)at;
 }
 
 /* Does the text fit, where * stands for any bytes? The last * takes more whenever what follows it
@@ -286,7 +304,7 @@ static inline int rt_fits(const uint8_t *glob, uint32_t glob_n, const uint8_t *t
 
 static inline int rt_glob_fits(const rt_pass *s, const rt_pattern *pattern)
 {
-    uint8_t joined[RT_JOINED_MAX + RT_COPY];
+    uint8_t joined[RT_JOINED_MAX + RT_SLACK];
     uint32_t n = rt_join(s, pattern, joined, RT_JOINED_MAX);
     const uint8_t *glob = s->patterns->bytes + pattern->glob;
     return n != RT_NOT_JOINED && rt_fits(glob, pattern->glob_length, joined, n);
@@ -341,11 +359,23 @@ static RT_RARE uint64_t rt_wanted_by_control(rt_pass *s)
     return wanted;
 }
 
-/* These pointers are decided. 0: so is everything that matters. */
-RT_INLINE int rt_decide(rt_pass *s, uint64_t pointers)
+/* What the first topic pattern needs that can still win; 0 if none can, or if control patterns might
+ * end the pass before it has all. */
+static inline uint64_t rt_leader(const rt_pass *s)
+{
+    const rt_pattern *pattern = s->patterns->of[RT_TOPIC];
+    if (s->patterns->count[RT_CONTROL])
+        return 0;
+    for (uint32_t i = 0; i < s->patterns->count[RT_TOPIC]; i++, pattern++)
+        if (!rt_is_out(s, pattern))
+            return pattern->needs;
+    return 0;
+}
+
+/* Find out what is still wanted. 0: nothing is. */
+static RT_RARE int rt_reconsider(rt_pass *s)
 {
     uint64_t wanted = 0;
-    s->decided |= pointers;
     if (s->patterns->count[RT_CONTROL]) {
         wanted = rt_wanted_by_control(s);
         if (s->is_control)
@@ -353,7 +383,19 @@ RT_INLINE int rt_decide(rt_pass *s, uint64_t pointers)
     }
     wanted |= rt_wanted_by(s, RT_TOPIC, &s->topic) | rt_wanted_by(s, RT_KEY, &s->key);
     s->wanted = wanted & ~s->decided;
+    s->leader = rt_leader(s);
     return s->wanted != 0;
+}
+
+/* These pointers are decided. 0: so is everything that matters. As long as the leading topic pattern
+ * lacks a value, a value that was found ends nothing. */
+RT_INLINE int rt_decide(rt_pass *s, uint64_t pointers)
+{
+    s->decided |= pointers;
+    s->wanted &= ~pointers;
+    if (!(pointers & ~s->found) && s->leader & ~s->found)
+        return 1;
+    return rt_reconsider(s);
 }
 
 /* ---- the walk ------------------------------------------------------------------------------ */
@@ -362,8 +404,8 @@ RT_INLINE int rt_decide(rt_pass *s, uint64_t pointers)
 typedef struct rt_frame {
     uint64_t below; /* the pointers that may lie in it */
     uint64_t index; /* of an array: the element that comes next */
-    uint32_t node;
-    uint32_t is_array;
+    const rt_node *node;
+    int is_array;
 } rt_frame;
 
 /* The pointers that may lie in the container of this node. */
@@ -372,9 +414,9 @@ RT_INLINE uint64_t rt_inside(const rt_node *node, uint8_t bracket)
     return bracket == '[' ? node->elements : node->below;
 }
 
-RT_INLINE void rt_enter(const rt_patterns *p, rt_frame *frame, uint32_t node, uint8_t bracket)
+RT_INLINE void rt_enter(rt_frame *frame, const rt_node *node, uint8_t bracket)
 {
-    frame->below = rt_inside(&p->node[node], bracket);
+    frame->below = rt_inside(node, bracket);
     frame->index = 0;
     frame->node = node;
     frame->is_array = bracket == '[';
@@ -441,7 +483,7 @@ RT_INLINE uint64_t rt_colon(const rt_cursor *c, uint64_t end)
     while (rt_unlikely(c->bytes[at] != ':'))
         if (!rt_is_space(c->bytes[at]) || ++at == c->n)
             return RT_END;
-    return at;
+    return rt_there(at);
 }
 
 /* Take what stands before a member's or element's value. Where its first byte may be, and the
@@ -449,7 +491,7 @@ RT_INLINE uint64_t rt_colon(const rt_cursor *c, uint64_t end)
 RT_INLINE uint64_t rt_before_value(const rt_patterns *p, rt_frame *frame, rt_cursor *c,
                                    uint32_t *node, uint64_t *at)
 {
-    const rt_node *parent = &p->node[frame->node];
+    const rt_node *parent = frame->node;
     if (frame->is_array) {
         *node = rt_element(p, parent, frame->index++);
         return *at + 1;
@@ -540,7 +582,7 @@ RT_INLINE rt_step rt_leave(rt_pass *s, const rt_frame *outermost, rt_frame **fra
             return RT_GO_ON;
         if (c->bytes[*at] != ((*frame)->is_array ? ']' : '}'))
             return RT_NO_JSON;
-        if (*frame == outermost || !rt_decide(s, s->patterns->node[(*frame)->node].below))
+        if (!rt_decide(s, (*frame)->node->below) || *frame == outermost)
             return RT_DONE;
         *at = rt_next(c);
     }
@@ -555,7 +597,7 @@ RT_INLINE int rt_walk(rt_pass *s, const rt_patterns *p, rt_cursor *c)
     uint32_t node = RT_NONE;
     if (at == RT_END || (c->bytes[at] != '{' && c->bytes[at] != '['))
         return 0;
-    rt_enter(p, frame, 0, c->bytes[at]);
+    rt_enter(frame, p->node, c->bytes[at]);
     if (!(frame->below & s->wanted))
         return 1;
     for (;;) { /* bounded: each round takes an event */
@@ -575,7 +617,7 @@ RT_INLINE int rt_walk(rt_pass *s, const rt_patterns *p, rt_cursor *c)
         if (step == RT_DESCEND) {
             if (!rt_decide(s, p->node[node].ends))
                 return 1;
-            rt_enter(p, ++frame, node, c->bytes[at]);
+            rt_enter(++frame, &p->node[node], c->bytes[at]);
             continue;
         }
         if (step == RT_GO_ON)
@@ -589,7 +631,7 @@ RT_INLINE int rt_walk(rt_pass *s, const rt_patterns *p, rt_cursor *c)
 
 static RT_RARE uint64_t rt_key(const rt_pass *s)
 {
-    uint8_t joined[RT_JOINED_MAX + RT_COPY];
+    uint8_t joined[RT_JOINED_MAX + RT_SLACK];
     uint32_t n = rt_join(s, s->key, joined, RT_JOINED_MAX);
     return n == RT_NOT_JOINED ? 0 : rc_hash(joined, n, 0);
 }
@@ -615,6 +657,7 @@ static inline void rt_find(const rt_patterns *patterns, const rt_way *way, const
     s.unfit = 0;
     s.topic = s.key = NULL;
     s.is_control = 0;
+    s.leader = rt_leader(&s);
     rt_found_nothing(found, RT_UNNAMED);
     if (!rt_walk(&s, patterns, &cursor))
         return;
