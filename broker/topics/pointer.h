@@ -70,10 +70,10 @@ typedef struct rt_pass {
     rt_blocks blocks;
     const rt_patterns *patterns;
     uint64_t found, decided, wanted;
-    uint64_t leader;  /* what the first topic pattern needs that is not out; 0: look at all */
     uint64_t escaped; /* values that have a backslash */
     uint32_t unfit;   /* bits of control patterns whose text after = does not fit */
     const rt_pattern *topic, *key; /* that have won */
+    const rt_pattern *leader;      /* the first topic pattern that is not out; see rt_leader */
     int is_control;
     rt_value values[RT_POINTERS_MAX];
 } rt_pass;
@@ -359,17 +359,17 @@ static RT_RARE uint64_t rt_wanted_by_control(rt_pass *s)
     return wanted;
 }
 
-/* What the first topic pattern needs that can still win; 0 if none can, or if control patterns might
- * end the pass before it has all. */
-static inline uint64_t rt_leader(const rt_pass *s)
+/* The first topic pattern that can still win; NULL if none can, or if that alone does not end the
+ * pass. */
+static inline const rt_pattern *rt_leader(const rt_pass *s)
 {
     const rt_pattern *pattern = s->patterns->of[RT_TOPIC];
-    if (s->patterns->count[RT_CONTROL])
-        return 0;
+    if (s->patterns->count[RT_CONTROL] || s->patterns->count[RT_KEY])
+        return NULL;
     for (uint32_t i = 0; i < s->patterns->count[RT_TOPIC]; i++, pattern++)
         if (!rt_is_out(s, pattern))
-            return pattern->needs;
-    return 0;
+            return pattern;
+    return NULL;
 }
 
 /* Find out what is still wanted. 0: nothing is. */
@@ -387,15 +387,19 @@ static RT_RARE int rt_reconsider(rt_pass *s)
     return s->wanted != 0;
 }
 
-/* These pointers are decided. 0: so is everything that matters. As long as the leading topic pattern
- * lacks a value, a value that was found ends nothing. */
+/* These pointers are decided. 0: so is everything that matters. With a leader, what was found ends
+ * the pass if the leader has all now, and changes nothing else. */
 RT_INLINE int rt_decide(rt_pass *s, uint64_t pointers)
 {
+    const rt_pattern *leader = s->leader;
     s->decided |= pointers;
     s->wanted &= ~pointers;
-    if (!(pointers & ~s->found) && s->leader & ~s->found)
+    if (!leader || pointers & ~s->found)
+        return rt_reconsider(s);
+    if (!rt_has_all(s, leader))
         return 1;
-    return rt_reconsider(s);
+    s->topic = leader;
+    return 0;
 }
 
 /* ---- the walk ------------------------------------------------------------------------------ */
@@ -437,41 +441,41 @@ static RT_RARE int rt_is_rest(const rt_patterns *p, const rt_node *node, const u
     return memcmp(p->bytes + node->text + RT_WORD, key + RT_WORD, node->length - RT_WORD) == 0;
 }
 
-/* The child of a node for a key with escapes, or RT_NONE. */
-static RT_RARE uint32_t rt_escaped_member(const rt_patterns *p, const rt_node *parent,
-                                          const uint8_t *key, uint64_t n)
+/* The child of a node for a key with escapes, or NULL. */
+static RT_RARE const rt_node *rt_escaped_member(const rt_patterns *p, const rt_node *parent,
+                                                const uint8_t *key, uint64_t n)
 {
     for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
         if (rt_means(key, n, p->bytes + p->node[i].text, p->node[i].length))
-            return i;
-    return RT_NONE;
+            return &p->node[i];
+    return NULL;
 }
 
-/* The child of a node for the key at bytes[at .. end), or RT_NONE. */
-RT_INLINE uint32_t rt_member(const rt_patterns *p, const rt_node *parent, const rt_cursor *c,
-                             uint64_t at, uint64_t end)
+/* The child of a node for the key at bytes[at .. end), or NULL. */
+RT_INLINE const rt_node *rt_member(const rt_patterns *p, const rt_node *parent, const rt_cursor *c,
+                                   uint64_t at, uint64_t end)
 {
     const uint8_t *key = c->bytes + at;
     uint64_t n = end - at;
     if (rt_unlikely(c->blocks->slashes && memchr(key, '\\', n)))
         return rt_escaped_member(p, parent, key, n);
     if (!(parent->firsts & rt_first(*key)))
-        return RT_NONE;
+        return NULL;
     uint64_t word = rt_key_word(key, n, c->n - at);
     for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
         if (p->node[i].word == word && p->node[i].length == n &&
             (n <= RT_WORD || rt_is_rest(p, &p->node[i], key)))
-            return i;
-    return RT_NONE;
+            return &p->node[i];
+    return NULL;
 }
 
-/* The child of a node for an array's element, or RT_NONE. */
-RT_INLINE uint32_t rt_element(const rt_patterns *p, const rt_node *parent, uint64_t index)
+/* The child of a node for an array's element, or NULL. */
+RT_INLINE const rt_node *rt_element(const rt_patterns *p, const rt_node *parent, uint64_t index)
 {
     for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
         if (p->node[i].index == index)
-            return i;
-    return RT_NONE;
+            return &p->node[i];
+    return NULL;
 }
 
 /* The colon after the key whose ending quote is at `end`, or RT_END. */
@@ -489,7 +493,7 @@ RT_INLINE uint64_t rt_colon(const rt_cursor *c, uint64_t end)
 /* Take what stands before a member's or element's value. Where its first byte may be, and the
  * value's node in *node; RT_END: there is none, and *at is the event instead, or RT_END. */
 RT_INLINE uint64_t rt_before_value(const rt_patterns *p, rt_frame *frame, rt_cursor *c,
-                                   uint32_t *node, uint64_t *at)
+                                   const rt_node **node, uint64_t *at)
 {
     const rt_node *parent = frame->node;
     if (frame->is_array) {
@@ -594,7 +598,7 @@ RT_INLINE int rt_walk(rt_pass *s, const rt_patterns *p, rt_cursor *c)
 {
     rt_frame stack[RT_DEPTH_MAX + 1], *frame = stack;
     uint64_t at = rt_next(c);
-    uint32_t node = RT_NONE;
+    const rt_node *node = NULL;
     if (at == RT_END || (c->bytes[at] != '{' && c->bytes[at] != '['))
         return 0;
     rt_enter(frame, p->node, c->bytes[at]);
@@ -606,18 +610,18 @@ RT_INLINE int rt_walk(rt_pass *s, const rt_patterns *p, rt_cursor *c)
         if (begin != RT_END) {
             if ((at = rt_next(c)) == RT_END)
                 return 0;
-            if (node == RT_NONE) {
+            if (!node) {
                 at = rt_pass_over(c, at);
                 if (at != RT_END && c->bytes[at] == ',')
                     continue;
             } else {
-                step = rt_take_value(s, &p->node[node], begin, c, &at);
+                step = rt_take_value(s, node, begin, c, &at);
             }
         }
         if (step == RT_DESCEND) {
-            if (!rt_decide(s, p->node[node].ends))
+            if (!rt_decide(s, node->ends))
                 return 1;
-            rt_enter(++frame, &p->node[node], c->bytes[at]);
+            rt_enter(++frame, node, c->bytes[at]);
             continue;
         }
         if (step == RT_GO_ON)
