@@ -50,9 +50,11 @@ typedef struct rt_node {
     uint64_t ends;     /* bit of the pointer that ends here, or 0 */
     uint64_t below;    /* bits of the pointers that end below */
     uint64_t elements; /* those of them that go on with an index */
+    uint64_t firsts;   /* first bytes of the tokens below it, see rt_first */
     uint32_t text;     /* where its text begins */
     uint16_t length, child, sibling;
     uint8_t pointer; /* that ends here, if ends is not 0 */
+    uint8_t spare[5]; /* to 64 bytes, so that an index is a shift */
 } rt_node;
 
 /* Text, and the pointer whose value follows it; RT_NO_POINTER at the end of a pattern. */
@@ -127,6 +129,9 @@ static inline uint64_t rt_first_word(const uint8_t *p, uint64_t n)
     return rc_little_u64(bytes);
 }
 
+/* The bit of a key's first byte; an empty key's is its ending quote. Others may have the same bit. */
+static inline uint64_t rt_first(uint8_t byte) { return UINT64_C(1) << (byte & 63); }
+
 /* The child of `parent` for the token that was put at `text`, made if there is none. RT_NONE: too
  * many. */
 static inline uint32_t rt_child(rt_patterns *p, uint32_t parent, uint32_t text)
@@ -149,6 +154,7 @@ static inline uint32_t rt_child(rt_patterns *p, uint32_t parent, uint32_t text)
     node->length = (uint16_t)length;
     node->index = rt_index(p->bytes + text, length);
     node->word = rt_first_word(p->bytes + text, length);
+    p->node[parent].firsts |= rt_first(length ? p->bytes[text] : '"');
     return at;
 }
 
