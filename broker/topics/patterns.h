@@ -52,7 +52,8 @@ typedef struct rt_node {
     uint64_t elements; /* those of them that go on with an index */
     uint64_t firsts;   /* first bytes of the tokens below it, see rt_first */
     uint32_t text;     /* where its text begins */
-    uint16_t length, child, sibling;
+    uint16_t length;
+    uint16_t child, sibling; /* how many nodes further the first child and the next one are; 0: none */
     uint8_t pointer; /* that ends here, if ends is not 0 */
     uint8_t spare[5]; /* to 64 bytes, so that an index is a shift */
 } rt_node;
@@ -136,19 +137,20 @@ static inline uint64_t rt_first(uint8_t byte) { return UINT64_C(1) << (byte & 63
  * many. */
 static inline uint32_t rt_child(rt_patterns *p, uint32_t parent, uint32_t text)
 {
-    uint32_t length = p->text - text, at;
+    uint32_t length = p->text - text, at = parent;
     uint16_t *link = &p->node[parent].child;
-    for (; *link; link = &p->node[*link].sibling) {
-        const rt_node *node = &p->node[*link];
+    for (; *link; link = &p->node[at].sibling) {
+        at += *link;
+        const rt_node *node = &p->node[at];
         if (node->length == length && memcmp(p->bytes + node->text, p->bytes + text, length) == 0) {
             p->text = text; /* it is there already */
-            return *link;
+            return at;
         }
     }
     if (p->nodes == RT_NODES_MAX)
         return RT_NONE;
+    *link = (uint16_t)(p->nodes - at);
     at = p->nodes++;
-    *link = (uint16_t)at;
     rt_node *node = &p->node[at];
     node->text = text;
     node->length = (uint16_t)length;

@@ -426,28 +426,38 @@ RT_INLINE void rt_enter(rt_frame *frame, const rt_node *node, uint8_t bracket)
     frame->is_array = bracket == '[';
 }
 
-/* The first bytes of the key at p[0 .. n) as a node has them of its token. */
+/* A key of at most RT_WORD bytes at p as a node has it of its token. */
 RT_INLINE uint64_t rt_key_word(const uint8_t *p, uint64_t n, uint64_t readable)
 {
     if (rt_unlikely(readable < RT_WORD))
         return rt_first_word(p, n);
     uint64_t word = rc_little_u64(p);
-    return n >= RT_WORD ? word : word & ~(UINT64_MAX << 8 * n);
+    return n == RT_WORD ? word : word & ~(UINT64_MAX << 8 * n);
 }
 
-/* Is a key that begins as a longer token does, and is as long, all of it? */
-static RT_RARE int rt_is_rest(const rt_patterns *p, const rt_node *node, const uint8_t *key)
+/* The child of a node for a key of more than RT_WORD bytes, or NULL. */
+static RT_RARE const rt_node *rt_long_member(const rt_patterns *p, const rt_node *parent,
+                                             const uint8_t *key, uint64_t n)
 {
-    return memcmp(p->bytes + node->text + RT_WORD, key + RT_WORD, node->length - RT_WORD) == 0;
+    const rt_node *node = parent;
+    for (uint32_t step = parent->child; step; step = node->sibling) {
+        node += step;
+        if (node->length == n && memcmp(p->bytes + node->text, key, n) == 0)
+            return node;
+    }
+    return NULL;
 }
 
 /* The child of a node for a key with escapes, or NULL. */
 static RT_RARE const rt_node *rt_escaped_member(const rt_patterns *p, const rt_node *parent,
                                                 const uint8_t *key, uint64_t n)
 {
-    for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
-        if (rt_means(key, n, p->bytes + p->node[i].text, p->node[i].length))
-            return &p->node[i];
+    const rt_node *node = parent;
+    for (uint32_t step = parent->child; step; step = node->sibling) {
+        node += step;
+        if (rt_means(key, n, p->bytes + node->text, node->length))
+            return node;
+    }
     return NULL;
 }
 
@@ -461,20 +471,27 @@ RT_INLINE const rt_node *rt_member(const rt_patterns *p, const rt_node *parent, 
         return rt_escaped_member(p, parent, key, n);
     if (!(parent->firsts & rt_first(*key)))
         return NULL;
+    if (n > RT_WORD)
+        return rt_long_member(p, parent, key, n);
     uint64_t word = rt_key_word(key, n, c->n - at);
-    for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
-        if (p->node[i].word == word && p->node[i].length == n &&
-            (n <= RT_WORD || rt_is_rest(p, &p->node[i], key)))
-            return &p->node[i];
+    const rt_node *node = parent;
+    for (uint32_t step = parent->child; step; step = node->sibling) {
+        node += step;
+        if (node->word == word && node->length == n)
+            return node;
+    }
     return NULL;
 }
 
 /* The child of a node for an array's element, or NULL. */
-RT_INLINE const rt_node *rt_element(const rt_patterns *p, const rt_node *parent, uint64_t index)
+RT_INLINE const rt_node *rt_element(const rt_node *parent, uint64_t index)
 {
-    for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
-        if (p->node[i].index == index)
-            return &p->node[i];
+    const rt_node *node = parent;
+    for (uint32_t step = parent->child; step; step = node->sibling) {
+        node += step;
+        if (node->index == index)
+            return node;
+    }
     return NULL;
 }
 
@@ -497,7 +514,7 @@ RT_INLINE uint64_t rt_before_value(const rt_patterns *p, rt_frame *frame, rt_cur
 {
     const rt_node *parent = frame->node;
     if (frame->is_array) {
-        *node = rt_element(p, parent, frame->index++);
+        *node = rt_element(parent, frame->index++);
         return *at + 1;
     }
     uint64_t quote = *at = rt_next(c);
