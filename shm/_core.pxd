@@ -213,6 +213,7 @@ cdef extern from "broadcast.h" nogil:
     int rc_reader_holds(const rc_reader *)
     int rc_reader_within(const rc_reader *, const rc_descriptor *)
     int rc_reader_intact(const rc_reader *, uint64_t sequence)
+    int rc_reader_look_up(const rc_reader *, uint64_t sequence, rc_descriptor *)
     rc_result rc_reader_peek(const rc_reader *, rc_descriptor *)
     int rc_reader_wants(const rc_reader *, const rc_descriptor *)
     void rc_reader_glance(const rc_descriptor *, rc_descriptor *)
