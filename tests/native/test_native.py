@@ -1,4 +1,4 @@
-"""The C core alone, in C, under the compiler's sanitizers: see the three *_test.c."""
+"""The C core alone, in C, under the compiler's sanitizers: see each *_test.c."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def compiled(compiler: str, build: Build, where: Path, source: str) -> str:
     return str(program)
 
 
-@pytest.mark.parametrize("source", ["ring_test.c", "mpsc_test.c", "frames_test.c"])
+@pytest.mark.parametrize("source", ["ring_test.c", "topics_test.c", "mpsc_test.c", "frames_test.c"])
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
 def test_core(compiler: str, build: Build, source: str, tmp_path: Path) -> None:
     program = compiled(compiler, build, tmp_path, source)
