@@ -252,6 +252,47 @@ static rc_result choose(chooser *c, uint64_t batch)
     return result;
 }
 
+/* ---- what stands in the ring of its wishes -------------------------------------------------- */
+
+static rc_wishes *wishes_of(const ring *x, uint32_t index)
+{
+    return (rc_wishes *)((uint8_t *)x->control + rc_wishes_offset(&x->geometry)) + index;
+}
+
+/* Is this the list that stands there? */
+static int list_is(const char *text, int64_t length, const chooser *c)
+{
+    char expected[WANTS_MAX * 8];
+    int64_t n = 0;
+    for (int i = 0; i < c->count; i++)
+        n += sprintf(expected + n, "%s", c->wants[i]) + 1;
+    return length == n && memcmp(text, expected, (size_t)n) == 0;
+}
+
+static void check_filter(const chooser *c, const rc_writer *w)
+{
+    static char text[RC_WISH_MAX];
+    const rc_filter *f = &c->filter;
+    uint64_t version;
+    int open = 0;
+    CHECK(rc_load(&f->known) == w->topic_count);
+    for (uint32_t topic = 1; topic <= w->topic_count; topic++) {
+        int wants = model_wants_name(c, topic_names[topic - 1]);
+        CHECK(rc_filter_wants(f, topic) == (wants ? RC_WANTED : RC_UNWANTED));
+        CHECK(((rc_load(&w->interest[topic * w->interest_words]) & f->slot_bit) != 0) == wants);
+    }
+    for (int i = 0; i < c->count; i++) {
+        int found = strchr(c->wants[i], '*') != NULL;
+        for (uint32_t row = 0; row < w->topic_count && !found; row++)
+            found = strcmp(topic_names[row], c->wants[i]) == 0;
+        open |= strchr(c->wants[i], '*') || !found;
+    }
+    CHECK((int)rc_load(&f->open) == open);
+    CHECK(rc_filter_wants(f, 0) == c->others && rc_filter_wants(f, UINT32_MAX) == c->others);
+    int64_t length = rc_wishes_read(wishes_of(c->ring, c->guest.ring.index), text, &version);
+    CHECK(list_is(text, length, c) && version % 2 == 0);
+}
+
 /* ---- writing ------------------------------------------------------------------------------- */
 
 /* The rows that the next message needs. */
