@@ -128,6 +128,8 @@ cdef class Ingest:
     cdef Finder finder
     cdef rt_found found  # in the next message
     cdef bint looked  # `found` is set; it stays until the message is published
+    cdef bint handed  # the next message is for the manager, and it has said who else gets it
+    cdef uint16_t destination  # the slot of the only reader that gets it, + 1; or 0
 
     def __cinit__(self, Writer writer not None, Finder finder=None):
         self.writer = writer
@@ -151,7 +153,7 @@ cdef class Ingest:
 
     def end(self) -> None:
         """The connection is over: bytes of a message that is not whole are given up."""
-        self.looked = False
+        self.looked = self.handed = False
         rc_stream_end(&self.writer.ring)
         rf_begin(&self.decoder, self.writer.ring.max_message)
 
@@ -203,6 +205,11 @@ cdef class Ingest:
             if finding and not self.find_topic(&d, bytes + self.decoder.begin):
                 outcome = OUT_NAME
                 break
+            if finding and self.found.what == RT_IS_CONTROL:
+                if not self.handed:
+                    outcome = OUT_CONTROL
+                    break
+                d.f.destination = self.destination
             if not rc_stream_commit(w, &d, base + self.decoder.begin):
                 self.wait_length = 1
                 outcome = OUT_FULL
@@ -211,9 +218,10 @@ cdef class Ingest:
                 rc_stream_prefetch(w, d.f.position, d.f.length + FRAME_HEADER, self.read_most)
             count += 1
             rf_taken(&self.decoder)
-            if finding and self.is_control():
-                outcome = OUT_CONTROL
-                break
+            d.f.destination = 0
+            if finding:
+                self.looked = self.handed = False
+                self.finder.count(&self.found)
         self.count = self.count + count  # Cython takes no += on members without the GIL
         self.control = bytes + self.item.offset
         w.held = n - (w.head - base)  # fragments that were moved together leave fewer
@@ -233,12 +241,6 @@ cdef class Ingest:
         d.f.topic = self.found.topic
         d.f.key = self.found.key
         return self.found.what != RT_NEW
-
-    cdef bint is_control(self) noexcept nogil:
-        """The message is published: count it. Returns whether it is for the manager, too."""
-        self.looked = False
-        self.finder.count(&self.found)
-        return self.found.what == RT_IS_CONTROL
 
     cdef uint8_t *room(self, uint64_t *size) noexcept nogil:
         """Where to receive the next bytes; NULL: the ring is full."""
@@ -282,8 +284,8 @@ cdef class Ingest:
             `payload` (and `code`) is for the caller; call again for the rest. FAULT: the peer broke
             the protocol; close with `code`. ENDED: the peer has closed the socket. NAME: `payload`
             is a new name; say with `name` what topic it is, then call again for its message and
-            the rest. CONTROL: `payload` is a message for the manager, which is in the ring, too;
-            call again for the rest.
+            the rest. CONTROL: `payload` is a message for the manager; say with `deliver` who else
+            gets it, then call again for it and the rest.
 
         Raises:
             OSError: the socket failed.
@@ -408,6 +410,12 @@ cdef class Ingest:
     def name(self, bytes raw not None, uint32_t topic, uint64_t key) -> None:
         """After NAME: what topic and key its messages have. Raises as `Finder.name` does."""
         self.finder.name(raw, topic, key)
+
+    def deliver(self, uint16_t destination) -> None:
+        """After CONTROL: publish the message for all readers (0), or for the one whose slot is
+        `destination` - 1."""
+        self.destination = destination
+        self.handed = True
 
     def wait_for_room(self, double seconds) -> bool:
         """After FULL: wait until there may be room, 20 ms at most, and at most so long. Slots of

@@ -68,7 +68,7 @@ class Session:
         venue = load_venue(config.venue) if config.venue is not None else None
         self._naming = Naming(config, venue, rings.writer)
         self._wishes = Wishes(config, venue, rings.writer, self._naming) if venue else None
-        rings.writer.answers_wishes = self._wishes is not None
+        rings.writer.answers_wishes = self._wishes is not None  # a resumed ring's may differ
         self._ingest = Ingest(rings.writer, self._naming.finder)
         self._outbox = Outbox(rings.receiver, config, venue, self._wishes)
         self._reporter = Reporter(rings.writer, config.shown_url, self._counters)
@@ -190,9 +190,8 @@ class Session:
         )
         self._outbox.connected()
 
-    def _control_received(self, payload: bytes) -> None:
-        if self._wishes is not None:
-            self._wishes.heard(payload)
+    def _control_received(self, payload: bytes) -> int:
+        return self._wishes.heard(payload) if self._wishes is not None else 0
 
     def _not_connected(self, why: Disconnect) -> None:
         """An attempt failed, or a connection is gone: try again, or stop."""

@@ -69,6 +69,7 @@ def _open_ring(config: Config) -> tuple[broadcast.Writer, bool]:
             slots=config.slots,
             capacity=config.capacity,
             max_readers=config.max_readers,
+            max_topics=config.max_topics,
             mode=config.mode,
         )
     except ValueError as error:
@@ -76,6 +77,7 @@ def _open_ring(config: Config) -> tuple[broadcast.Writer, bool]:
     except shm.RingExists:
         writer = broadcast.Writer.resume(config.name)
     else:
+        writer.answers_wishes = config.venue is not None  # before workers find out that it is not
         return writer, False
     if (writer.slots, writer.capacity) != (config.slots, config.capacity):
         log_event(

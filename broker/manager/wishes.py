@@ -27,6 +27,7 @@ from ..topics.subscriptions import Subscriptions
 from ..topics.venue import Venue
 from ..worker.subscribing import answer_text
 from .naming import Naming
+from .snapshot_answers import EVERYONE, SnapshotAnswers
 from .wakeup import Wakeup
 
 __all__ = ["Wishes"]
@@ -84,6 +85,7 @@ class Wishes:
             venue, own=config.subscribe, allow=config.allow, linger=config.linger
         )
         self._heartbeats = Heartbeats(venue)
+        self._snapshot_answers = SnapshotAnswers()
         self._closed = False
         self._seen: dict[int, SlotWishes] = {}
         self._look_at: float | None = 0.0
@@ -117,6 +119,7 @@ class Wishes:
 
     def _leave(self, slot: int, now: float) -> None:
         del self._seen[slot]
+        self._snapshot_answers.leave(slot)
         self._subscriptions.leave(slot, now)
 
     def _read(self, wisher: SlotWishes, now: float) -> bool:
@@ -173,16 +176,24 @@ class Wishes:
 
     def disconnected(self) -> None:
         """It is gone, and all subscriptions with it."""
-        self._subscriptions.disconnected(time.monotonic())
+        now = time.monotonic()
+        self._subscriptions.disconnected(now)
+        for request in self._snapshot_answers.disconnected():
+            for name in request.names:
+                self._subscriptions.snapshot(request.slot, name, now)
         self._heartbeats.disconnected()
         self._show_changes()
 
-    def heard(self, payload: bytes) -> None:
-        """A control message of the server."""
+    def heard(self, payload: bytes) -> int:
+        """A control message of the server. Returns the slot of the worker that is to get it, + 1,
+        or 0 for all."""
         self._subscriptions.heard(payload, time.monotonic())
         self._heartbeats.heard(payload)
         self._naming.venue_may_have_learned()
         self._show_changes()
+        if not self._snapshot_answers.are_expected:
+            return EVERYONE
+        return self._snapshot_answers.destination(self._venue.ids(payload))
 
     def urgent(self) -> list[str]:
         """Texts that can't wait: signs of life."""
@@ -195,6 +206,7 @@ class Wishes:
     def take(self, most: int) -> list[str]:
         """Requests to send now, at most so many and within the venue's rate."""
         texts = self._subscriptions.take(time.monotonic(), most)
+        self._snapshot_answers.asked(self._subscriptions.snapshots_asked())
         self._naming.venue_may_have_learned()  # what is asked for may be what names mean
         self._show_changes()
         return texts

@@ -419,6 +419,16 @@ class Venue:
                 return self._understood(rule, message)
         return []
 
+    def ids(self, payload: bytes) -> list[str]:
+        """The ids of requests that a control message bears, whosever they are: what is found where
+        any of the rules has one."""
+        pointers = dict.fromkeys(rule.id for rule in self.rules if rule.id is not None)
+        message = _parsed(payload) if pointers else None
+        if message is None:
+            return []
+        found = (value_at(message, pointer) for pointer in pointers)
+        return [number for number in found if number is not None]
+
     def replies(self, payload: bytes) -> list[str]:
         """What to send back at once to a control message."""
         message = _parsed(payload)

@@ -85,7 +85,7 @@ class _Connection:
                 for piece in self._protocol.data_to_send():
                     if piece:
                         self._sock.sendall(piece)
-                    else:
+                    else:  # both have said that they close
                         self._sock.shutdown(socket.SHUT_WR)
         if not data and not events:
             raise EOFError
