@@ -40,8 +40,8 @@ from ringcast.shm._core cimport (
     rc_filter_learn, rc_filter_remove, rc_header,
     rc_load_u32, rc_load_u64, rc_lock_held, rc_now_ns, rc_reader, rc_reader_advance,
     rc_reader_available, rc_reader_blocks, rc_reader_fitting, rc_reader_flush, rc_reader_flush_due,
-    rc_reader_gather, rc_reader_glance, rc_reader_holds, rc_reader_intact, rc_reader_options,
-    rc_reader_pass, rc_reader_peek, rc_reader_ready, rc_reader_resync, rc_reader_sleep,
+    rc_reader_gather, rc_reader_glance, rc_reader_holds, rc_reader_intact, rc_reader_look_up,
+    rc_reader_options, rc_reader_pass, rc_reader_peek, rc_reader_ready, rc_reader_resync, rc_reader_sleep,
     rc_reader_snapshot, rc_reader_step_down, rc_reader_wants, rc_reader_within, rc_result,
     rc_show_wishes, rc_topic, rc_topic_info, rc_topic_name_length, rc_topic_read, rc_topics_at,
     rc_topics_count, rc_turn, rc_want_topic, write,
@@ -481,6 +481,8 @@ cdef class Reader:
                 texts[i] = <bytes>encoded[i]
             attach_reader(&self.a, name.encode(), &how)
         except ValueError as error:
+            if how.sequence != UINT64_MAX:
+                raise
             raise ValueError(str(error).replace(str(how.sequence), str(start), 1)) from None
         finally:
             free(texts)
@@ -662,12 +664,17 @@ cdef class Reader:
     @cython.final
     cdef bint pass_over(self) noexcept:
         """The next message is not wanted here, and perhaps more after it. False: a lossy reader was
-        overrun, so it may be none."""
+        overrun. If none was passed over for another reason (an eviction, a topic that has just
+        arrived), the next look says so."""
         cdef uint64_t passed = rc_reader_pass(&self.a.reader,
                                               self.a.reader.slots // PASSES_IN_A_ROUND + 1)
         if passed:
             self.flush_if_due()
-        return passed or not self.a.reader.lossy  # a lossless one was evicted: the next look says so
+        return passed or not self.is_overrun()
+
+    @cython.final
+    cdef bint is_overrun(self) noexcept:
+        return self.a.reader.lossy and not rc_reader_intact(&self.a.reader, self.a.reader.next)
 
     @cython.final
     cdef uint64_t until_unwanted(self, const rc_descriptor *table, uint64_t n) noexcept:
@@ -829,8 +836,8 @@ cdef class Reader:
                 elif self.a.reader.filter != NULL:
                     if self.gather_batch(batch, limit):
                         return batch
-                    if not self.a.reader.lossy:
-                        continue  # evicted
+                    if not self.is_overrun():
+                        continue  # evicted, or its topic has just arrived: look again
                 elif not self.a.reader.lossy:
                     self.hand_out_batch(batch, &first, limit)
                     return batch
@@ -932,13 +939,11 @@ cdef class Reader:
         batch.missed = self.a.reader.gap
         if self.a.reader.lossy:
             if not self.copy_out_gathered(batch, table, &gone):
-                free(table)
-                batch.owned = NULL
+                self.forget_gathered(batch)
                 return 0
         else:
             if not rc_reader_holds(&self.a.reader):
-                free(table)
-                batch.owned = NULL
+                self.forget_gathered(batch)
                 return 0
             batch.payloads = self.a.reader.arena
             pin_link(&self.pins, &batch.pin, table[0].f.seq1 - 1)
@@ -948,6 +953,14 @@ cdef class Reader:
         if self.a.reader.lossy:
             self.flush_if_due()
         return 1
+
+    @cython.final
+    cdef void forget_gathered(self, Batch batch) noexcept:
+        """The batch is empty again: it may be handed out so, when the time is over."""
+        free(batch.owned)
+        batch.owned = NULL
+        batch.table = NULL
+        batch.count = batch.missed = 0
 
     @cython.final
     cdef int copy_out_gathered(self, Batch batch, const rc_descriptor *table,
@@ -1146,22 +1159,18 @@ cdef class Reader:
     @cython.final
     cdef bint copy_newest(self, Message message, uint64_t sequence) except -1:
         """Copy this message out of the ring, if it is there."""
-        cdef const rc_descriptor *d = &self.a.reader.descriptors[sequence & (self.a.reader.slots - 1)]
-        cdef rc_reader at = self.a.reader
-        cdef int i
+        cdef const rc_reader *at = &self.a.reader
         cdef uint8_t *copy
-        for i in range(8):
-            message.descriptor.words[i] = rc_load_u64(&d.words[i])
-        if message.descriptor.f.seq1 != sequence + 1 or not rc_reader_intact(&at, sequence):
+        if not rc_reader_look_up(at, sequence, &message.descriptor):
             return False
-        if not rc_reader_within(&at, &message.descriptor):
+        if not rc_reader_within(at, &message.descriptor):
             raise self.corrupt()
         copy = <uint8_t *>malloc(message.descriptor.f.length + 1)
         if copy == NULL:
             raise MemoryError
         rc_copy_out(copy, at.arena + (message.descriptor.f.position & (at.capacity - 1)),
                     message.descriptor.f.length)
-        if not rc_reader_intact(&at, sequence):
+        if not rc_reader_intact(at, sequence):
             free(copy)
             return False
         free(message.owned)

@@ -213,7 +213,7 @@ typedef struct rc_writer {
     uint32_t interest_words;
     uint32_t max_topics;
     uint32_t topic_count;
-    uint32_t arrivals; /* topics were added since the last release */
+    uint32_t announced; /* rows for whose arrival readers were woken, or are about to be */
     uint32_t max_readers;
     uint32_t epoch;
     uint32_t wants; /* control.wanted is up */
@@ -308,10 +308,10 @@ static inline uint64_t rc_writer_interest(const rc_writer *w, uint32_t row, uint
 
 /* Which of these sleeping choosers want a message from `first` on. After a fence. */
 static inline uint64_t rc_writer_wanting(const rc_writer *w, uint32_t word, uint64_t sleepers,
-                                         uint64_t first)
+                                         uint64_t first, int arrivals)
 {
     uint64_t found = 0;
-    if (w->arrivals)
+    if (arrivals)
         found = rc_writer_interest(w, w->max_topics + RC_INTEREST_ARRIVALS, word);
     for (; first < w->next && (sleepers & ~found); first++) {
         const rc_descriptor *d = &w->descriptors[first & (w->slots - 1)];
@@ -320,7 +320,8 @@ static inline uint64_t rc_writer_wanting(const rc_writer *w, uint32_t word, uint
                 found |= rc_bit(d->f.destination - 1u);
             continue;
         }
-        found |= rc_writer_interest(w, rc_interest_row(w->max_topics, d->f.topic, d->f.kind), word);
+        uint32_t row = rc_interest_row(w->max_topics, w->topic_count, d->f.topic, d->f.kind);
+        found |= rc_writer_interest(w, row, word);
     }
     return sleepers & found;
 }
@@ -354,6 +355,9 @@ static inline uint64_t rc_writer_nudge(rc_writer *w)
 static inline void rc_writer_wake(rc_writer *w, uint64_t first)
 {
     uint64_t lagging = rc_writer_nudge(w);
+    uint32_t count = w->topic_count; /* a thread may add one while another waits for room */
+    int arrivals = count != w->announced;
+    w->announced = count;
     for (uint32_t base = 0; base < w->max_readers; base += 64) {
         _Atomic uint64_t *waiters = &w->control->waiters[base / 64];
         _Atomic uint64_t *choosers = &w->control->choosers[base / 64];
@@ -362,13 +366,12 @@ static inline void rc_writer_wake(rc_writer *w, uint64_t first)
             rc_writer_post(w, waiters, base, bits);
         if (rc_likely(!(bits = rc_load(choosers))))
             continue;
-        uint64_t whom = rc_writer_wanting(w, base / 64, bits, first);
+        uint64_t whom = rc_writer_wanting(w, base / 64, bits, first, arrivals);
         if (lagging)
             whom |= rc_writer_lagging(w, base, bits, lagging);
         if (whom)
             rc_writer_post(w, choosers, base, whom);
     }
-    w->arrivals = 0;
 }
 
 /* Wake the sleeping choosers whose cursor stands below a sequence. After a fence. */
@@ -610,11 +613,10 @@ static inline uint32_t rc_writer_add_topic(rc_writer *w, const char *name, uint3
     memset(row, 0, sizeof *row); /* a writer may have died in it */
     memcpy(row->name, name, length);
     rc_store(&row->key, key);
-    RC_FAULT(60);
+    RC_FAULT(80);
     rc_store_release(&w->header->topics, ++w->topic_count); /* acquire: rc_topics_count() */
-    RC_FAULT(61);
-    w->arrivals = 1; /* those who may want it are woken by the next rc_writer_release() */
-    return w->topic_count;
+    RC_FAULT(81);
+    return w->topic_count; /* those who may want it are woken by the next rc_writer_release() */
 }
 
 /* The dead writer may not have counted the last messages that it put. */
@@ -643,7 +645,7 @@ static inline int rc_writer_resume(rc_writer *w)
     if (next - gate > w->slots)
         return 0;
     w->topic_count = rc_topics_count(w->header, w->max_topics);
-    w->arrivals = 1; /* the dead writer may have added rows and not woken anybody */
+    w->announced = 0; /* the dead writer may have added rows and not woken anybody */
     rc_writer_recount(w, rc_load(&w->header->published), next);
     w->next = next;
     w->published = next;
@@ -922,6 +924,17 @@ static inline uint64_t rc_reader_gather(const rc_reader *r, uint64_t n, rc_descr
     return count;
 }
 
+/* A message of any sequence; *m is private memory. 0: it is not there, or not any more. 1: it was when
+ * it was looked at, which holds for its payload if rc_reader_intact() says so after the copy. */
+static inline int rc_reader_look_up(const rc_reader *r, uint64_t sequence, rc_descriptor *m)
+{
+    const rc_descriptor *d = &r->descriptors[sequence & (r->slots - 1)];
+    rc_store(&m->words[0], rc_load_acquire(&d->words[0])); /* release: rc_writer_commit() */
+    for (int i = 1; i < 8; i++)
+        rc_store(&m->words[i], rc_load(&d->words[i]));
+    return m->f.seq1 == sequence + 1 && rc_reader_intact(r, sequence);
+}
+
 static inline void rc_reader_advance(rc_reader *r, uint64_t messages, uint64_t bytes)
 {
     r->next += messages;
@@ -1093,6 +1106,7 @@ static inline int rc_reader_spin(rc_reader *r, int64_t limit_ns, int yield)
             else
                 rc_relax();
         }
+        sched_yield();
     } while (rc_now_ns() < limit_ns);
     return 0;
 }
@@ -1106,9 +1120,12 @@ static inline int rc_reader_sleep(rc_reader *r, int64_t deadline_ns)
     int token = 0, ready;
     atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
     rc_fence(); /* pairs with the fences in rc_writer_release() and rc_writer_want() */
+    RC_FAULT(53);
     ready = rc_reader_ready(r);
+    RC_FAULT(54);
     if (!ready)
         token = rc_take_token_until(r->wake, deadline_ns);
+    RC_FAULT(55);
     /* acq_rel: pairs with rc_writer_post() */
     if (!(atomic_fetch_and_explicit(word, ~bit, memory_order_acq_rel) & bit) && !token)
         (void)sem_trywait(r->wake); /* never wait for it: its poster may have died */

@@ -649,6 +649,7 @@ static inline int rc_receiver_wait(const rc_receiver *r, rc_wait_strategy strate
             else
                 rc_relax();
         }
+        sched_yield();
         now = rc_now_ns();
     }
     return strategy.kind != RC_BLOCKING ? 0 : rc_receiver_sleep(r, limit);

@@ -547,6 +547,8 @@ class _Connection:
                 for piece in self._protocol.data_to_send():
                     if piece:
                         self._sock.sendall(piece)
+                    else:
+                        self._sock.shutdown(socket.SHUT_WR)
         if not data and not events:
             raise EOFError
         return events
