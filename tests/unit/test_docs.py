@@ -22,7 +22,7 @@ import pytest
 import ringcast
 from ringcast import shm
 from ringcast.broker.topics.venue import Outcome
-from ringcast.broker.topics.venue_file import load_venue
+from ringcast.broker.topics.venue_file import list_venues, load_venue
 from ringcast.shm import broadcast, mpsc
 
 ROOT: Final = Path(__file__).parents[2]
@@ -220,6 +220,19 @@ def test_the_topic_function_of_the_docs_works(topic_function: Any) -> None:
     payload = gzip.compress(b'{"ch":"market.btcusdt.trade"}')
     assert topic_function.topic_of(memoryview(payload)) == "market.btcusdt.trade"
     assert topic_function.topic_of(memoryview(gzip.compress(b"{}"))) is None
+
+
+def test_the_table_of_venues_has_each_with_topics_that_it_can_have() -> None:
+    text = (DOCS / "venues.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*?) \| (.*?) \| (.*?) \|", text, re.MULTILINE)
+    assert sorted(row[0] for row in rows) == list_venues()
+    for name, topics, rate, most in rows:
+        venue = load_venue(name)
+        for topic in re.findall("`(.*?)`", topics):
+            venue.check_name(topic)
+        limits = (venue.messages_per_second, venue.topics_per_connection)
+        shown = ["\N{EN DASH}" if limit is None else f"{limit:,g}" for limit in limits]
+        assert [rate.partition(" ")[0].rstrip(","), most] == shown
 
 
 def test_the_venue_of_the_docs_says_what_its_text_says(tmp_path: Path) -> None:
