@@ -15,6 +15,9 @@ first publishes as fast as it can, then at half that rate. The figures are how o
 woken per eighth of the ring, and how often the writer found the ring full, which is when it would
 wait.
 
+*Finding topics.* The scanner alone is described in `topics_scan`, a manager with it in
+`topics_manager`.
+
 *Waking.* What 16 readers of everything cost the writer, as in `growth`; and round trips as in
 `latency`, with both sides on one core, where a side that waits keeps the other from answering as
 long as it spins.
@@ -25,14 +28,14 @@ from __future__ import annotations
 import itertools
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 from ringcast.shm import broadcast
 
-from . import growth, latency
+from . import growth, latency, topics_manager, topics_scan
 from .errors import RunFailedError
 from .figures import Figure, Samples, figures_of, interleave, ratio, samples_of
 from .one_process import in_child, in_turns
@@ -412,11 +415,13 @@ def measure(plan: Plan) -> Report:
     """
     seconds = plan.seconds
     cases = BRIEF_CASES if plan.brief else CASES
-    runs: list[Callable[[], dict[str, float]]] = [
+    runs: list[Callable[[], Mapping[str, float]]] = [
         *(partial(in_child, _skipping, seconds, how) for how in ("batch", "read", "all")),
         *(partial(paced, case, chooses, seconds) for case in cases for chooses in (True, False)),
         partial(nothing_wanted, seconds),
         *(partial(growth.writer_cost, seconds, readers, False) for readers in (1, READERS)),
+        *topics_scan.runs(seconds, plan.captures),
+        *(partial(topics_manager.run_alone, seconds, topics=on) for on in (False, True)),
         *(partial(_on_one_core, t, seconds) for t in (Ring, UnixStream, UnixSeqpacket)),
     ]
     contents(SIZE)
@@ -425,6 +430,8 @@ def measure(plan: Plan) -> Report:
     skip, woken = samples_of(found, "skip"), samples_of(found, "woken")
     cost, full = samples_of(found, "readers"), samples_of(found, "full")
     groups: dict[str, Sequence[Figure]] = {
+        **topics_scan.groups(found),
+        **topics_manager.groups(found),
         "time per message of a filled ring": [
             Figure("skip, in a batch", "ns", tuple(skip["batch"]), SKIP_NS_MOST, "smaller"),
             Figure("skip, by read()", "ns", tuple(skip["read"])),

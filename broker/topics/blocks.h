@@ -8,10 +8,9 @@
  *     a quote that begins or ends a string, and outside of strings { } [ ] and ,
  *
  *     rt_blocks b;
- *     uint64_t events = 0;                             of the current block, not yet taken
- *     rt_blocks_begin(&b, rt_best_way(), bytes, n);
- *     while ((at = rt_next(&b, &events)) != RT_END)    bytes[at] is the event
- *     rt_skip(&b, &events)                             takes all to the end of a container
+ *     rt_cursor c = rt_begin(&b, rt_best_way(), bytes, n);
+ *     while ((at = rt_next(&c)) != RT_END)    bytes[at] is the event
+ *     rt_skip(&c)                             takes all to the end of a container
  *
  * Blocks are classified when they are asked for, so who stops early has not looked at the rest.
  * Inside of a string there are no events: the one after a beginning quote is the ending one.
@@ -53,12 +52,21 @@ struct rt_blocks {
     const uint8_t *bytes;
     uint64_t n;
     const rt_way *way;
-    uint64_t base, next;            /* where the current block begins; where the next one does */
+    uint64_t base, next; /* where the current block begins; where the next one does */
     uint64_t events, opens, closes; /* of the current block */
     uint64_t inside;  /* all ones: the current block ends inside of a string */
     uint64_t escaped; /* 1: a backslash escapes the next block's first byte */
     uint64_t slashes; /* not 0: some backslash has been seen in this text */
 };
+
+/* Where its user is. Its address is given to nobody but what is inline, so it lives in registers. */
+typedef struct rt_cursor {
+    rt_blocks *blocks;
+    const uint8_t *bytes;
+    uint64_t n;
+    uint64_t base;   /* of the current block */
+    uint64_t events; /* of the current block that were not yet taken */
+} rt_cursor;
 
 /* The 64 bytes of a block that are one of these characters, inside of strings, too. */
 typedef struct rt_raw {
@@ -323,34 +331,44 @@ static inline const rt_way *rt_best_way(void)
 #endif
 }
 
-RT_INLINE void rt_blocks_begin(rt_blocks *b, const rt_way *way, const uint8_t *bytes, uint64_t n)
+RT_INLINE rt_cursor rt_begin(rt_blocks *b, const rt_way *way, const uint8_t *bytes, uint64_t n)
 {
     b->bytes = bytes;
     b->n = n;
     b->way = way;
     b->next = b->inside = b->escaped = b->slashes = 0; /* a block's own are set with each */
+    return (rt_cursor){b, bytes, n, 0, 0};
 }
 
-/* Take the next event: where it is, or RT_END. `events` is its user's, so that it can stay in a
- * register. */
-RT_INLINE uint64_t rt_next(rt_blocks *b, uint64_t *events)
+/* A place in the text: the compiler need not ask whether it is RT_END. */
+RT_INLINE uint64_t rt_there(uint64_t at)
 {
-    while (!*events) {
-        if (!rt_more(b))
-            return RT_END;
-        *events = b->events;
-    }
-    uint64_t at = b->base + (uint64_t)__builtin_ctzll(*events);
-    *events &= *events - 1;
+    if (at >= RT_END - 1)
+        __builtin_unreachable();
     return at;
+}
+
+/* Take the next event: where it is, or RT_END. */
+RT_INLINE uint64_t rt_next(rt_cursor *c)
+{
+    while (rt_unlikely(!c->events)) {
+        if (!rt_more(c->blocks))
+            return RT_END;
+        c->events = c->blocks->events;
+        c->base = c->blocks->base;
+    }
+    uint64_t at = c->base + (unsigned)__builtin_ctzll(c->events);
+    c->events &= c->events - 1;
+    return rt_there(at);
 }
 
 /* The event that was taken last has begun a container or lies in one: take all up to its end. Where
  * that is, or RT_END. Kinds of brackets are not told apart. */
-RT_INLINE uint64_t rt_skip(rt_blocks *b, uint64_t *events)
+RT_INLINE uint64_t rt_skip(rt_cursor *c)
 {
-    uint64_t at = b->way->skip(b, *events);
-    *events = at == RT_END ? 0 : b->events;
+    uint64_t at = c->blocks->way->skip(c->blocks, c->events);
+    c->events = at == RT_END ? 0 : c->blocks->events;
+    c->base = c->blocks->base;
     return at;
 }
 

@@ -132,6 +132,23 @@ typedef struct {
     int32_t next_pause; /* after the next long wait */
 } rc_waits;
 
+/* Between two looks. */
+static inline void rc_pause(rc_wait_kind kind)
+{
+    if (kind == RC_YIELDING)
+        sched_yield();
+    else
+        rc_relax();
+}
+
+/* After each RC_SPINS_PER_CLOCK looks, round by round: who will sleep in the end offers the core, soon
+ * at first and then ever more seldom, since it is a system call. */
+static inline void rc_offer_core(rc_wait_kind kind, uint32_t round)
+{
+    if (kind == RC_BLOCKING && (round & (round + 1)) == 0) /* 0, 1, 3, 7, 15 and so on */
+        sched_yield();
+}
+
 /* Judge the last wait, now that it is known how many messages it brought. */
 static inline void rc_waits_judge(rc_waits *waits, int64_t spin_ns, int64_t since_ns, uint64_t brought)
 {

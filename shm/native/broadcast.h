@@ -565,9 +565,11 @@ static inline int rc_writer_sleep(rc_writer *w, uint64_t length, int64_t deadlin
 }
 
 /* Look for room until the deadline, spinning; at most RC_ROOM_SLICE_NS. 1: there is room. */
-static inline int rc_writer_spin(rc_writer *w, uint64_t length, int64_t deadline_ns, int yield)
+static inline int rc_writer_spin(rc_writer *w, uint64_t length, int64_t deadline_ns,
+                                 rc_wait_kind kind)
 {
     int64_t limit = rc_now_ns() + RC_ROOM_SLICE_NS;
+    uint32_t round = 0;
     uint64_t start;
     if (limit > deadline_ns)
         limit = deadline_ns;
@@ -575,11 +577,9 @@ static inline int rc_writer_spin(rc_writer *w, uint64_t length, int64_t deadline
         for (int i = 0; i < RC_SPINS_PER_CLOCK; i++) {
             if (rc_writer_room(w, length, &start))
                 return 1;
-            if (yield)
-                sched_yield();
-            else
-                rc_relax();
+            rc_pause(kind);
         }
+        rc_offer_core(kind, round++);
     } while (rc_now_ns() < limit);
     return 0;
 }
@@ -593,10 +593,12 @@ static inline int rc_writer_wait(rc_writer *w, uint64_t length, rc_wait_strategy
     if (rc_writer_hint(w, length))
         return 1;
     if (strategy.kind != RC_BLOCKING)
-        return rc_writer_spin(w, length, deadline_ns, strategy.kind == RC_YIELDING);
+        return rc_writer_spin(w, length, deadline_ns, strategy.kind);
     if (strategy.spin_ns > 0) {
         int64_t spin_until = rc_now_ns() + strategy.spin_ns;
-        if (rc_writer_spin(w, length, spin_until < deadline_ns ? spin_until : deadline_ns, 0))
+        if (spin_until > deadline_ns)
+            spin_until = deadline_ns;
+        if (rc_writer_spin(w, length, spin_until, RC_BLOCKING))
             return 1;
     }
     return rc_writer_sleep(w, length, deadline_ns);
@@ -1095,18 +1097,16 @@ static inline rc_reader rc_reader_snapshot(const rc_reader *r)
     return snapshot;
 }
 
-static inline int rc_reader_spin(rc_reader *r, int64_t limit_ns, int yield)
+static inline int rc_reader_spin(rc_reader *r, int64_t limit_ns, rc_wait_kind kind)
 {
+    uint32_t round = 0;
     do {
         for (int i = 0; i < RC_SPINS_PER_CLOCK; i++) {
             if (rc_reader_ready(r))
                 return 1;
-            if (yield)
-                sched_yield();
-            else
-                rc_relax();
+            rc_pause(kind);
         }
-        sched_yield();
+        rc_offer_core(kind, round++);
     } while (rc_now_ns() < limit_ns);
     return 0;
 }
@@ -1139,10 +1139,10 @@ static inline int rc_reader_wait(rc_reader *r, rc_wait_strategy strategy, int64_
     int64_t now = rc_now_ns();
     int64_t limit = now + RC_SLICE_NS < deadline_ns ? now + RC_SLICE_NS : deadline_ns;
     if (strategy.kind != RC_BLOCKING)
-        return rc_reader_spin(r, limit, strategy.kind == RC_YIELDING);
+        return rc_reader_spin(r, limit, strategy.kind);
     if (strategy.spin_ns > 0) {
         int64_t spin_until = now + strategy.spin_ns < limit ? now + strategy.spin_ns : limit;
-        if (rc_reader_spin(r, spin_until, 0))
+        if (rc_reader_spin(r, spin_until, RC_BLOCKING))
             return 1;
     }
     return rc_reader_sleep(r, limit);

@@ -99,15 +99,15 @@ static void case_blocks(void)
         uint64_t skip_at = roll(count + 1);
         for (size_t way = 0; way < count_ways(); way++) {
             rt_blocks b;
-            uint64_t left = 0, i = 0;
-            rt_blocks_begin(&b, all_ways[way], copy, n);
+            rt_cursor c = rt_begin(&b, all_ways[way], copy, n);
+            uint64_t i = 0;
             while (i < skip_at)
-                CHECK(rt_next(&b, &left) == events[i++]);
+                CHECK(rt_next(&c) == events[i++]);
             if (i && roll(2))
-                CHECK(rt_skip(&b, &left) == plain_end(text, events, count, &i));
+                CHECK(rt_skip(&c) == plain_end(text, events, count, &i));
             while (i < count)
-                CHECK(rt_next(&b, &left) == events[i++]);
-            CHECK(rt_next(&b, &left) == RT_END);
+                CHECK(rt_next(&c) == events[i++]);
+            CHECK(rt_next(&c) == RT_END);
         }
         free(copy);
     }

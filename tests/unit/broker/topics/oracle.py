@@ -14,7 +14,7 @@ from ringcast.shm import hash_key
 NAME_MAX: Final = 127
 JOINED_MAX: Final = 1023
 
-_PIECE: Final = re.compile(r"\{\{|\}\}|\{(/[^{}]*)\}|([^{}])", re.DOTALL)
+_PIECE: Final = re.compile(r"\{\{|\}\}|\{(/[^{}]*)\}|([^{])", re.DOTALL)
 _INDEX: Final = re.compile(r"0|[1-9][0-9]*")
 
 

@@ -105,9 +105,10 @@ def test_any_sequence_of_calls_keeps_the_server_with_the_workers() -> None:
     run_state_machine_as_test(
         SubscriptionsMachine,
         settings=settings(
-            max_examples=150,
+            max_examples=100,
             stateful_step_count=25,
             deadline=None,
+            database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
@@ -157,7 +158,7 @@ def play_at_random(seed: int, steps: int) -> None:
     world.rest()
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(50))
 def test_workers_come_and_go(seed: int) -> None:
     play_at_random(seed, 100)
 
@@ -174,7 +175,7 @@ def test_workers_come_and_go_for_long() -> None:
 
 def test_no_answer_of_a_server_gone_mad_does_harm() -> None:
     """Whatever it says, no exception, and on the next connection all is well."""
-    for seed in range(100):
+    for seed in range(50):
         draw = random.Random(seed)
         world = random_world(seed)
         world.server.loss, world.strict = 1.0, False
@@ -192,6 +193,6 @@ def test_no_answer_of_a_server_gone_mad_does_harm() -> None:
                 pass
             world.desk.now += draw.choice([0.0, 0.5, 5.0])
         world.server.loss, world.strict = 0.0, True
-        world.filled, world.tokens = world.desk.now, 0.0
+        world.tokens = float(world.venue.burst)
         world.disconnect()
         world.rest()

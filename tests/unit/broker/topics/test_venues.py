@@ -1,6 +1,6 @@
 """Each venue there and back: a topic's name to a request, the server's messages to the name.
 
-What the servers say is `tests.integration.venues`, written from the exchanges' documentation.
+What the servers say is `tests.integration.exchanges`, written from the exchanges' documentation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from ringcast.broker.exchange.captures import read
 from ringcast.broker.topics.venue import Answer, Confirmation, Outcome, Request, Venue
 from ringcast.broker.topics.venue_file import list_venues, load_venue
-from tests.integration.venues import Client, Exchange, exchange
+from tests.integration.exchanges import Client, Exchange, exchange
 from tests.unit.broker.topics import oracle
 
 NAMES = {
