@@ -35,6 +35,10 @@ class Names:
         self.topics: dict[bytes, int] = {}
         self.control: list[bytes] = []
 
+    def control_received(self, message: bytes) -> int:
+        self.control.append(message)
+        return 0
+
     def resolve(self, name: bytes) -> tuple[int, int]:
         assert name not in self.topics, "asked twice"
         self.topics[name] = len(self.topics) + 1
@@ -56,7 +60,7 @@ class Line:
             config,
             lambda: None,
             resolve_name=self.names.resolve,
-            control_received=self.names.control.append,
+            control_received=self.names.control_received,
         )
 
     def turn(self) -> int:
