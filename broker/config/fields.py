@@ -44,6 +44,7 @@ from .kinds import (
     TopicPatterns,
     Url,
     VenueName,
+    is_function,
     is_header_value,
     is_token,
 )
@@ -428,6 +429,11 @@ class Config:
         """
         values, expanded = file.from_json(text, KEYS)
         return cls(**values, _expanded=expanded)
+
+    @property
+    def topic_function(self) -> str | None:
+        """The Python function that finds topics, as "module:function"; None if patterns do."""
+        return next(filter(is_function, self.topic), None)
 
     # ---- without secrets
 
