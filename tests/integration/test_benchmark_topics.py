@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ringcast.benchmarks import topics
+from ringcast.benchmarks import processes, topics
 from ringcast.benchmarks.errors import RunFailedError
 from ringcast.benchmarks.payloads import contents, last_word
 from ringcast.benchmarks.topics import Case
@@ -18,6 +18,12 @@ CASE = Case(readers=2, topics=4, rate=20_000)
 MARK = contents(topics.SIZE).mark(0)
 DUE = [(number, last_word(number)) for number in range(3)]
 MESSAGES = contents(topics.SIZE).payloads[:3]
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits look sooner whether another process has failed. Benchmarks must not be disturbed so."""
+    monkeypatch.setattr(processes, "POLL_INTERVAL_S", 0.01)
 
 
 @pytest.mark.parametrize("chooses", [True, False])

@@ -36,7 +36,7 @@ from tests.unit.hostile.conftest import (
     create,
 )
 
-WISH_MAX = 32752
+WISH_MAX = 65520
 """Bytes of the longest list."""
 
 

@@ -17,7 +17,7 @@ CAPACITY: Final = 8192
 MAX_TOPICS: Final = 16
 NAME_MAX: Final = 127
 """Bytes of a topic's name."""
-LIST_MAX: Final = 32752
+LIST_MAX: Final = 32759
 """Bytes of all that one reader wants, with a NUL after each name."""
 
 
