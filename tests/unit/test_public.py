@@ -60,7 +60,7 @@ TOP: Final = (
     "Config ConfigError ConnectionState Evicted Feed LayoutMismatch Manager ManagerError"
     " MessageTooLarge Phase RingClosed RingCorrupt RingError RingExists RingFull RingNotFound"
     " SendRejected SendUnconfirmed SubscriptionRefused TooManyReaders TooManySenders TooManyTopics"
-    " attach"
+    " TopicState attach"
 )
 
 
