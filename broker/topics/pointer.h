@@ -507,29 +507,6 @@ RT_INLINE uint64_t rt_colon(const rt_cursor *c, uint64_t end)
     return rt_there(at);
 }
 
-/* Take what stands before a member's or element's value. Where its first byte may be, and the
- * value's node in *node; RT_END: there is none, and *at is the event instead, or RT_END. */
-RT_INLINE uint64_t rt_before_value(const rt_patterns *p, rt_frame *frame, rt_cursor *c,
-                                   const rt_node **node, uint64_t *at)
-{
-    const rt_node *parent = frame->node;
-    if (frame->is_array) {
-        *node = rt_element(parent, frame->index++);
-        return *at + 1;
-    }
-    uint64_t quote = *at = rt_next(c);
-    if (quote == RT_END || c->bytes[quote] != '"')
-        return RT_END;
-    uint64_t end = rt_next(c);
-    uint64_t colon = rt_colon(c, end);
-    if (rt_unlikely(colon == RT_END)) {
-        *at = RT_END;
-        return RT_END;
-    }
-    *node = rt_member(p, parent, c, quote + 1, end);
-    return colon + 1;
-}
-
 /* The number that may stand at bytes[at .. end), with spaces around it. 0: none does. */
 static RT_RARE int rt_number(rt_pass *s, uint32_t pointer, uint64_t at, uint64_t end)
 {
@@ -562,6 +539,47 @@ RT_INLINE uint64_t rt_pass_over(rt_cursor *c, uint64_t at)
     else if (rt_skip(c) == RT_END)
         return RT_END;
     return rt_next(c);
+}
+
+/* Go to the next member of an object that has a node. Returns it, with the value's first event in *at
+ * and where the value may begin in *begin; NULL: *at is the event that ends the object, or RT_END. */
+RT_INLINE const rt_node *rt_seek_member(const rt_patterns *p, const rt_node *parent, rt_cursor *c,
+                                        uint64_t *begin, uint64_t *at)
+{
+    for (;;) { /* bounded: each round takes an event */
+        uint64_t quote = *at = rt_next(c);
+        if (quote == RT_END || c->bytes[quote] != '"')
+            return NULL;
+        uint64_t end = rt_next(c), colon = rt_colon(c, end);
+        *at = colon == RT_END ? RT_END : rt_next(c);
+        if (*at == RT_END)
+            return NULL;
+        const rt_node *node = rt_member(p, parent, c, quote + 1, end);
+        if (node) {
+            *begin = colon + 1;
+            return node;
+        }
+        *at = rt_pass_over(c, *at);
+        if (*at == RT_END || c->bytes[*at] != ',')
+            return NULL;
+    }
+}
+
+/* The same of an array's elements; *at is the event before the next one. */
+RT_INLINE const rt_node *rt_seek_element(rt_frame *frame, rt_cursor *c, uint64_t *begin, uint64_t *at)
+{
+    for (;;) { /* bounded: each round takes an event */
+        *begin = *at + 1;
+        *at = rt_next(c);
+        if (*at == RT_END)
+            return NULL;
+        const rt_node *node = rt_element(frame->node, frame->index++);
+        if (node)
+            return node;
+        *at = rt_pass_over(c, *at);
+        if (*at == RT_END || c->bytes[*at] != ',')
+            return NULL;
+    }
 }
 
 /* Take the value of a node, whose first event is *at, and the event after it, which is then *at. */
@@ -614,8 +632,7 @@ RT_INLINE rt_step rt_leave(rt_pass *s, const rt_frame *outermost, rt_frame **fra
 RT_INLINE int rt_walk(rt_pass *s, const rt_patterns *p, rt_cursor *c)
 {
     rt_frame stack[RT_DEPTH_MAX + 1], *frame = stack;
-    uint64_t at = rt_next(c);
-    const rt_node *node = NULL;
+    uint64_t begin = 0, at = rt_next(c);
     if (at == RT_END || (c->bytes[at] != '{' && c->bytes[at] != '['))
         return 0;
     rt_enter(frame, p->node, c->bytes[at]);
@@ -623,18 +640,10 @@ RT_INLINE int rt_walk(rt_pass *s, const rt_patterns *p, rt_cursor *c)
         return 1;
     for (;;) { /* bounded: each round takes an event */
         rt_step step = RT_GO_ON;
-        uint64_t begin = rt_before_value(p, frame, c, &node, &at);
-        if (begin != RT_END) {
-            if ((at = rt_next(c)) == RT_END)
-                return 0;
-            if (!node) {
-                at = rt_pass_over(c, at);
-                if (at != RT_END && c->bytes[at] == ',')
-                    continue;
-            } else {
-                step = rt_take_value(s, node, begin, c, &at);
-            }
-        }
+        const rt_node *node = frame->is_array ? rt_seek_element(frame, c, &begin, &at)
+                                              : rt_seek_member(p, frame->node, c, &begin, &at);
+        if (node)
+            step = rt_take_value(s, node, begin, c, &at);
         if (step == RT_DESCEND) {
             if (!rt_decide(s, node->ends))
                 return 1;
