@@ -38,6 +38,7 @@
 #include "blocks.h"
 #include "patterns.h"
 #include "utf8.h"
+#include "values.h"
 
 #define RT_JOINED_MAX 1023u /* bytes of a key's or control pattern's string: longer is no match */
 #define RT_NOT_JOINED UINT32_MAX
@@ -77,120 +78,6 @@ typedef struct rt_pass {
     int is_control;
     rt_value values[RT_POINTERS_MAX];
 } rt_pass;
-
-/* ---- strings and numbers ------------------------------------------------------------------- */
-
-/* The four digits of a \\u escape at p[*i]. More than 16 bits: there are none. */
-static inline uint32_t rt_hex(const uint8_t *p, uint64_t n, uint64_t *i)
-{
-    uint32_t code = 0;
-    if (n - *i < 4)
-        return UINT32_MAX;
-    for (uint64_t end = *i + 4; *i < end; ++*i) {
-        uint8_t c = p[*i], letter = c | 0x20;
-        if (c >= '0' && c <= '9')
-            code = code << 4 | (uint32_t)(c - '0');
-        else if (letter >= 'a' && letter <= 'f')
-            code = code << 4 | (uint32_t)(letter - 'a' + 10);
-        else
-            return UINT32_MAX;
-    }
-    return code;
-}
-
-static inline uint32_t rt_encode(uint32_t code, uint8_t *out)
-{
-    static const uint8_t lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
-    uint32_t n = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-    for (uint32_t i = n - 1; i > 0; i--, code >>= 6)
-        out[i] = (uint8_t)(0x80 | (code & 0x3f));
-    out[0] = (uint8_t)(lead[n] | code);
-    return n;
-}
-
-/* The character of a \\u escape whose digits are at p[*i], with the second one of a pair. */
-static inline uint32_t rt_unicode(const uint8_t *p, uint64_t n, uint64_t *i, uint8_t *out)
-{
-    uint32_t code = rt_hex(p, n, i), low;
-    if (code >= 0xd800 && code < 0xdc00) {
-        if (n - *i < 2 || p[*i] != '\\' || p[*i + 1] != 'u')
-            return 0;
-        *i += 2;
-        low = rt_hex(p, n, i);
-        if (low < 0xdc00 || low > 0xdfff)
-            return 0;
-        code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
-    } else if (code > 0xffff || (code >= 0xdc00 && code < 0xe000)) {
-        return 0;
-    }
-    return rt_encode(code, out);
-}
-
-/* The next character of a string, or byte of one, at p[*i] of n: up to four bytes to `out`. How
- * many; 0: a bad escape. */
-static inline uint32_t rt_character(const uint8_t *p, uint64_t n, uint64_t *i, uint8_t *out)
-{
-    static const char names[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
-    const char *name;
-    out[0] = p[(*i)++];
-    if (out[0] != '\\')
-        return 1;
-    if (*i == n)
-        return 0;
-    uint8_t c = p[(*i)++];
-    if (c == 'u')
-        return rt_unicode(p, n, i, out);
-    name = c ? strchr(names, c) : NULL;
-    if (!name)
-        return 0;
-    out[0] = (uint8_t)meanings[name - names];
-    return 1;
-}
-
-/* Does the string p[0 .. n) mean these bytes? */
-static inline int rt_means(const uint8_t *p, uint64_t n, const uint8_t *bytes, uint64_t length)
-{
-    uint8_t character[4];
-    uint64_t done = 0;
-    for (uint64_t i = 0; i < n;) {
-        uint32_t more = rt_character(p, n, &i, character);
-        if (!more || more > length - done || memcmp(bytes + done, character, more))
-            return 0;
-        done += more;
-    }
-    return done == length;
-}
-
-static inline uint64_t rt_digits(const uint8_t *p, uint64_t i, uint64_t n)
-{
-    while (i < n && p[i] >= '0' && p[i] <= '9')
-        i++;
-    return i;
-}
-
-/* Is p[0 .. n) a number (RFC 8259 section 6)? */
-static inline int rt_is_number(const uint8_t *p, uint64_t n)
-{
-    uint64_t i = n && p[0] == '-', begin = i;
-    i = rt_digits(p, i, n);
-    if (i == begin || (p[begin] == '0' && i > begin + 1))
-        return 0;
-    if (i < n && p[i] == '.') {
-        begin = ++i;
-        if ((i = rt_digits(p, i, n)) == begin)
-            return 0;
-    }
-    if (i < n && (p[i] == 'e' || p[i] == 'E')) {
-        i++;
-        i += i < n && (p[i] == '+' || p[i] == '-');
-        begin = i;
-        if ((i = rt_digits(p, i, n)) == begin)
-            return 0;
-    }
-    return i == n;
-}
-
-static inline int rt_is_space(uint8_t c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
 /* ---- joining ------------------------------------------------------------------------------- */
 
@@ -507,29 +394,6 @@ RT_INLINE uint64_t rt_colon(const rt_cursor *c, uint64_t end)
     return rt_there(at);
 }
 
-/* Take what stands before a member's or element's value. Where its first byte may be, and the
- * value's node in *node; RT_END: there is none, and *at is the event instead, or RT_END. */
-RT_INLINE uint64_t rt_before_value(const rt_patterns *p, rt_frame *frame, rt_cursor *c,
-                                   const rt_node **node, uint64_t *at)
-{
-    const rt_node *parent = frame->node;
-    if (frame->is_array) {
-        *node = rt_element(parent, frame->index++);
-        return *at + 1;
-    }
-    uint64_t quote = *at = rt_next(c);
-    if (quote == RT_END || c->bytes[quote] != '"')
-        return RT_END;
-    uint64_t end = rt_next(c);
-    uint64_t colon = rt_colon(c, end);
-    if (rt_unlikely(colon == RT_END)) {
-        *at = RT_END;
-        return RT_END;
-    }
-    *node = rt_member(p, parent, c, quote + 1, end);
-    return colon + 1;
-}
-
 /* The number that may stand at bytes[at .. end), with spaces around it. 0: none does. */
 static RT_RARE int rt_number(rt_pass *s, uint32_t pointer, uint64_t at, uint64_t end)
 {
@@ -562,6 +426,47 @@ RT_INLINE uint64_t rt_pass_over(rt_cursor *c, uint64_t at)
     else if (rt_skip(c) == RT_END)
         return RT_END;
     return rt_next(c);
+}
+
+/* Go to the next member of an object that has a node. Returns it, with the value's first event in *at
+ * and where the value may begin in *begin; NULL: *at is the event that ends the object, or RT_END. */
+RT_INLINE const rt_node *rt_seek_member(const rt_patterns *p, const rt_node *parent, rt_cursor *c,
+                                        uint64_t *begin, uint64_t *at)
+{
+    for (;;) { /* bounded: each round takes an event */
+        uint64_t quote = *at = rt_next(c);
+        if (quote == RT_END || c->bytes[quote] != '"')
+            return NULL;
+        uint64_t end = rt_next(c), colon = rt_colon(c, end);
+        *at = colon == RT_END ? RT_END : rt_next(c);
+        if (*at == RT_END)
+            return NULL;
+        const rt_node *node = rt_member(p, parent, c, quote + 1, end);
+        if (node) {
+            *begin = colon + 1;
+            return node;
+        }
+        *at = rt_pass_over(c, *at);
+        if (*at == RT_END || c->bytes[*at] != ',')
+            return NULL;
+    }
+}
+
+/* The same of an array's elements; *at is the event before the next one. */
+RT_INLINE const rt_node *rt_seek_element(rt_frame *frame, rt_cursor *c, uint64_t *begin, uint64_t *at)
+{
+    for (;;) { /* bounded: each round takes an event */
+        *begin = *at + 1;
+        *at = rt_next(c);
+        if (*at == RT_END)
+            return NULL;
+        const rt_node *node = rt_element(frame->node, frame->index++);
+        if (node)
+            return node;
+        *at = rt_pass_over(c, *at);
+        if (*at == RT_END || c->bytes[*at] != ',')
+            return NULL;
+    }
 }
 
 /* Take the value of a node, whose first event is *at, and the event after it, which is then *at. */
@@ -614,8 +519,7 @@ RT_INLINE rt_step rt_leave(rt_pass *s, const rt_frame *outermost, rt_frame **fra
 RT_INLINE int rt_walk(rt_pass *s, const rt_patterns *p, rt_cursor *c)
 {
     rt_frame stack[RT_DEPTH_MAX + 1], *frame = stack;
-    uint64_t at = rt_next(c);
-    const rt_node *node = NULL;
+    uint64_t begin = 0, at = rt_next(c);
     if (at == RT_END || (c->bytes[at] != '{' && c->bytes[at] != '['))
         return 0;
     rt_enter(frame, p->node, c->bytes[at]);
@@ -623,18 +527,10 @@ RT_INLINE int rt_walk(rt_pass *s, const rt_patterns *p, rt_cursor *c)
         return 1;
     for (;;) { /* bounded: each round takes an event */
         rt_step step = RT_GO_ON;
-        uint64_t begin = rt_before_value(p, frame, c, &node, &at);
-        if (begin != RT_END) {
-            if ((at = rt_next(c)) == RT_END)
-                return 0;
-            if (!node) {
-                at = rt_pass_over(c, at);
-                if (at != RT_END && c->bytes[at] == ',')
-                    continue;
-            } else {
-                step = rt_take_value(s, node, begin, c, &at);
-            }
-        }
+        const rt_node *node = frame->is_array ? rt_seek_element(frame, c, &begin, &at)
+                                              : rt_seek_member(p, frame->node, c, &begin, &at);
+        if (node)
+            step = rt_take_value(s, node, begin, c, &at);
         if (step == RT_DESCEND) {
             if (!rt_decide(s, node->ends))
                 return 1;
