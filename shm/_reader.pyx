@@ -718,13 +718,20 @@ cdef class Reader:
         return 0
 
     @cython.final
+    cdef int learn(self) except -1:
+        """Match topics that have arrived. Not once the slot may be another's, and its bits with it."""
+        check_open(&self.a.endpoint)
+        rc_filter_learn(&self.a.filter)
+        return 0
+
+    @cython.final
     cdef int wait_until(self, int64_t deadline) except -1:
         """Wait for something to happen, 100 ms at most; 0: the deadline is over."""
         cdef rc_reader snapshot
         self.settle()
         if rc_now_ns() >= deadline:
             return 0
-        rc_filter_learn(&self.a.filter)
+        self.learn()
         self.refuse_to_block_the_ring()
         snapshot = rc_reader_snapshot(&self.a.reader)
         with nogil:
@@ -918,6 +925,7 @@ cdef class Reader:
         cdef uint64_t count = 0, room = 0, found, gone = 0
         cdef rc_descriptor *table = NULL
         cdef rc_descriptor *larger
+        cdef const rc_descriptor *first
         while at.next - self.a.reader.next < n and count == room and count < limit:
             room = min(limit, max(<uint64_t>GATHER_FIRST, 2 * room))
             larger = <rc_descriptor *>realloc(table, room * DESCRIPTOR_BYTES)
@@ -948,7 +956,10 @@ cdef class Reader:
             batch.payloads = self.a.reader.arena
             pin_link(&self.pins, &batch.pin, table[0].f.seq1 - 1)
         self.a.reader.skipped += gone - batch.count
-        rc_reader_advance(&self.a.reader, gone, 0)
+        first = self.a.reader.descriptors + (self.a.reader.next & (self.a.reader.slots - 1))
+        # how many bytes is only a hint of when to flush: nothing is believed of it
+        rc_reader_advance(&self.a.reader, gone,
+                          rc_load_u64(&first[gone - 1].words[1]) - rc_load_u64(&first.words[1]))
         self.a.reader.received -= gone - batch.count
         if self.a.reader.lossy:
             self.flush_if_due()
@@ -1193,7 +1204,7 @@ cdef class Reader:
     def _before_await(self) -> None:
         """What every sleeper does first: let go of what it need not hold, and learn topics."""
         self.settle()
-        rc_filter_learn(&self.a.filter)
+        self.learn()
         self.refuse_to_block_the_ring()
         self.look_around()
 

@@ -659,8 +659,8 @@ static inline int rc_writer_resume(rc_writer *w)
             return 0;
         w->head = rc_align(last->f.position + last->f.length);
     }
-    /* Readers that joined meanwhile saw this gate or a higher one that was never used. */
     w->nudged_position = w->head;
+    /* Readers that joined meanwhile saw this gate or a higher one that was never used. */
     rc_store_release(&w->header->gate, gate);
     w->gate = gate;
     w->gate_position = rc_writer_position(w, gate);
@@ -716,7 +716,7 @@ typedef struct rc_reader {
     uint64_t gap; /* messages missed just before `next` and not yet reported with a message */
     uint64_t skipped;
     const rc_filter *filter; /* NULL: does not choose among topics */
-    uint64_t began; /* of a snapshot that waits: `next` when the wait began */
+    uint64_t began; /* of a snapshot: `next` when it was taken; `unflushed` counts from there, too */
     uint32_t index;
     uint16_t lossy;
     uint16_t skip; /* a kind that is passed over; 0: none */
@@ -970,8 +970,17 @@ static inline void rc_reader_flush(rc_reader *r, uint64_t upto)
 /* Does the writer wait for a cursor above the one stored? */
 static inline int rc_reader_blocks(const rc_reader *r)
 {
+    /* relaxed: a sleeper's fence orders it; pairs with the fence in rc_writer_want() */
     uint64_t wanted = rc_load(&r->control->wanted);
     return !r->lossy && wanted && r->stored < wanted - 1;
+}
+
+/* Would a cursor above the one stored help a writer that waits? It may still wait for `enough` after
+ * this reader has stored what is wanted, if it had looked just before. */
+static inline int rc_reader_could_help(const rc_reader *r)
+{
+    uint64_t enough = rc_load(&r->control->enough); /* relaxed, as above */
+    return rc_reader_blocks(r) || (!r->lossy && enough && r->stored < enough - 1);
 }
 
 /* Is it time to flush? After a batch of messages or bytes, or while the writer waits for room. */
@@ -1071,19 +1080,23 @@ static inline void rc_reader_leave(rc_reader *r)
     rc_slot_free(r->control, r->index, r->space);
 }
 
-/* Is there a reason to stop waiting? For a reader that chooses: at a message that is wanted, for topics
- * that have arrived, for a cursor that the writer waits for and that can move, and after an eighth of
- * the ring, so that the cursor is stored. `r` is a snapshot, which passes over the rest; what it passed
- * over is passed over again, by the thread that works the reader. */
+/* Pass over what is not wanted. What keeps a reader that chooses awake besides messages: topics that
+ * have arrived and may be wanted; a cursor that can move and would help the writer; and an eighth of the
+ * ring passed over, in messages or in bytes, so that the cursor is stored. */
+static inline int rc_reader_ready_to_choose(rc_reader *r)
+{
+    uint64_t most = r->slots / RC_NUDGES + 1; /* no snapshot has passed over more than that */
+    rc_reader_pass(r, most - (r->next - r->began));
+    return r->next - r->began >= most || r->unflushed >= r->capacity / RC_NUDGES ||
+           rc_filter_is_behind(r->filter) || (r->next != r->began && rc_reader_could_help(r));
+}
+
+/* Is there a reason to stop waiting? `r` is a snapshot; what it passes over is passed over again, by the
+ * thread that works the reader. */
 static inline int rc_reader_ready(rc_reader *r)
 {
-    if (r->filter) {
-        uint64_t most = r->slots / RC_NUDGES + 1;
-        rc_reader_pass(r, most - (r->next - r->began));
-        if (r->next - r->began >= most || rc_filter_is_behind(r->filter) ||
-            (r->next != r->began && rc_reader_blocks(r)))
-            return 1;
-    }
+    if (r->filter && rc_reader_ready_to_choose(r))
+        return 1;
     return rc_load_acquire(&r->descriptors[r->next & (r->slots - 1)].words[0]) > r->next ||
            rc_load(&r->slot->state) != r->state ||
            rc_load_acquire(&r->header->state) == RC_RING_CLOSED;
@@ -1094,6 +1107,7 @@ static inline rc_reader rc_reader_snapshot(const rc_reader *r)
 {
     rc_reader snapshot = *r;
     snapshot.began = r->next;
+    snapshot.unflushed = 0;
     return snapshot;
 }
 

@@ -109,7 +109,7 @@ static inline int rc_topic_read(const rc_topic *row, rc_topic_info *info)
 {
     info->messages = rc_load(&row->messages);
     info->bytes = rc_load(&row->bytes);
-    info->seq1 = rc_load(&row->seq1);
+    info->seq1 = rc_load_acquire(&row->seq1); /* release: rc_topic_note() */
     info->time_ns = rc_load(&row->time_ns);
     info->key = rc_load(&row->key);
     uint64_t version = rc_load_acquire(&row->version);
@@ -138,7 +138,8 @@ static inline void rc_topic_say(rc_topic *row, uint64_t state, const char *reaso
  * does not cover, so a writer that dies in here leaves a message uncounted and none counted twice. */
 static inline void rc_topic_note(rc_topic *row, const rc_descriptor *message, uint64_t seq1)
 {
-    rc_store(&row->seq1, seq1);
+    /* release: who reads it finds that message in the ring, or a later one; acquire: rc_topic_read() */
+    rc_store_release(&row->seq1, seq1);
     RC_FAULT(5);
     rc_store(&row->messages, rc_load(&row->messages) + 1);
     rc_store(&row->bytes, rc_load(&row->bytes) + message->f.length);

@@ -120,20 +120,20 @@ static void case_a_list_is_bounded(void)
             break;
         }
     }
-    CHECK(added == RC_WISH_MAX / (RC_TOPIC_NAME_MAX + 1));
+    CHECK(added == RC_WANT_MAX / (RC_TOPIC_NAME_MAX + 1));
     rc_filter_publish(&c.filter);
     int64_t length = rc_wishes_read(wishes_of(&x, 1), text, &version);
     CHECK(length == (int64_t)(added * (RC_TOPIC_NAME_MAX + 1)) && text[length - 1] == 0);
-    while (c.filter.text_bytes < RC_WISH_MAX) { /* to the last byte */
+    while (c.filter.text_bytes < RC_WANT_MAX) { /* to the last byte */
         snprintf(name, sizeof name, "%" PRIu64, 100 + c.filter.text_bytes % 800);
-        uint64_t room = RC_WISH_MAX - c.filter.text_bytes;
+        uint64_t room = RC_WANT_MAX - c.filter.text_bytes;
         uint32_t n = room > 8 ? 3 : (uint32_t)room - 1;
         memcpy(name + (n > 3 ? 3 : n), "123456", 6);
         CHECK(rc_filter_add(&c.filter, name, n) == 0);
     }
     rc_filter_publish(&c.filter);
-    CHECK(rc_wishes_read(wishes_of(&x, 1), text, &version) == RC_WISH_MAX);
-    CHECK(text[RC_WISH_MAX - 1] == 0 && memcmp(text, "000000n", 7) == 0);
+    CHECK(rc_wishes_read(wishes_of(&x, 1), text, &version) == RC_WANT_MAX);
+    CHECK(text[RC_WANT_MAX - 1] == 0 && memcmp(text, "000000n", 7) == 0);
     chooser_leaves(&c);
     ring_free(&x);
 }
@@ -293,6 +293,64 @@ static void case_an_eighth(void)
         CHECK(wakes > 1); /* the first topic, which might be the one, is no eighth */
         CHECK(wakes <= 1 + h.writer.next * 8 / slots + h.writer.head * 8 / capacity);
         CHECK(h.chooser.guest.ring.received == 0 && h.chooser.guest.ring.lost == 0);
+        hall_free(&h);
+    }
+}
+
+/* ---- what keeps one awake ------------------------------------------------------------------ */
+
+/* A reader that wants none of what follows. */
+static void hall_make_for_nothing(hall *h, uint64_t slots, uint64_t capacity, int lossy)
+{
+    do
+        hall_make(h, slots, capacity, lossy);
+    while (h->chooser.others && (hall_free(h), 1));
+}
+
+static int put_unwanted(hall *h, uint32_t length)
+{
+    static const uint8_t bytes[LONGEST];
+    rc_descriptor m = {.f.kind = RC_KIND_BINARY};
+    int done = rc_writer_try_put(&h->writer, &m, bytes, length);
+    rc_writer_release(&h->writer);
+    return done;
+}
+
+/* The writer has looked at the cursors, in vain; then the reader stores exactly the one that is wanted,
+ * which wakes nobody. It does not sleep on that: it can give enough. The messages are so few that they are
+ * no eighth of the slots. */
+static void case_gives_enough(void)
+{
+    hall h;
+    rc_reader *r = &h.chooser.guest.ring;
+    hall_make_for_nothing(&h, 256, 1024, 0);
+    while (put_unwanted(&h, 96))
+        ;
+    CHECK(!rc_writer_want(&h.writer, 96));
+    uint64_t wanted = rc_load(&h.writer.control->wanted) - 1;
+    CHECK(rc_reader_pass(r, wanted) == wanted);
+    rc_reader_flush(r, r->next);
+    CHECK(wanted < rc_load(&h.writer.control->enough) - 1 && sem_trywait(r->space) != 0);
+    h.snapshot = rc_reader_snapshot(r);
+    h.snapshot.capacity = r->capacity * 8; /* so that nothing is an eighth of it */
+    CHECK(rc_reader_ready(&h.snapshot));
+    CHECK(rc_reader_pass(r, UINT64_MAX) == h.snapshot.next - wanted);
+    rc_reader_flush(r, r->next);
+    CHECK(sem_trywait(r->space) == 0);
+    hall_free(&h);
+}
+
+/* A reader that spins is not woken for an eighth of the ring. It comes back by itself to store its cursor,
+ * after an eighth of the arena, too, however few messages that is. */
+static void case_passes_over_bytes(void)
+{
+    for (int lossy = 0; lossy < 2; lossy++) {
+        hall h;
+        hall_make_for_nothing(&h, 64, 1024, lossy);
+        h.snapshot = rc_reader_snapshot(&h.chooser.guest.ring);
+        CHECK(put_unwanted(&h, 1024 / RC_NUDGES - 8) && !rc_reader_ready(&h.snapshot));
+        CHECK(put_unwanted(&h, 8) && rc_reader_ready(&h.snapshot));
+        CHECK(h.snapshot.next == 2);
         hall_free(&h);
     }
 }
@@ -464,6 +522,8 @@ static const test_case cases[] = {
     {"a_list_is_bounded", case_a_list_is_bounded},
     {"choosers", case_choosers},
     {"an_eighth", case_an_eighth},
+    {"gives_enough", case_gives_enough},
+    {"passes_over_bytes", case_passes_over_bytes},
     {"crossings", case_crossings},
     {"interruptions", case_interruptions},
     {"deaths", case_deaths},

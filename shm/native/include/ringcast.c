@@ -367,6 +367,7 @@ ringcast_status ringcast_wait(ringcast_reader *reader, int64_t timeout_ns)
             return status;
         snapshot.next = atomic_load_explicit(&reader->next, memory_order_relaxed);
         snapshot.began = snapshot.next;
+        snapshot.unflushed = 0;
         snapshot.stored = rc_load(&snapshot.slot->cursor);
         snapshot.state = atomic_load_explicit(&reader->state, memory_order_relaxed);
         if (rc_reader_ready(&snapshot))
