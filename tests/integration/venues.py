@@ -578,6 +578,7 @@ class VenueServer:
             at any time.
         silent: topics that are asked for in vain: requests with one of them get no answer and have
             no effect. Can be changed at any time.
+        listener: a bound socket, whose backlog may have clients already; None for one of its own.
 
     Attributes:
         url: where to connect, `ws://`.
@@ -593,6 +594,8 @@ class VenueServer:
         venue: str,
         refuse: Mapping[str, str] | None = None,
         silent: Iterable[str] = (),
+        *,
+        listener: socket.socket | None = None,
     ) -> None:
         self.refuse = dict(refuse or {})
         self.silent = {*silent}
@@ -605,7 +608,7 @@ class VenueServer:
         self._living: list[_Connection] = []
         self._threads: list[threading.Thread] = []
         self._ends = False
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self.url = f"ws://127.0.0.1:{self._listener.getsockname()[1]}/"
         self._start(self._accept)
 
