@@ -554,12 +554,10 @@ class Subscriptions:
 
     def _answered_by_id(self, answer: Answer, now: float) -> None:
         asked = self._in_flight.with_id(answer.id or "")
-        if asked is not None:
-            names = answer.names or list(asked.unanswered)
-            if answer.outcome is Outcome.REFUSED and not answer.names and len(names) > 1:
-                self._split(asked, now, refused=True)
-            else:
-                self._answered(asked, names, answer, now)
+        if asked is not None and answer.names:
+            self._answered(asked, answer.names, answer, now)
+        elif asked is not None:
+            self._answered_as_a_whole(asked, answer, now)
 
     def _answered_by_name(self, name: str, answer: Answer, now: float) -> None:
         topic = self._topics.get(name)
@@ -580,8 +578,11 @@ class Subscriptions:
 
     def _answered_unnamed(self, answer: Answer, now: float) -> None:
         asked = self._in_flight.answered_by(answer)
-        if asked is None:
-            return
+        if asked is not None:
+            self._answered_as_a_whole(asked, answer, now)
+
+    def _answered_as_a_whole(self, asked: Asked, answer: Answer, now: float) -> None:
+        """The server has answered a request, and names none of its topics."""
         if answer.outcome is not Outcome.REFUSED or len(asked.unanswered) == 1:
             self._answered(asked, list(asked.unanswered), answer, now)
         elif self._venue.confirmation is Confirmation.TOPIC:

@@ -28,6 +28,8 @@ _PAUSE_FIRST: Final = 0.0005
 _PAUSE_MOST: Final = 0.02
 """Seconds between two looks; they double up to this."""
 _NOT_SAID: Final = "refused; the manager's log says why"
+_AND_MORE: Final = "*"
+"""Instead of a name in an answer: more were refused than it has room for. No name has a *."""
 
 
 class SubscriptionRefused(shm.RingError):
@@ -95,6 +97,7 @@ def wait_for_server(feed: Asker, topics: Iterable[str], timeout: float | None) -
         feed.check_manager()
         answer = feed.wishes_answer()
         if not answer.expected:
+            feed.check_manager()  # one that ends does not answer any more
             return  # nobody asks a server: what comes, comes
         if answer.version >= version:
             _look(feed, open_topics, _refused(answer.text), reasons)
@@ -120,6 +123,7 @@ def _look(
 ) -> None:
     """Take out those of `open_topics` that have an answer."""
     wanted = set(feed.subscriptions)
+    unlisted = _AND_MORE in refused
     for name in sorted(open_topics):
         topic = feed.topic_id(name)
         if name not in wanted:  # another thread has unsubscribed
@@ -129,9 +133,10 @@ def _look(
             open_topics.discard(name)
         else:
             state, reason = feed.topic_state(topic)
-            if state == TopicState.REFUSED:
+            is_refused = state == TopicState.REFUSED or (unlisted and state == TopicState.NONE)
+            if is_refused:
                 reasons[name] = reason or _NOT_SAID
-            if state in (TopicState.REFUSED, TopicState.SUBSCRIBED):
+            if is_refused or state == TopicState.SUBSCRIBED:
                 open_topics.discard(name)
 
 
@@ -145,16 +150,18 @@ def _refused(text: str) -> dict[str, str]:
 
 
 def answer_text(refused: dict[str, str]) -> str:
-    """The text of an answer: names that can't be had, and why; as many as fit."""
+    """The text of an answer: names that can't be had, and why; as many as fit, and whether that is
+    all."""
     kept: dict[str, str] = {}
-    text = ""
     for name, reason in refused.items():
-        longer = json.dumps({**kept, name: reason}, ensure_ascii=False, separators=(",", ":"))
-        if len(longer.encode()) > ANSWER_MAX:
-            break
+        if len(_dense({**kept, name: reason, _AND_MORE: ""}).encode()) > ANSWER_MAX:
+            return _dense({**kept, _AND_MORE: ""})
         kept[name] = reason
-        text = longer
-    return text
+    return _dense(kept) if kept else ""
+
+
+def _dense(value: dict[str, str]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _listed(names: Iterable[str]) -> str:

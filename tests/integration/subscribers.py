@@ -6,17 +6,18 @@ from __future__ import annotations
 import contextlib
 import random
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import Any, Final
 
-from ringcast import Config, Feed, attach
+from ringcast import Config, Feed, Manager, attach, broker
 from ringcast.broker.topics.states import TopicState
 from ringcast.shm.broadcast import Message
 from tests.conftest import DEADLINE
 
 from .manager import quick
-from .venues import VenueServer
 
 TOPICS: Final = {
     "binance": [f"{pair}usdt@trade" for pair in ("btc", "eth", "sol", "xrp", "ada", "bnb")],
@@ -35,12 +36,53 @@ TOPICS: Final = {
 """Some topics of each venue, as its file names them."""
 
 RING: Final = {"slots": 1024, "capacity": 1 << 20, "max_topics": 256}
+VENUES: Final = Path(broker.__file__).with_name("topics") / "venues"
 _NUMBER: Final = re.compile(rb'"n":(\d+)|,(\d+)\]$')
 
 
-def config_of(server: VenueServer, name: str, venue: str, **options: Any) -> Config:
+def config_of(url: str, name: str, venue: str, **options: Any) -> Config:
     """A manager's configuration for a server, with a small ring; topics linger for a moment."""
-    return quick(name, server.url, venue=venue, **{**RING, "linger": 0.05, **options})
+    return quick(name, url, venue=venue, **{**RING, "linger": 0.05, **options})
+
+
+def venue_file(folder: Path, venue: str, *changes: tuple[str, str]) -> str:
+    """A user's copy of a venue's file, by its path, with some texts replaced."""
+    text = (VENUES / f"{venue}.toml").read_text(encoding="utf-8")
+    for before, after in changes:
+        assert before in text, before
+        text = text.replace(before, after)
+    path = folder / f"{venue}.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@contextlib.contextmanager
+def running(config: Config) -> Iterator[Manager]:
+    """A manager in a thread of this process; stopped at the end, at once."""
+    manager = Manager(config)
+    ready = threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            manager.run(on_ready=ready.set)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ready.wait(DEADLINE)
+    try:
+        yield manager
+    finally:
+        manager.stop()
+        manager.stop()
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]
 
 
 def number_of(message: Message) -> int:

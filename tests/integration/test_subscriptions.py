@@ -117,7 +117,7 @@ def subscribes(server: VenueServer, name: str, op: str = "subscribe", connection
 def play(venue: str, name: str, processes: Processes, seed: int, seconds: float) -> None:
     """Workers come and go, and the connection does."""
     kept, *others = TOPICS[venue]
-    with VenueServer(venue) as server, Manager(config_of(server, name, venue)):
+    with VenueServer(venue) as server, Manager(config_of(server.url, name, venue)):
         steady = Steady(name, kept)
         crowd = Crowd(name, others, random.Random(seed), processes)
         number = churn(server, others, crowd, steady, seconds)
@@ -158,7 +158,7 @@ def test_for_long(venue: str, name: str, processes: Processes, seed: int) -> Non
 def test_a_killed_worker_takes_nothing_from_others(name: str, processes: Processes) -> None:
     kept, other = TOPICS["okx"][:2]
     context = multiprocessing.get_context("fork")
-    with VenueServer("okx") as server, Manager(config_of(server, name, "okx")):
+    with VenueServer("okx") as server, Manager(config_of(server.url, name, "okx")):
         steady = Steady(name, kept)
         ready, stop = context.Event(), context.Event()
         doomed = processes.start(hold, name, [kept, other], ready, stop)
@@ -184,7 +184,7 @@ RESUMING: Final = ("binance", "bitfinex", "coinbase")
 def test_the_next_manager_reads_the_wishes_again(venue: str, name: str) -> None:
     kept, gone, coming, later = TOPICS[venue][:4]
     with VenueServer(venue) as server:
-        config = config_of(server, name, venue)
+        config = config_of(server.url, name, venue)
         with Manager(config) as manager:
             steady = Steady(name, kept)
             server.publish(kept, 5)
@@ -215,7 +215,7 @@ def test_the_next_manager_reads_the_wishes_again(venue: str, name: str) -> None:
 def test_topics_linger(name: str) -> None:
     """Who comes back in time finds the subscription as it was."""
     first, second = TOPICS["okx"][:2]
-    with VenueServer("okx") as server, Manager(config_of(server, name, "okx", linger=3600)):
+    with VenueServer("okx") as server, Manager(config_of(server.url, name, "okx", linger=3600)):
         with attach(name, topics=[first], timeout=DEADLINE):
             pass
         with attach(name, topics=[second], timeout=DEADLINE):
@@ -232,7 +232,7 @@ def test_the_managers_own_topics_stay(name: str) -> None:
     own, other = TOPICS["bybit"][:2]
     with (
         VenueServer("bybit") as server,
-        Manager(config_of(server, name, "bybit", subscribe=[own])),
+        Manager(config_of(server.url, name, "bybit", subscribe=[own])),
     ):
         server.wait_for(own)
         with attach(name, topics=[own, other], timeout=DEADLINE) as feed:

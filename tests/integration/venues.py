@@ -117,6 +117,7 @@ class VenueServer:
         silent: topics that are asked for in vain: requests with one of them get no answer and have
             no effect. Can be changed at any time.
         rate: messages in so many seconds that are allowed, in place of the exchange's own limit.
+        listener: a bound socket, whose backlog may have clients already; None for one of its own.
 
     Attributes:
         url: where to connect, `ws://`.
@@ -133,6 +134,8 @@ class VenueServer:
         refuse: Mapping[str, str] | None = None,
         silent: Iterable[str] = (),
         rate: tuple[int, float] | None = None,
+        *,
+        listener: socket.socket | None = None,
     ) -> None:
         self.refuse = dict(refuse or {})
         self.silent = {*silent}
@@ -146,7 +149,7 @@ class VenueServer:
         self._living: list[_Connection] = []
         self._threads: list[threading.Thread] = []
         self._ends = False
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self.url = f"ws://127.0.0.1:{self._listener.getsockname()[1]}/"
         self._start(self._accept)
 
