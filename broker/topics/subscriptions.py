@@ -500,8 +500,9 @@ class Subscriptions:
             return
         subscribing = asked.request.subscribing
         line = self._joining if subscribing else self._leaving
+        unanswered = list(asked.unanswered)
         again: list[str] = []
-        for name in list(asked.unanswered):
+        for name in unanswered:
             topic = self._topics[name]
             self._take_off(asked, topic)
             if not topic.retried:
@@ -514,11 +515,14 @@ class Subscriptions:
                 self._over(topic, Held.MAYBE, now)
             else:
                 self._over(topic, Held.NO, now)
-        self._in_flight.give_up(asked, now, repeated=bool(again))
-        if again:
+        repeated = again == unanswered
+        self._in_flight.give_up(asked, now, repeated=repeated)
+        if repeated or self._in_flight.may_send:
             others, self._ready = self._ready, deque()
             self._make_requests(again, now, subscribing=subscribing)
             self._ready.extend(others)
+        else:
+            line.keep_apart(again)
 
     # ---- what the server says
 
