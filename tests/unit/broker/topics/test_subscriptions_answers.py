@@ -400,3 +400,14 @@ def test_a_late_answer_does_not_take_the_place_of_others() -> None:
     assert desk.run_for(10.0) == [("unsubscribe", "a")]
     desk.confirm(desk.told[-1:])
     assert desk.run_for(30.0) == [("subscribe", "b")]
+
+
+def test_an_answer_by_order_to_more_topics_is_not_taken_for_that_to_fewer() -> None:
+    desk = Desk(PlayVenue(ORDER))
+    desk.wish(0, ["a", "bad"])
+    assert desk.ops() == [("subscribe", "a", "bad")]
+    desk.wish(0, ["a"])
+    assert desk.run_for(11.0) == []
+    desk.heard(answer("refused", reason="bad topic"))  # late, and for what nobody wants any more
+    assert desk.ops() == [("subscribe", "a")]
+    assert desk.states("a") == [PENDING]
