@@ -8,7 +8,8 @@ to their other answers and to the timeout.
 While they do, an answer that comes after its timeout would be taken for the next request's. So
 the answers are counted that may still come, the strays, and no request goes out before they have
 come or their time has passed. Only a request that is made once more goes out at once: an answer to
-the first attempt is as good as one to the second.
+the first attempt is as good as one to the second. An answer that takes longer than two timeouts is
+not reckoned with.
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ class InFlight:
         return asked if asked is not None and asked.deadline <= now else None
 
     def give_up(self, asked: Asked, now: float, *, repeated: bool) -> None:
-        """Nobody waits for its answer any more. Unless it is to be made once more (`repeated`), no
-        other request is sent while the answer may come."""
+        """Nobody waits for its answer any more. Unless it is made once more, for the same topics
+        (`repeated`), no other request is sent while the answer may come."""
         if self._one_at_a_time:
             self._strays += 1
             if not repeated and self._strays > 0:
@@ -144,7 +145,7 @@ class InFlight:
         self._drop(asked)
         if self._strays > 0 and asked.sent is not None:
             # It was made twice, and one of two answers has come.
-            self._strays_until = asked.sent + self._answer_timeout
+            self._strays_until = asked.sent + 2 * self._answer_timeout
 
     def _drop(self, asked: Asked) -> None:
         self._requests.pop(asked, None)

@@ -1,4 +1,4 @@
-"""What `subscriptions` keeps about each topic and each request, and the lines in which topics wait.
+"""What `subscriptions` keeps about each topic and each request.
 
 Nothing here decides anything.
 """
@@ -6,9 +6,7 @@ Nothing here decides anything.
 from __future__ import annotations
 
 import enum
-import itertools
 import math
-from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from .states import TopicState
@@ -18,7 +16,6 @@ __all__ = [
     "Asked",
     "Change",
     "Held",
-    "Line",
     "Ready",
     "SnapshotAsked",
     "Topic",
@@ -160,6 +157,15 @@ class Topic:
             return TopicState.SUBSCRIBED
         return TopicState.WANTED if self.wanted else TopicState.NONE
 
+    def ask(self, asked: Asked) -> None:
+        """The request is made that names it next."""
+        if self.subscribing is not asked.request.subscribing:
+            self.subscribing = asked.request.subscribing
+            self.retried = False
+        self.doubtful = self.held is Held.MAYBE
+        self.asked = asked
+        self.renew = False
+
     def disconnected(self) -> None:
         """Forget what concerns the connection."""
         self.asked = None
@@ -178,47 +184,3 @@ class Wishes:
 
     names: dict[str, None] = field(default_factory=dict)
     unasked: dict[str, str] = field(default_factory=dict)
-
-
-class Line:
-    """Topics that wait to be asked for, or to be unsubscribed, in order.
-
-    Attributes:
-        names: all of them.
-    """
-
-    def __init__(self) -> None:
-        self.names: OrderedDict[str, None] = OrderedDict()
-        self._apart: deque[list[str]] = deque()
-
-    def add(self, name: str) -> None:
-        """At the end, unless it is in the line."""
-        self.names.setdefault(name, None)
-
-    def discard(self, name: str) -> None:
-        """Out of the line, if it is in it."""
-        self.names.pop(name, None)
-
-    def to_front(self, name: str) -> None:
-        """Before all others, if it is in the line."""
-        if name in self.names:
-            self.names.move_to_end(name, last=False)
-
-    def keep_apart(self, names: list[str]) -> None:
-        """Those of these that are in the line go next, and in a request of their own."""
-        self._apart.append(names)
-
-    def next(self, most: int) -> list[str]:
-        """The topics for the next requests, at most so many. They stay in the line."""
-        while self._apart:
-            names = [name for name in self._apart.popleft() if name in self.names]
-            if len(names) > most:
-                self._apart.appendleft(names[most:])
-            if names:
-                return names[:most]
-        return list(itertools.islice(self.names, most))
-
-    def clear(self) -> None:
-        """Nobody waits."""
-        self.names.clear()
-        self._apart.clear()

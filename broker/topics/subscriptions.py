@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
@@ -46,12 +46,12 @@ from .ledger import (
     Asked,
     Change,
     Held,
-    Line,
     Ready,
     SnapshotAsked,
     Topic,
     Wishes,
 )
+from .places import Places
 from .rate import TokenBucket
 from .snapshots import Snapshots
 from .states import TopicState
@@ -97,7 +97,6 @@ class Subscriptions:
     ) -> None:
         self._venue = venue
         self._allow = None if allow is None else tuple(allow)
-        self._linger = linger
         self._limit = venue.topics_per_connection or sys.maxsize
         self._beyond_limit = f"{venue.name} allows {self._limit} topics per connection"
         self._batch = _batch_topics(venue.topics_per_request)
@@ -112,15 +111,10 @@ class Subscriptions:
         self._active = 0  # topics that are wanted and not refused
         self._snapshots = Snapshots(venue)
         self._snapshots_asked: deque[SnapshotAsked] = deque(maxlen=_SNAPSHOTS_ASKED_MAX)
-        # Topics that wait for something.
-        self._joining = Line()
-        self._leaving = Line()
-        self._lingering: OrderedDict[str, float] = OrderedDict()  # until when
+        self._places = Places(self._limit, linger)
         # Requests.
         self._connected = False
         self._more = False  # `take` may have something, if the rate allows
-        self._held = 0  # topics that the server has or may have
-        self._ending = 0  # of them, those in requests to unsubscribe
         self._sources = (self._make_joining, self._make_leaving, self._make_snapshots)
         self._turn = 0
         self._ready: deque[Ready] = deque()
@@ -249,12 +243,10 @@ class Subscriptions:
             self._settle(topic, now)
 
     def _forget_requests(self) -> None:
-        self._joining.clear()
-        self._leaving.clear()
-        self._lingering.clear()
+        self._places.clear()
         self._ready.clear()
         self._in_flight.clear()
-        self._held = self._ending = self._turn = 0
+        self._turn = 0
 
     def spent(self, count: int, now: float) -> None:
         """So many messages were sent that did not come from `take`, and count for the server."""
@@ -311,47 +303,17 @@ class Subscriptions:
         topic.counted = active
         if topic.renew and not active:
             topic.renew = False
-            self._leaving.discard(topic.name)  # it may linger instead
+            self._places.leaving.discard(topic)  # it may linger instead
         if topic.asked is None:
-            if active:
-                self._place_active(topic)
-            else:
-                self._place_inactive(topic, now)
+            self._places.put(topic, now)
+            if not topic.wanted and topic.held is Held.NO:
+                del self._topics[topic.name]
+                self._snapshots.forget(topic.name)
         state, reason = topic.current_state(), topic.refused or ""
         if (state, reason) != (topic.state, topic.reason):
             topic.state, topic.reason = state, reason
             self._changes.pop(topic.name, None)
             self._changes[topic.name] = Change(topic.name, state, reason)
-
-    def _place_active(self, topic: Topic) -> None:
-        name = topic.name
-        self._lingering.pop(name, None)
-        if topic.held is not Held.YES:
-            self._leaving.discard(name)
-            self._joining.add(name)
-        elif topic.renew:
-            self._leaving.add(name)
-        else:
-            self._joining.discard(name)
-            self._leaving.discard(name)
-
-    def _place_inactive(self, topic: Topic, now: float) -> None:
-        name = topic.name
-        self._joining.discard(name)
-        if topic.held is Held.NO:
-            self._leaving.discard(name)
-            if not topic.wanted:
-                del self._topics[name]
-                self._snapshots.forget(name)
-        elif topic.held is Held.MAYBE or topic.wanted:  # beyond the limit, or without an answer
-            self._lingering.pop(name, None)
-            self._leaving.add(name)
-        elif name not in self._leaving.names:
-            self._lingering.setdefault(name, now + self._linger)
-
-    def _hold(self, topic: Topic, held: Held) -> None:
-        self._held += (held is not Held.NO) - (topic.held is not Held.NO)
-        topic.held = held
 
     # ---- what is sent
 
@@ -379,8 +341,7 @@ class Subscriptions:
         since."""
         if not self._connected:
             return None
-        times = [self._snapshots.deadline, self._in_flight.deadline]
-        times.append(next(iter(self._lingering.values()), None))
+        times = [self._places.deadline, self._in_flight.deadline, self._snapshots.deadline]
         if self._more:
             times.append(now + self._bucket.ready_in(now, 1 + self._reserve))
         return min((time for time in times if time is not None), default=None)
@@ -412,65 +373,34 @@ class Subscriptions:
         self._turn = 0
 
     def _make_joining(self, now: float) -> None:
-        while not self._ready:
-            names = self._fitting()
-            if not names:
-                return
-            self._make_requests(names, now, subscribing=True)
-
-    def _fitting(self) -> list[str]:
-        """The next of those who wait to be subscribed, as far as there is room for them."""
-        room = self._limit - self._held
-        names = []
-        for name in self._joining.next(self._batch):
-            if self._topics[name].held is Held.NO:
-                if room <= 0:
-                    continue
-                room -= 1
-            names.append(name)
-        return names
+        while not self._ready and (topics := self._places.next_joining(self._batch)):
+            self._make_requests(topics, now, subscribing=True)
 
     def _make_leaving(self, now: float) -> None:
-        self._make_room()
-        while not self._ready:
-            names = self._leaving.next(self._batch)
-            if not names:
-                return
-            self._make_requests(names, now, subscribing=False)
-
-    def _make_room(self) -> None:
-        """Unsubscribe what lingers as far as others need its place, the longest unwanted first."""
-        room = self._limit - self._held + len(self._leaving.names) + self._ending
-        for _ in range(min(len(self._joining.names) - room, len(self._lingering))):
-            name, _ = self._lingering.popitem(last=False)
-            self._leaving.add(name)
+        while not self._ready and (topics := self._places.next_leaving(self._batch)):
+            self._make_requests(topics, now, subscribing=False)
 
     def _make_snapshots(self, _now: float) -> None:
         for slot, request in self._snapshots.requests(self._ids):
             self._ready.append(Ready(request, slot=slot))
 
-    def _make_requests(self, names: list[str], now: float, *, subscribing: bool) -> None:
-        """Make requests for the first ones of a line, which leave it."""
-        line = self._joining if subscribing else self._leaving
+    def _make_requests(self, topics: list[Topic], now: float, *, subscribing: bool) -> None:
+        """Make requests for topics of a line, which leave it."""
+        line = self._places.line(subscribing=subscribing)
+        names = [topic.name for topic in topics]
         for request in self._venue.requests(names, subscribing=subscribing, ids=self._ids):
             asked = Asked(request, dict.fromkeys(request.names))
             self._ready.append(Ready(request, asked))
             for name in asked.unanswered:
-                line.discard(name)
                 topic = self._topics[name]
-                if topic.subscribing is not subscribing:
-                    topic.subscribing = subscribing
-                    topic.retried = False
-                topic.doubtful = topic.held is Held.MAYBE
-                topic.asked = asked
-                topic.renew = False
-                self._hold(topic, Held.MAYBE)
-                self._ending += not subscribing
+                line.discard(topic)
+                topic.ask(asked)
+                self._places.hold(topic, Held.MAYBE)
+                self._places.ending += not subscribing
                 self._settle(topic, now)
-        for name in names:
-            topic = self._topics[name]
+        for topic in topics:
             if topic.asked is None:  # there is no way to ask: the server can't have acknowledged it
-                line.discard(name)
+                line.discard(topic)
                 if subscribing:
                     topic.refused = f"{self._venue.name} has no request for it"
                 self._over(topic, Held.NO, now)
@@ -479,8 +409,7 @@ class Subscriptions:
 
     def _advance(self, now: float) -> None:
         """Do what is due."""
-        while self._lingering and next(iter(self._lingering.values())) <= now:
-            self._leaving.add(self._lingering.popitem(last=False)[0])
+        if self._places.advance(now):
             self._more = True
         while (asked := self._in_flight.overdue(now)) is not None:
             self._expire(asked, now)
@@ -504,26 +433,31 @@ class Subscriptions:
             self._split(asked, now, refused=False)
             return
         subscribing = asked.request.subscribing
-        line = self._joining if subscribing else self._leaving
+        line = self._places.line(subscribing=subscribing)
+        unanswered = list(asked.unanswered)
         again: list[str] = []
-        for name in list(asked.unanswered):
+        for name in unanswered:
             topic = self._topics[name]
             self._take_off(asked, topic)
             if not topic.retried:
                 topic.retried = True
                 self._settle(topic, now)
-                if name in line.names:
+                if name in line:
                     again.append(name)
             elif subscribing:
                 topic.refused = NO_ANSWER
                 self._over(topic, Held.MAYBE, now)
             else:
                 self._over(topic, Held.NO, now)
-        self._in_flight.give_up(asked, now, repeated=bool(again))
-        if again:
+        repeated = again == unanswered
+        self._in_flight.give_up(asked, now, repeated=repeated)
+        if repeated or self._in_flight.may_send:
             others, self._ready = self._ready, deque()
-            self._make_requests(again, now, subscribing=subscribing)
+            topics = [self._topics[name] for name in again]
+            self._make_requests(topics, now, subscribing=subscribing)
             self._ready.extend(others)
+        else:
+            line.keep_apart(again)
 
     # ---- what the server says
 
@@ -607,7 +541,7 @@ class Subscriptions:
             self._take_off(asked, topic)
             if not asked.request.subscribing:  # a refusal: the server does not know it
                 self._over(topic, Held.NO, now)
-                self._joining.to_front(name)  # others have it for granted
+                self._places.joining.to_front(name)  # others have it for granted
             elif refused:
                 topic.refused = answer.reason
                 self._over(topic, Held.MAYBE if topic.doubtful else Held.NO, now)
@@ -628,9 +562,9 @@ class Subscriptions:
             self._take_off(asked, topic)
             topic.retried = False
             if subscribing and refused and not topic.doubtful:
-                self._hold(topic, Held.NO)
+                self._places.hold(topic, Held.NO)
             self._settle(topic, now)
-        line = self._joining if subscribing else self._leaving
+        line = self._places.line(subscribing=subscribing)
         half = (len(names) + 1) // 2
         line.keep_apart(names[:half])
         line.keep_apart(names[half:])
@@ -640,12 +574,12 @@ class Subscriptions:
         """The topic does not wait for this request any more."""
         asked.unanswered.pop(topic.name, None)
         topic.asked = None
-        self._ending -= not asked.request.subscribing
+        self._places.ending -= not asked.request.subscribing
 
     def _over(self, topic: Topic, held: Held, now: float) -> None:
         """It is known what the server has of the topic, or is known never to be."""
         topic.retried = False
-        self._hold(topic, held)
+        self._places.hold(topic, held)
         self._settle(topic, now)
         if held is Held.YES:
             self._snapshots.subscribed(topic.name, now)

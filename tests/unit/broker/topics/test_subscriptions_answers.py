@@ -325,7 +325,7 @@ def test_an_answer_by_order_that_does_not_come_is_not_waited_for_for_ever() -> N
     desk.run_for(12.0)
     desk.wish(0, ["a", "b"])
     desk.heard(answer("subscribed"))
-    assert desk.run_for(7.9) == []
+    assert desk.run_for(17.9) == []
     assert desk.run_for(0.2) == [("subscribe", "b")]
 
 
@@ -363,3 +363,51 @@ def test_the_memory_stays_bounded_by_what_is_wanted() -> None:
     assert desk.take() == []
     desk.heard(answer("subscribed", "t0"))
     assert [told.names for told in desk.take()] == [("t1024",)]
+
+
+def test_a_refusal_of_the_second_attempt_leaves_the_first_in_doubt() -> None:
+    """As by a server that says "already subscribed"."""
+    desk = Desk(PlayVenue())
+    desk.wish(0, ["a"])
+    desk.run_for(11.0)
+    desk.heard(answer("refused", number=desk.told[1].id, reason="already subscribed"))
+    assert desk.states("a") == [REFUSED]
+    assert desk.ops() == [("unsubscribe", "a")]
+    desk.confirm(desk.told[-1:])
+    assert desk.run_for(100) == []
+
+
+def test_a_refusal_that_has_come_is_not_waited_for() -> None:
+    desk = Desk(PlayVenue(TOPIC, topics_per_request=1))
+    desk.wish(0, ["a", "bad"])
+    desk.ops()
+    desk.heard(answer("refused", reason="bad topic"), answer("subscribed", "a"))
+    assert desk.run_for(10.0) == [("subscribe", "bad")]
+    desk.heard(answer("refused", reason="bad topic"))
+    assert desk.states("a", "bad") == [SUBSCRIBED, REFUSED]
+    desk.wish(0, ["a", "b"])
+    assert ("subscribe", "b") in desk.ops() + desk.run_for(0.0)
+
+
+def test_a_late_answer_does_not_take_the_place_of_others() -> None:
+    desk = Desk(PlayVenue(TOPIC, topics_per_connection=1, messages_per_second=0.04))
+    desk.wish(0, ["a"])
+    desk.run_for(45.0)
+    assert desk.states("a") == [REFUSED]
+    assert desk.wish(1, ["b"]) == {}
+    desk.heard(answer("subscribed", "a"))
+    assert desk.states("a", "b") == [REFUSED, WANTED]
+    assert desk.run_for(10.0) == [("unsubscribe", "a")]
+    desk.confirm(desk.told[-1:])
+    assert desk.run_for(30.0) == [("subscribe", "b")]
+
+
+def test_an_answer_by_order_to_more_topics_is_not_taken_for_that_to_fewer() -> None:
+    desk = Desk(PlayVenue(ORDER))
+    desk.wish(0, ["a", "bad"])
+    assert desk.ops() == [("subscribe", "a", "bad")]
+    desk.wish(0, ["a"])
+    assert desk.run_for(11.0) == []
+    desk.heard(answer("refused", reason="bad topic"))  # late, and for what nobody wants any more
+    assert desk.ops() == [("subscribe", "a")]
+    assert desk.states("a") == [PENDING]

@@ -63,7 +63,7 @@ class World:
         self.table: dict[str, TopicState] = {}
         self.tokens = float(self.venue.burst)
         self.filled = self.desk.now
-        self.strict = self.server.loss == 0.0
+        self.strict = self.server.loss == 0.0 and self.server.delay < self.venue.answer_timeout
 
     # ---- what happens
 
