@@ -285,7 +285,7 @@ class Subscriptions:
     @property
     def is_behind(self) -> bool:
         """Do topics wait to be asked for on this connection?"""
-        return self._connected and bool(self._joining.names or self._ready)
+        return self._connected and bool(self._places.joining or self._ready)
 
     @property
     def in_flight(self) -> int:
