@@ -66,6 +66,7 @@ REFERENCE: Final = {
             "ringcast:Feed",
             "ringcast:ConnectionState",
             "ringcast:Phase",
+            "ringcast:TopicState",
             "ringcast:Manager",
         ),
     ),
