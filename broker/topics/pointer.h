@@ -562,33 +562,66 @@ RT_INLINE void rt_found_nothing(rt_found *found, rt_what what)
     found->length = 0;
 }
 
+/* See above; c is at the beginning of the payload. */
+RT_INLINE void rt_find_from(rt_pass *s, const rt_patterns *patterns, rt_cursor *c, rt_found *found)
+{
+    s->patterns = patterns; /* the values are set as they are found */
+    s->found = s->decided = s->escaped = 0;
+    s->wanted = patterns->all;
+    s->unfit = 0;
+    s->topic = s->key = NULL;
+    s->is_control = 0;
+    s->leader = rt_leader(s);
+    rt_found_nothing(found, RT_UNNAMED);
+    if (!rt_walk(s, patterns, c))
+        return;
+    if (s->is_control) {
+        found->what = RT_IS_CONTROL;
+        return;
+    }
+    if (s->key)
+        found->key = rt_key(s);
+    if (!s->topic)
+        return;
+    uint32_t length = rt_join(s, s->topic, found->name, RT_NAME_MAX);
+    found->what = length == 0 || length == RT_NOT_JOINED ? RT_UNUSABLE : RT_NAMED;
+    found->length = found->what == RT_NAMED ? length : 0;
+}
+
+static RT_RARE void rt_find_by(const rt_patterns *patterns, const rt_way *way,
+                               const uint8_t *payload, uint64_t n, rt_found *found)
+{
+    rt_pass s;
+    rt_cursor c = rt_begin(&s.blocks, way, payload, n);
+    rt_find_from(&s, patterns, &c, found);
+}
+
+#if defined(__x86_64__)
+/* The same with the first block classified here, where most topics stand: a call
+ * for it is a seventh of a short message's time. */
+RT_AVX2 static RT_RARE void rt_find_avx2(const rt_patterns *patterns, const uint8_t *payload,
+                                         uint64_t n, rt_found *found)
+{
+    rt_pass s;
+    rt_cursor c = rt_begin(&s.blocks, &rt_way_avx2, payload, n);
+    rt_avx2(&s.blocks, payload, 0);
+    c.events = s.blocks.events;
+    c.base = 0;
+    rt_find_from(&s, patterns, &c, found);
+}
+#endif
+
 /* See above. */
 static inline void rt_find(const rt_patterns *patterns, const rt_way *way, const uint8_t *payload,
                            uint64_t n, rt_found *found)
 {
-    rt_pass s; /* its values are set as they are found */
-    rt_cursor cursor = rt_begin(&s.blocks, way, payload, n);
-    s.patterns = patterns;
-    s.found = s.decided = s.escaped = 0;
-    s.wanted = patterns->all;
-    s.unfit = 0;
-    s.topic = s.key = NULL;
-    s.is_control = 0;
-    s.leader = rt_leader(&s);
-    rt_found_nothing(found, RT_UNNAMED);
-    if (!rt_walk(&s, patterns, &cursor))
-        return;
-    if (s.is_control) {
-        found->what = RT_IS_CONTROL;
+#if defined(__x86_64__)
+    if (way == &rt_way_avx2 && n >= RT_BLOCK) {
+        rt_find_avx2(patterns, payload, n, found);
         return;
     }
-    if (s.key)
-        found->key = rt_key(&s);
-    if (!s.topic)
-        return;
-    uint32_t length = rt_join(&s, s.topic, found->name, RT_NAME_MAX);
-    found->what = length == 0 || length == RT_NOT_JOINED ? RT_UNUSABLE : RT_NAMED;
-    found->length = found->what == RT_NAMED ? length : 0;
+#endif
+    rt_find_by(patterns, way, payload, n, found);
 }
 
 #endif
