@@ -42,7 +42,7 @@
 
 #define RT_JOINED_MAX 1023u /* bytes of a key's or control pattern's string: longer is no match */
 #define RT_NOT_JOINED UINT32_MAX
-#define RT_SLACK (2 * RT_COPY + 1) /* bytes that the place for a joined string has beyond those */
+#define RT_SLACK (3 * RT_COPY + 1) /* bytes that the place for a joined string has beyond those */
 
 typedef enum rt_what {
     RT_UNNAMED,
@@ -142,14 +142,14 @@ static RT_RARE uint32_t rt_join_any(const rt_pass *s, const rt_pattern *pattern,
 
 /* The text and values of a pattern whose values are all there, at most `max` bytes, to `out`, which
  * has RT_SLACK bytes more. How many, or RT_NOT_JOINED. What is short and ASCII, and no escape in it,
- * is done here, by moves of RT_COPY bytes. */
+ * is done here, by one or two moves of RT_COPY bytes. */
 RT_INLINE uint32_t rt_join(const rt_pass *s, const rt_pattern *pattern, uint8_t *out, uint32_t max)
 {
     const rt_part *part = s->patterns->part + pattern->part, *end = part + pattern->parts;
     uint64_t at = 0, not_ascii = 0;
-    if (s->blocks.n < RT_COPY || s->escaped & pattern->needs)
+    if (s->blocks.n < 2 * RT_COPY || s->escaped & pattern->needs)
         return rt_join_any(s, pattern, out, max);
-    for (uint64_t last = s->blocks.n - RT_COPY; part < end; part++) {
+    for (uint64_t last = s->blocks.n - 2 * RT_COPY; part < end; part++) {
         if (part->length > RT_COPY || at > max)
             return rt_join_any(s, pattern, out, max);
         rt_copy(out + at, s->patterns->bytes + part->text); /* UTF-8, as all of a pattern is */
@@ -157,9 +157,12 @@ RT_INLINE uint32_t rt_join(const rt_pass *s, const rt_pattern *pattern, uint8_t 
         if (part->pointer == RT_NO_POINTER)
             continue;
         const rt_value *value = &s->values[part->pointer];
-        if (value->length > RT_COPY || value->at > last)
+        const uint8_t *bytes = s->blocks.bytes + value->at;
+        if (value->length > 2 * RT_COPY || value->at > last)
             return rt_join_any(s, pattern, out, max);
-        not_ascii |= rt_copy(out + at, s->blocks.bytes + value->at);
+        not_ascii |= rt_copy(out + at, bytes);
+        if (value->length > RT_COPY)
+            not_ascii |= rt_copy(out + at + RT_COPY, bytes + RT_COPY);
         at += value->length;
     }
     return at > max || not_ascii ? rt_join_any(s, pattern, out, max) : (uint32_t)at;
