@@ -221,7 +221,7 @@ cdef class Ingest:
             d.f.destination = 0
             if finding:
                 self.looked = self.handed = False
-                self.finder.count(&self.found)
+                self.finder.counts[<int>self.found.what] = self.finder.counts[<int>self.found.what] + 1
         self.count = self.count + count  # Cython takes no += on members without the GIL
         self.control = bytes + self.item.offset
         w.held = n - (w.head - base)  # fragments that were moved together leave fewer

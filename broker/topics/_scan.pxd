@@ -49,11 +49,10 @@ cdef extern from "hash.h" nogil:
 
 cdef class Finder:
     cdef rt_names names
-    cdef uint64_t *counts  # of what was found, by rt_what
+    cdef uint64_t *counts  # by rt_what: as what messages were published
     cdef bint has_keys  # found in the message, not in the map
     cdef object interruption
     cdef void find(self, object owner, const uint8_t *payload, uint64_t n,
                    rt_found *found) noexcept nogil
     cdef void look(self, rt_found *found) noexcept nogil
-    cdef void count(self, const rt_found *found) noexcept nogil
     cdef int raise_interruption(self) except -1

@@ -63,11 +63,6 @@ cdef class Finder:
         """Look at the map, for a name that was found or was new before."""
         rt_names_look(&self.names, found, self.has_keys)
 
-    cdef void count(self, const rt_found *found) noexcept nogil:
-        """A message is published as this."""
-        cdef int what = found.what
-        self.counts[what] = self.counts[what] + 1  # Cython takes no += here without the GIL
-
     cdef int raise_interruption(self) except -1:
         """Raise what has interrupted the function, such as KeyboardInterrupt."""
         interruption = self.interruption
@@ -86,7 +81,7 @@ cdef class Finder:
         finally:
             PyBuffer_Release(&view)
         self.raise_interruption()
-        self.count(&found)
+        self.counts[<int>found.what] += 1
         name = PyBytes_FromStringAndSize(<char *>found.name, found.length) if found.length else None
         return Found(What(<int>found.what), name, found.topic, found.key)
 

@@ -34,7 +34,7 @@
 #endif
 
 #define RT_INLINE static inline __attribute__((always_inline))
-#define RT_RARE __attribute__((noinline, unused)) /* what is frequent stays small */
+#define RT_RARE __attribute__((noinline, unused)) /* apart, so that the rest stays small */
 #define rt_unlikely(x) __builtin_expect(!!(x), 0)
 #define RT_BLOCK 64u
 #define RT_END UINT64_MAX
