@@ -45,25 +45,37 @@
  *
  *   reader: chooser bit on;  fence(seq_cst);  pass over what is there and not wanted, to the end;
  *           at the end, and no topics have arrived that may be wanted: sem_clockwait, as above
- *   writer: published (release);  fence(seq_cst);  load choosers;  if any: look at the interest rows
- *           of the messages just published, and take the bits of those, and of no others
+ *   writer: published (release);  fence(seq_cst);  load choosers;  if any: load the interest rows of
+ *           the messages just published, and take the bits of the choosers that stand there, and no
+ *           others
  *
- *   Since the reader passes over messages after its fence, it has seen every message whose writer did
- *   not see its bit. The interest rows are loaded after the writer's fence, too, so a reader that wants
- *   a topic since before it slept is found there. One that begins to want a topic while another of
- *   its threads sleeps wakes that thread, which looks anew. When topics arrive the writer wakes those
- *   whose list may match them: it adds the row, remembers that, and takes their bits after the fence of
- *   its next release; a reader looks at header.topics after its own.
- *   What a chooser does not want must not fill the ring. So the writer wakes the choosers that lag each
- *   eighth of the ring, and those whose cursor it needs when it waits for room; and a chooser that is
- *   awake for that stores its cursor, and does not sleep while it could move a cursor that the writer
- *   waits for.
+ *   Whichever fence comes first, the other side sees what was stored before it. So either the reader's
+ *   look finds the message, or the writer finds the chooser bit and every interest bit that the reader
+ *   had set before it slept. Arriving topics are found in the same way: header.topics stands for the
+ *   message, and the row of those that wait for topics for the interest row. The writer looks there at
+ *   its next release, since only that has a fence.
+ *   A writer may miss an interest bit that is set while the reader sleeps. So who subscribes posts a
+ *   token to the thread that sleeps, and that looks anew. No message that is published after the
+ *   subscription has returned depends on the token: the interest bit stands there by then.
  *
  *   The writer sleeps for room in the same way. `wanted` is the cursor it cannot do without: while
  *   it is up, readers store their cursors at every message. `enough` lies a little higher, so that
  *   a full ring does not cost two context switches per message: only the reader that crosses it takes
  *   it down and answers with a token. (The writer looks each 20 ms besides, so what it could not
  *   do without does not wait for what would be enough.)
+ *
+ *   A chooser sleeps on messages that it does not want, and they must not fill the ring:
+ *
+ *   writer: wanted, enough;  fence(seq_cst);  look at the cursors;  no room: take the bits of the
+ *           choosers whose cursor stands below what is wanted
+ *   reader: chooser bit on;  fence(seq_cst);  pass over messages;  if there were some, and the cursor
+ *           that it has stored is below wanted or below enough, it does not sleep but stores a higher one
+ *
+ *   It looks at `enough`, too: between the writer's look at the cursors and its sleep the reader may
+ *   store exactly what is wanted, which wakes nobody, and then both would sleep. For speed alone, so
+ *   that it seldom comes to that, the writer also wakes the choosers that lag each time that it has
+ *   filled an eighth of the ring, and a chooser does not pass over more than that without storing its
+ *   cursor.
  *
  * Slots
  *
@@ -306,7 +318,8 @@ static inline uint64_t rc_writer_interest(const rc_writer *w, uint32_t row, uint
     return rc_load(&w->interest[(uint64_t)row * w->interest_words + word]);
 }
 
-/* Which of these sleeping choosers want a message from `first` on. After a fence. */
+/* Which of these sleeping choosers want a message from `first` on, or wait for topics, if some have
+ * arrived. No message of them is overwritten yet, since a batch is never longer than the ring. */
 static inline uint64_t rc_writer_wanting(const rc_writer *w, uint32_t word, uint64_t sleepers,
                                          uint64_t first, int arrivals)
 {
@@ -326,7 +339,8 @@ static inline uint64_t rc_writer_wanting(const rc_writer *w, uint32_t word, uint
     return sleepers & found;
 }
 
-/* Which of these sleeping choosers have their cursor below a sequence. */
+/* Which of these sleeping choosers have their cursor below a sequence. A cursor that is just being
+ * stored may look lower than it is, which costs a wake-up: so a relaxed load does. */
 static inline uint64_t rc_writer_lagging(const rc_writer *w, uint32_t base, uint64_t sleepers,
                                          uint64_t sequence)
 {
@@ -352,6 +366,8 @@ static inline uint64_t rc_writer_nudge(rc_writer *w)
     return middle;
 }
 
+/* Wake those who sleep and take everything, or want a message from `first` on, or topics that have
+ * arrived, or lag. After the fence in rc_writer_release(), so the loads of bits can be relaxed. */
 static inline void rc_writer_wake(rc_writer *w, uint64_t first)
 {
     uint64_t lagging = rc_writer_nudge(w);
@@ -374,7 +390,7 @@ static inline void rc_writer_wake(rc_writer *w, uint64_t first)
     }
 }
 
-/* Wake the sleeping choosers whose cursor stands below a sequence. After a fence. */
+/* Wake the sleeping choosers whose cursor stands below a sequence. After the fence in rc_writer_want(). */
 static inline void rc_writer_wake_lagging(rc_writer *w, uint64_t sequence)
 {
     for (uint32_t base = 0; base < w->max_readers; base += 64) {

@@ -2,8 +2,9 @@
  *
  * The table. Row id - 1 of the data segment names topic `id`. The writer alone adds rows: name and
  * key first, then header.topics with release, so a row that is counted is whole, whenever its writer
- * dies; rows are never taken back and ids never used again. The figures of a row are relaxed atomics
- * that the writer stores after each message's descriptor. State and reason change together, under a
+ * dies; rows are never taken back and ids never used again. The writer stores the figures of a row after
+ * each message's descriptor: the newest sequence with release, the others relaxed, as they are for
+ * looking at. State and reason change together, under a
  * version that is odd meanwhile (a seqlock: Boehm, "Can seqlocks get along with programming language
  * memory models?", MSPC 2012).
  *
@@ -20,16 +21,17 @@
  * reader slot: the *interest* table, by which the writer finds whom to wake. It is a hint: one that is
  * wrong costs a wake-up, or a look each 100 ms. broadcast.h has the protocol of sleeping. A row of its
  * own says who is to be woken when topics arrive: those with a pattern, or with a name that is not in
- * the table.
+ * the table. Who claims a slot clears its last owner's bits.
  *
  * Wishes. The list of names and patterns stands in the control segment, too, for whoever asks a server
  * for topics: the reader writes it under a version (odd meanwhile), and the writer's process is woken
  * to read all of them. After the list, and an empty name, come those of which the reader asks for a
- * snapshot, until an answer says that they were read. It goes with the reader's slot: claiming a slot empties its list. The writer
- * says in the data segment what it thinks of a list: up to which version it has looked, and which names
- * can't be had; what can be had has a row, whose state says the rest. Nothing here is believed: lengths
- * are checked, names are checked by who uses them, and a list that changes without end is left for the
- * next look.
+ * snapshot, until an answer says that they were read. It goes with the reader's slot: claiming a slot
+ * empties its list, and nobody looks at that of a free slot. The writer says in the data
+ * segment what it thinks of a list: up to which version it has looked, and which names can't be had; what
+ * can be had has a row, whose state says the rest. Nothing here is believed: lengths are checked, names
+ * are checked by who uses them, and a list that changes without end, or whose reader has stopped or died
+ * in the midst of it, is left for the next look.
  */
 #ifndef RINGCAST_TOPICS_H
 #define RINGCAST_TOPICS_H
@@ -205,7 +207,10 @@ typedef struct rc_want {
 } rc_want;
 
 /* One thread at a time changes a filter, the one that works the reader (in Python: under the GIL);
- * the thread that waits reads `bits`, `known` and `open` meanwhile. */
+ * the thread that waits reads `bits`, `known` and `open` meanwhile. These are relaxed but for `known`:
+ * who subscribes has the endpoint's mutex afterwards (rc_endpoint_rouse()), as has who begins or ends to
+ * wait; and a message that was published after the subscription brings them with it, since rc_filter_mark()
+ * comes between. */
 typedef struct rc_filter {
     const rc_header *header;
     const rc_topic *topics;
@@ -242,7 +247,8 @@ static inline int rc_filter_wants(const rc_filter *f, uint32_t topic)
     return (int)f->others;
 }
 
-/* Are there topics that arrived and may be wanted? */
+/* Are there topics that arrived and may be wanted? A sleeper looks after its fence, which pairs with that
+ * in rc_writer_release(). */
 static inline int rc_filter_is_behind(const rc_filter *f)
 {
     return rc_load(&f->open) &&
@@ -252,8 +258,8 @@ static inline int rc_filter_is_behind(const rc_filter *f)
 static inline void rc_filter_mark(rc_filter *f, uint32_t row, int wanted)
 {
     _Atomic uint64_t *word = f->interest + (uint64_t)row * f->words;
-    /* seq_cst: in place before the caller looks, sleeps or returns; pairs with the load in
-     * rc_writer_wanting() */
+    /* seq_cst: in place before the caller looks, sleeps or returns; pairs with the fence before the load in
+     * rc_writer_interest(). The load here is of a bit that nobody else changes. */
     if (wanted)
         atomic_fetch_or_explicit(word, f->slot_bit, memory_order_seq_cst);
     else if (rc_load(word) & f->slot_bit)
