@@ -28,6 +28,7 @@ from . import (
     plots,
     replay,
     throughput,
+    topics,
     uplink,
 )
 from .errors import RunFailedError
@@ -44,6 +45,7 @@ SCENARIOS: Final[dict[str, Callable[[Plan], Report]]] = {
     "replay": replay.measure,
     "idle": idle.measure,
     "growth": growth.measure,
+    "topics": topics.measure,
     "limits": limits.measure,
     "native": native.measure,
 }

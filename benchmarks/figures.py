@@ -108,7 +108,7 @@ class Figure:
             return (self.name, *numbers, self.unit, "")
         sign = ">=" if self.better == "larger" else "<="
         verdict = "met" if self.met else "MISSED"
-        return (self.name, *numbers, self.unit, f"{sign} {self.floor:g} x  {verdict}")
+        return (self.name, *numbers, self.unit, f"{sign} {self.floor:.3g} {self.unit}  {verdict}")
 
     def as_cell(self) -> str:
         """This figure as one cell: the median, and how far the farthest round is from it."""

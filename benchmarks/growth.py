@@ -106,7 +106,13 @@ def _bursts(reader: broadcast.Reader, idle: bool, burst_read: Semaphore) -> Any:
                 burst_read.release()
 
 
-def _writer_cost(seconds: float, readers: int, idle: bool) -> dict[str, float]:
+def writer_cost(seconds: float, readers: int, idle: bool) -> dict[str, float]:
+    """Measure the writer's CPU time per publish() in ns, while so many readers read, or are idle.
+
+    Raises:
+        RunFailedError: a reader did not get exactly what was sent, or a process failed.
+    """
+    contents(SIZE)
     burst_read = multiprocessing.get_context("fork").Semaphore(0)
     with temporary_ring_name() as name, child_processes(seconds) as children:
         writer = children.start(_burst_writer, name, seconds, readers, burst_read)
@@ -173,7 +179,7 @@ def measure(plan: Plan) -> Report:
     sizes = BRIEF_SIZES if plan.brief else SIZES
     slots = BRIEF_SLOTS if plan.brief else SLOTS
     runs: list[Callable[[], dict[str, float]]] = [
-        *(partial(_writer_cost, plan.seconds, n, idle) for idle in (False, True) for n in readers),
+        *(partial(writer_cost, plan.seconds, n, idle) for idle in (False, True) for n in readers),
         *(partial(in_child, _cost_by_size, plan.seconds, size) for size in sizes),
         *(partial(_flow_by_slots, n, plan.seconds) for n in slots),
     ]

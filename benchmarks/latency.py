@@ -45,7 +45,7 @@ from .figures import (
 )
 from .flows import send_until_received
 from .payloads import MARK, Contents, contents
-from .processes import Channel, child_processes
+from .processes import Channel, Placement, child_processes
 from .report import Plan, Report, describe_machine
 from .transports import LinkSender, Transport, Wait, available
 from .transports.rings import LossyRing, Uplink
@@ -193,7 +193,8 @@ def _ping(channel: Channel, there: Transport, back: Transport, seconds: float) -
                 break
         send(due.last_item)
         one_way = np.array(times) / 2
-        channel.send(percentiles((50.0, 99.0), len(times), partial(np.percentile, one_way)))
+        found = percentiles((50.0, 99.0), len(times), partial(np.percentile, one_way))
+        channel.send({"mean": float(one_way.mean()) / 1000, **found})
         channel.receive()
 
 
@@ -235,16 +236,20 @@ def _both_sides(
 
 
 def round_trips(
-    transport: type[Transport], size: int, seconds: float, wait: Wait
+    transport: type[Transport],
+    size: int,
+    seconds: float,
+    wait: Wait,
+    placement: Placement = "apart",
 ) -> dict[str, float]:
-    """Measure half the time of a round trip in us: p50 and p99, if there were enough.
+    """Measure half the time of a round trip in us: its mean, and p50 and p99 if there were enough.
 
     Raises:
         RunFailedError: an answer is not what was sent, or a process failed.
     """
     contents(size)
     there, back = (transport(size, wait=wait) for _ in range(2))
-    with there.open(), back.open(), child_processes(seconds, "apart") as children:
+    with there.open(), back.open(), child_processes(seconds, placement) as children:
         ends = [children.start(_ping, there, back, seconds), children.start(_pong, there, back)]
         for step in (Channel.receive, Channel.send, Channel.receive, Channel.send, Channel.receive):
             for end in ends:

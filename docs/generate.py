@@ -89,6 +89,9 @@ REFERENCE: Final = {
             "ringcast.shm:ReaderStatus",
             "ringcast.shm:list_rings",
             "ringcast.shm:RingEntry",
+            "ringcast.shm:list_topics",
+            "ringcast.shm:TopicStatus",
+            "ringcast.shm:hash_key",
             "ringcast.shm:unlink",
             "ringcast.shm:check_name",
         ),
@@ -422,6 +425,23 @@ def commands_page() -> str:
     return "\n".join(lines)
 
 
+# ---- venue files ---------------------------------------------------------------------------
+
+
+def venue_file_page() -> str:
+    """The template of a venue file, which explains every key."""
+    template = ROOT / "broker/topics/venues/template.toml"
+    return "\n".join(
+        [
+            "# Venue files\n",
+            "A venue file says how one exchange is talked to; [Subscribe at an exchange]"
+            "(../venues.md#write-a-venue) has a short one. This is a whole file with every key. It"
+            " is installed as `ringcast/broker/topics/venues/template.toml`.\n",
+            f"```toml\n{template.read_text(encoding='utf-8').strip()}\n```\n",
+        ]
+    )
+
+
 # ---- all pages -----------------------------------------------------------------------------
 
 
@@ -471,6 +491,7 @@ def pages() -> dict[str, str]:
         **{path: reference_page(page) for path, page in REFERENCE.items()},
         "reference/errors.md": errors_page(),
         "reference/config.md": config_page(),
+        "reference/venue-file.md": venue_file_page(),
         "reference/commands.md": commands_page(),
         "examples.md": examples_page(),
         "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),

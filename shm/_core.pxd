@@ -54,7 +54,7 @@ cdef extern from "base.h" nogil:
     ctypedef struct rc_waits:
         pass
 
-    rc_wait_strategy rc_wait_begins(rc_waits *, rc_wait_strategy)
+    rc_wait_strategy rc_wait_begins(rc_waits *, rc_wait_strategy, uint64_t taken)
     void rc_wait_ended(rc_waits *, rc_wait_strategy)
 
 cdef extern from "hash.h" nogil:
@@ -217,6 +217,7 @@ cdef extern from "broadcast.h" nogil:
     int rc_reader_holds(const rc_reader *)
     int rc_reader_within(const rc_reader *, const rc_descriptor *)
     int rc_reader_intact(const rc_reader *, uint64_t sequence)
+    int rc_reader_look_up(const rc_reader *, uint64_t sequence, rc_descriptor *)
     rc_result rc_reader_peek(const rc_reader *, rc_descriptor *)
     int rc_reader_wants(const rc_reader *, const rc_descriptor *)
     void rc_reader_glance(const rc_descriptor *, rc_descriptor *)

@@ -84,13 +84,16 @@ cdef class Reader:
     cdef int copy_out(self, Message message) except -1
     cdef bint wants(self, const rc_descriptor *d) noexcept
     cdef bint pass_over(self) noexcept
+    cdef bint is_overrun(self) noexcept
     cdef uint64_t until_unwanted(self, const rc_descriptor *table, uint64_t n) noexcept
     cdef int recover(self, rc_result result) except -1
     cdef int look_around(self) except -1
+    cdef int learn(self) except -1
     cdef int wait_until(self, int64_t deadline) except -1
     cdef void hand_out_batch(self, Batch batch, rc_descriptor *first, uint64_t limit) noexcept
     cdef int copy_out_batch(self, Batch batch, uint64_t limit) except -1
     cdef int gather_batch(self, Batch batch, uint64_t limit) except -1
+    cdef void forget_gathered(self, Batch batch) noexcept
     cdef int copy_out_gathered(self, Batch batch, const rc_descriptor *table,
                                uint64_t *gone) except -1
     cdef list wanted(self)

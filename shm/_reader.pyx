@@ -40,8 +40,8 @@ from ringcast.shm._core cimport (
     rc_filter_learn, rc_filter_remove, rc_header,
     rc_load_u32, rc_load_u64, rc_lock_held, rc_now_ns, rc_reader, rc_reader_advance,
     rc_reader_available, rc_reader_blocks, rc_reader_fitting, rc_reader_flush, rc_reader_flush_due,
-    rc_reader_gather, rc_reader_glance, rc_reader_holds, rc_reader_intact, rc_reader_options,
-    rc_reader_pass, rc_reader_peek, rc_reader_ready, rc_reader_resync, rc_reader_sleep,
+    rc_reader_gather, rc_reader_glance, rc_reader_holds, rc_reader_intact, rc_reader_look_up,
+    rc_reader_options, rc_reader_pass, rc_reader_peek, rc_reader_ready, rc_reader_resync, rc_reader_sleep,
     rc_reader_snapshot, rc_reader_step_down, rc_reader_wants, rc_reader_within, rc_result,
     rc_show_wishes, rc_topic, rc_topic_info, rc_topic_name_length, rc_topic_read, rc_topics_at,
     rc_topics_count, rc_turn, rc_want_topic, write,
@@ -481,6 +481,8 @@ cdef class Reader:
                 texts[i] = <bytes>encoded[i]
             attach_reader(&self.a, name.encode(), &how)
         except ValueError as error:
+            if how.sequence != UINT64_MAX:
+                raise
             raise ValueError(str(error).replace(str(how.sequence), str(start), 1)) from None
         finally:
             free(texts)
@@ -662,12 +664,17 @@ cdef class Reader:
     @cython.final
     cdef bint pass_over(self) noexcept:
         """The next message is not wanted here, and perhaps more after it. False: a lossy reader was
-        overrun, so it may be none."""
+        overrun. If none was passed over for another reason (an eviction, a topic that has just
+        arrived), the next look says so."""
         cdef uint64_t passed = rc_reader_pass(&self.a.reader,
                                               self.a.reader.slots // PASSES_IN_A_ROUND + 1)
         if passed:
             self.flush_if_due()
-        return passed or not self.a.reader.lossy  # a lossless one was evicted: the next look says so
+        return passed or not self.is_overrun()
+
+    @cython.final
+    cdef bint is_overrun(self) noexcept:
+        return self.a.reader.lossy and not rc_reader_intact(&self.a.reader, self.a.reader.next)
 
     @cython.final
     cdef uint64_t until_unwanted(self, const rc_descriptor *table, uint64_t n) noexcept:
@@ -711,13 +718,20 @@ cdef class Reader:
         return 0
 
     @cython.final
+    cdef int learn(self) except -1:
+        """Match topics that have arrived. Not once the slot may be another's, and its bits with it."""
+        check_open(&self.a.endpoint)
+        rc_filter_learn(&self.a.filter)
+        return 0
+
+    @cython.final
     cdef int wait_until(self, int64_t deadline) except -1:
         """Wait for something to happen, 100 ms at most; 0: the deadline is over."""
         cdef rc_reader snapshot
         self.settle()
         if rc_now_ns() >= deadline:
             return 0
-        rc_filter_learn(&self.a.filter)
+        self.learn()
         self.refuse_to_block_the_ring()
         snapshot = rc_reader_snapshot(&self.a.reader)
         with nogil:
@@ -829,8 +843,8 @@ cdef class Reader:
                 elif self.a.reader.filter != NULL:
                     if self.gather_batch(batch, limit):
                         return batch
-                    if not self.a.reader.lossy:
-                        continue  # evicted
+                    if not self.is_overrun():
+                        continue  # evicted, or its topic has just arrived: look again
                 elif not self.a.reader.lossy:
                     self.hand_out_batch(batch, &first, limit)
                     return batch
@@ -911,6 +925,7 @@ cdef class Reader:
         cdef uint64_t count = 0, room = 0, found, gone = 0
         cdef rc_descriptor *table = NULL
         cdef rc_descriptor *larger
+        cdef const rc_descriptor *first
         while at.next - self.a.reader.next < n and count == room and count < limit:
             room = min(limit, max(<uint64_t>GATHER_FIRST, 2 * room))
             larger = <rc_descriptor *>realloc(table, room * DESCRIPTOR_BYTES)
@@ -932,22 +947,31 @@ cdef class Reader:
         batch.missed = self.a.reader.gap
         if self.a.reader.lossy:
             if not self.copy_out_gathered(batch, table, &gone):
-                free(table)
-                batch.owned = NULL
+                self.forget_gathered(batch)
                 return 0
         else:
             if not rc_reader_holds(&self.a.reader):
-                free(table)
-                batch.owned = NULL
+                self.forget_gathered(batch)
                 return 0
             batch.payloads = self.a.reader.arena
             pin_link(&self.pins, &batch.pin, table[0].f.seq1 - 1)
         self.a.reader.skipped += gone - batch.count
-        rc_reader_advance(&self.a.reader, gone, 0)
+        first = self.a.reader.descriptors + (self.a.reader.next & (self.a.reader.slots - 1))
+        # how many bytes is only a hint of when to flush: nothing is believed of it
+        rc_reader_advance(&self.a.reader, gone,
+                          rc_load_u64(&first[gone - 1].words[1]) - rc_load_u64(&first.words[1]))
         self.a.reader.received -= gone - batch.count
         if self.a.reader.lossy:
             self.flush_if_due()
         return 1
+
+    @cython.final
+    cdef void forget_gathered(self, Batch batch) noexcept:
+        """The batch is empty again: it may be handed out so, when the time is over."""
+        free(batch.owned)
+        batch.owned = NULL
+        batch.table = NULL
+        batch.count = batch.missed = 0
 
     @cython.final
     cdef int copy_out_gathered(self, Batch batch, const rc_descriptor *table,
@@ -1146,22 +1170,18 @@ cdef class Reader:
     @cython.final
     cdef bint copy_newest(self, Message message, uint64_t sequence) except -1:
         """Copy this message out of the ring, if it is there."""
-        cdef const rc_descriptor *d = &self.a.reader.descriptors[sequence & (self.a.reader.slots - 1)]
-        cdef rc_reader at = self.a.reader
-        cdef int i
+        cdef const rc_reader *at = &self.a.reader
         cdef uint8_t *copy
-        for i in range(8):
-            message.descriptor.words[i] = rc_load_u64(&d.words[i])
-        if message.descriptor.f.seq1 != sequence + 1 or not rc_reader_intact(&at, sequence):
+        if not rc_reader_look_up(at, sequence, &message.descriptor):
             return False
-        if not rc_reader_within(&at, &message.descriptor):
+        if not rc_reader_within(at, &message.descriptor):
             raise self.corrupt()
         copy = <uint8_t *>malloc(message.descriptor.f.length + 1)
         if copy == NULL:
             raise MemoryError
         rc_copy_out(copy, at.arena + (message.descriptor.f.position & (at.capacity - 1)),
                     message.descriptor.f.length)
-        if not rc_reader_intact(&at, sequence):
+        if not rc_reader_intact(at, sequence):
             free(copy)
             return False
         free(message.owned)
@@ -1184,7 +1204,7 @@ cdef class Reader:
     def _before_await(self) -> None:
         """What every sleeper does first: let go of what it need not hold, and learn topics."""
         self.settle()
-        rc_filter_learn(&self.a.filter)
+        self.learn()
         self.refuse_to_block_the_ring()
         self.look_around()
 

@@ -252,7 +252,7 @@ cdef class Receiver(OwnerEnd):
             with nogil:
                 turn = rc_endpoint_turn(&self.endpoint.c, limit)
                 if turn == RC_MY_TURN:
-                    strategy = rc_wait_begins(&self.waits, self.wait.c)
+                    strategy = rc_wait_begins(&self.waits, self.wait.c, snapshot.head)
                     rc_receiver_wait(&snapshot, strategy, limit)
                     rc_wait_ended(&self.waits, self.wait.c)
                     rc_endpoint_wake_up(&self.endpoint.c)

@@ -45,20 +45,38 @@ cdef list rows_of(rc_ring *ring):
     cdef uint32_t i, count = rc_topics_count(<const rc_header *>ring.data.address,
                                              ring.g.max_topics)
     cdef list found = []
+    cdef dict named = named_by_the_rest(ring) if count else {}
     for i in range(count):
-        found.append(topic_row(ring, &rows[i], i + 1))
+        found.append(topic_row(ring, &rows[i], i + 1, named))
     return found
 
 
-cdef object topic_row(rc_ring *ring, const rc_topic *row, uint32_t topic):
+cdef dict named_by_the_rest(rc_ring *ring):
+    """How many readers that get every message wish for a topic by name: the interest table does not
+    know them."""
+    cdef dict named = {}
+    cdef uint32_t index
+    cdef rc_slot *slot
+    for index in range(ring.g.max_readers):
+        slot = rc_slot_at(<rc_control *>ring.control.address, index)
+        if not is_held(slot) or rc_load_u32(&slot.chooses) & RC_CHOOSES:
+            continue
+        wishes = wishes_of(ring, index)
+        for name in set(wishes.topics) if wishes is not None else ():
+            named[name] = named.get(name, 0) + 1
+    return named
+
+
+cdef object topic_row(rc_ring *ring, const rc_topic *row, uint32_t topic, dict named):
     cdef rc_topic_info info
+    cdef str name = row_name(row)
     cdef int i
     for i in range(READS):
         if rc_topic_read(row, &info):
             break
     return TopicRow(
-        topic, row_name(row), info.state, (<bytes>info.reason).decode("utf-8", "replace"),
-        wanted_by(ring, topic), info.messages, info.bytes,
+        topic, name, info.state, (<bytes>info.reason).decode("utf-8", "replace"),
+        wanted_by(ring, topic) + named.get(name, 0), info.messages, info.bytes,
         <int64_t>info.seq1 - 1 if info.seq1 else None, info.time_ns, info.key)
 
 
@@ -79,23 +97,31 @@ cdef int wanted_by(rc_ring *ring, uint32_t topic) noexcept:
     return count
 
 
+cdef bint is_held(rc_slot *slot) noexcept:
+    """Has this slot a reader?"""
+    return rc_load_u64(&slot.state) & 0xff in (RC_ACTIVE, RC_DEMOTING, RC_DEMOTED)
+
+
 cdef bint holds(rc_slot *slot) noexcept:
-    """Has this slot a reader, and one that chooses among topics?"""
-    return (rc_load_u64(&slot.state) & 0xff in (RC_ACTIVE, RC_DEMOTING, RC_DEMOTED)
-            and rc_load_u32(&slot.chooses) & RC_CHOOSES != 0)
+    """Has it one that chooses among topics?"""
+    return is_held(slot) and rc_load_u32(&slot.chooses) & RC_CHOOSES != 0
 
 
 def read_wishes(Segments segments not None, uint32_t index):
     """What the reader in a slot wants, as `Wishes`; None while it changes, or if it is impossible.
     Names and patterns are what stands there: nothing of them is checked but that they are UTF-8."""
+    if index >= segments.ring.g.max_readers:
+        raise IndexError(f"the ring has {segments.ring.g.max_readers} reader slots")
+    return wishes_of(&segments.ring, index)
+
+
+cdef object wishes_of(rc_ring *ring, uint32_t index):
     cdef const rc_wishes *wishes
     cdef bytes text
     cdef int64_t length
     cdef uint64_t version = 0
-    if index >= segments.ring.g.max_readers:
-        raise IndexError(f"the ring has {segments.ring.g.max_readers} reader slots")
-    wishes = <const rc_wishes *>(<uint8_t *>segments.ring.control.address
-                                 + rc_wishes_offset(&segments.ring.g)) + index
+    wishes = <const rc_wishes *>(<uint8_t *>ring.control.address
+                                 + rc_wishes_offset(&ring.g)) + index
     text = PyBytes_FromStringAndSize(NULL, RC_WISH_MAX)
     length = rc_wishes_read(wishes, PyBytes_AS_STRING(text), &version)
     if length < 0:
@@ -104,7 +130,7 @@ def read_wishes(Segments segments not None, uint32_t index):
         listed, _, asked = ("\0" + text[:length].decode()).partition("\0\0")
     except UnicodeDecodeError:
         return None
-    others = rc_load_u32(&rc_slot_at(segments.control(), index).chooses) & RC_OTHERS != 0
+    others = rc_load_u32(&rc_slot_at(<rc_control *>ring.control.address, index).chooses) & RC_OTHERS != 0
     return Wishes(version, names_in(listed), names_in(asked), others)
 
 

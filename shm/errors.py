@@ -65,7 +65,7 @@ class TooManySenders(RingError):
 
 
 class TooManyTopics(RingError):
-    """The ring's topic table has no room for another topic."""
+    """The ring's topic table has no room for another topic: its size is `max_topics`, for good."""
 
 
 class SendRejected(RingError):

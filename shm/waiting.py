@@ -38,9 +38,10 @@ class Yielding(_endpoint.WaitStrategy):
 class Blocking(_endpoint.WaitStrategy):
     """Look for `spin_us` microseconds, then sleep on a semaphore. The default.
 
-    A reader or receiver whose last two waits each lasted four times as long, or longer, sleeps at
-    once: looking would be in vain. A wait of more than 100 ms counts as several of 100 ms, so an
-    endpoint that looks for more than 25,000 microseconds always does."""
+    While it looks it offers the core to others now and then: what it waits for may need it. A
+    reader or receiver whose last two waits each lasted four times as long, or longer, sleeps at
+    once until a wait was short: looking would be in vain. A wait of more than 100 ms counts as
+    several of 100 ms, so an endpoint that looks for more than 25,000 microseconds always does."""
 
     spin_us: float
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import ringcast
@@ -45,9 +46,13 @@ class _EventTimes(logging.Handler):
 
 
 def run_manager(
-    channel: Channel, address: Address, name: str, capacity: int = CAPACITY_BYTES
+    channel: Channel,
+    address: Address,
+    name: str,
+    capacity: int = CAPACITY_BYTES,
+    topic: Sequence[str] = (),
 ) -> None:
-    """Run a manager.
+    """Run a manager, which finds topics by these patterns.
 
     It sends when workers can attach, and connects once it receives that they have. At the end it
     reports the CPU time between the beginning and the end of the connection, and the times of both.
@@ -70,6 +75,7 @@ def run_manager(
         ping_interval=None,
         drain_timeout=channel.deadline_s,
         capacity=capacity,
+        topic=topic,
     )
     Manager(config).run(on_ready=wait_for_workers)
     channel.send(

@@ -17,7 +17,7 @@ from ringcast import shm
 
 from ..config import ConfigError
 from ..manager import ManagerError
-from . import bench, clean, demo, inspect, ls, replay, send, serve, tail, venues
+from . import bench, clean, demo, inspect, ls, replay, send, serve, tail, topics, venues
 from .output import visible
 
 __all__ = ["app", "main"]
@@ -27,9 +27,10 @@ One process holds the WebSocket connection, any number of workers read it. Each 
 written once, into shared memory; workers attach to it by name.
 
 [bold]demo[/] shows it at work on this machine; [bold]serve[/] is the real thing. \
-[bold]ls[/], [bold]inspect[/] and [bold]tail[/] show what there is without holding anybody up; \
+[bold]venues[/] lists the exchanges whose topics it knows. \
+[bold]ls[/], [bold]inspect[/], [bold]topics[/] and [bold]tail[/] show what there is without \
+holding anybody up; \
 [bold]send[/] sends a message to the server; \
-[bold]venues[/] lists the exchanges whose topics it knows; \
 [bold]clean[/] removes what killed processes left; \
 [bold]replay[/] is a server to try clients with; \
 [bold]bench[/] measures it beside other ways to carry messages.
@@ -66,11 +67,12 @@ def _options(
 
 app.command()(demo.demo)
 app.command()(serve.serve)
+app.command()(venues.venues)
 app.command()(ls.ls)
 app.command()(inspect.inspect)
+app.command()(topics.topics)
 app.command()(tail.tail)
 app.command()(send.send)
-app.command()(venues.venues)
 app.command()(replay.replay)
 app.command()(clean.clean)
 app.command()(bench.bench)

@@ -6,14 +6,11 @@ It reads the ring's own memory. Nobody has to answer, so it works on a stuck pro
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import typer
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -38,11 +35,14 @@ from .output import (
     used_text,
     visible,
 )
+from .watching import Interval, Watch, look_again, show_each
 
 __all__ = ["Snapshot", "inspect", "ring_view"]
 
 _WIDE: Final = 120
 """Columns of a terminal that has space for every column of readers."""
+_TOPICS_SHOWN: Final = 20
+"""Names and patterns of one reader that are shown to people; JSON has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,60 +65,32 @@ class Snapshot:
 
 def inspect(
     name: Name,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again until Ctrl-C.")] = False,
-    interval: Annotated[
-        float,
-        typer.Option(metavar="S", min=0.01, help="Seconds between looks, which rates are over."),
-    ] = 0.5,
+    watch: Watch = False,
+    interval: Interval = 0.5,
     as_json: AsJson = False,
     owner: Owner = None,
 ) -> None:
     """Show one ring: how full it is, its connection, its readers and senders."""
+
+    def look() -> Snapshot:
+        return Snapshot.of(ring_status(name, owner), owner)
+
     if not watch:
-        first = _snapshot(name, owner)
+        first = look()
         if as_json:
             print_json(_as_json(first))
             return
         time.sleep(interval)
         console = new_console()
-        console.print(ring_view(console, _snapshot(name, owner), first))
+        console.print(ring_view(console, look(), first))
         return
+    snapshots = look_again(look, interval)
     if as_json:
-        for snapshot in _snapshots(name, owner, interval):
+        for snapshot in snapshots:
             print_json(_as_json(snapshot))
     else:
-        _watch(name, owner, interval)
+        show_each(snapshots, ring_view)
     print_notice(f"ring {name!r} is gone")
-
-
-def _watch(name: str, owner: int | None, interval: float) -> None:
-    console = new_console()
-    before: Snapshot | None = None
-    if not console.is_terminal:
-        for snapshot in _snapshots(name, owner, interval):
-            console.print(ring_view(console, snapshot, before))
-            before = snapshot
-        return
-    with Live(console=console, auto_refresh=False) as live:
-        for snapshot in _snapshots(name, owner, interval):
-            live.update(ring_view(console, snapshot, before), refresh=True)
-            before = snapshot
-
-
-def _snapshot(name: str, owner: int | None) -> Snapshot:
-    return Snapshot.of(ring_status(name, owner), owner)
-
-
-def _snapshots(name: str, owner: int | None, interval: float) -> Iterator[Snapshot]:
-    """One every `interval` seconds until the ring is gone; it must be there at first."""
-    yield _snapshot(name, owner)
-    while True:
-        time.sleep(interval)
-        try:
-            snapshot = _snapshot(name, owner)
-        except shm.RingNotFound:
-            return
-        yield snapshot
 
 
 # ---- for programs ----------------------------------------------------------------------------
@@ -175,7 +147,9 @@ def _reader_as_json(reader: shm.ReaderStatus) -> dict[str, Any]:
         "lag": reader.lag,
         "lag_bytes": reader.lag_bytes,
         "lost": reader.lost,
+        "skipped": reader.skipped,
         "waiting": reader.waiting,
+        "topics": reader.topics,
     }
 
 
@@ -217,6 +191,9 @@ def ring_view(console: Console, now: Snapshot, before: Snapshot | None) -> Rende
         parts.append(_readers_table(now, before, wide=console.width >= _WIDE))
     else:
         parts.append("no readers")
+    choosers = [reader for reader in status.readers if reader.topics is not None]
+    if choosers:
+        parts += [Text(), _choosers_table(choosers)]
     if now.uplink is not None and now.uplink.senders:
         parts += [Text(), _senders_table(now.uplink)]
     return Group(*parts)
@@ -257,6 +234,25 @@ def _readers_table(now: Snapshot, before: Snapshot | None, *, wide: bool) -> Tab
             rate_text(_reader_rate(reader, now, before)),
             Text(f"{reader.lost:,}", "red" if reader.lost else ""),
             "yes" if reader.waiting else "no",
+        )
+    return table
+
+
+def _choosers_table(readers: list[shm.ReaderStatus]) -> Table:
+    """What the readers want that do not want everything."""
+    table = new_table(">slot", "~label", ">received", ">skipped", "others", "~topics")
+    for reader in readers:
+        topics = reader.topics or ()
+        shown = [*map(visible, topics[:_TOPICS_SHOWN])]
+        if len(topics) > len(shown):
+            shown.append(f"and {len(topics) - len(shown):,} more")
+        table.add_row(
+            str(reader.slot),
+            visible(reader.label),
+            f"{reader.received:,}",
+            f"{reader.skipped:,}",
+            "yes" if reader.others else "no",
+            ", ".join(shown) or "none",
         )
     return table
 

@@ -22,6 +22,7 @@ __all__ = [
     "AsJson",
     "Name",
     "Owner",
+    "age_text",
     "bar",
     "complete_name",
     "fail",
@@ -43,6 +44,9 @@ _PLAIN_WIDTH: Final = 10_000
 """Columns of what is not a terminal: enough to cut nothing off."""
 _HALF_FULL: Final = 0.5
 _NEARLY_FULL: Final = 0.9
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+"""In seconds."""
 
 _STYLES: Final = {
     "open": "green",
@@ -52,6 +56,9 @@ _STYLES: Final = {
     "demoted": "yellow",
     "orphaned": "yellow",
     "closed": "dim",
+    "subscribed": "green",
+    "wanted": "yellow",
+    "pending": "yellow",
 }
 
 
@@ -145,7 +152,7 @@ def new_table(*heads: str) -> Table:
 
 
 def state_text(state: str) -> Text:
-    """The state of a ring, reader or sender, in its colour."""
+    """The state of a ring, reader, sender or topic, in its colour."""
     return Text(state, _STYLES.get(state, "red"))
 
 
@@ -173,6 +180,16 @@ def size_text(size_bytes: int) -> str:
         size /= 1024
         units.pop(0)
     return f"{size:,.0f} B" if units[0] == "B" else f"{size:,.1f} {units[0]}"
+
+
+def age_text(age_ns: int) -> str:
+    """How long ago something was, in the largest unit that leaves a number of 1 or more."""
+    age = max(0, age_ns) / 1e9
+    if age < _MINUTE:
+        return f"{age:,.1f} s"
+    if age < _HOUR:
+        return f"{age // _MINUTE:.0f} min"
+    return f"{age // _HOUR:,.0f} h"
 
 
 def time_text(time_ns: int) -> str:

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from ringcast import shm
-from ringcast.shm.broadcast import Message, Reader
+from ringcast.shm.broadcast import Message
 
+from ..worker import Feed, SubscriptionRefused
+from ..worker.subscribing import wait_for_server
 from .output import Name, Owner, print_notice, ring_status, time_text, visible
 
 __all__ = ["tail"]
@@ -22,6 +24,8 @@ _DUMP_BYTES: Final = 64
 _DUMP_LINE: Final = 16
 """Bytes per line of them."""
 _ASCII_PRINTABLE: Final = range(0x20, 0x7F)
+_ANSWER_WAIT: Final = 5.0
+"""Seconds to wait for what the server says of topics; then messages are printed all the same."""
 
 
 def tail(
@@ -39,9 +43,17 @@ def tail(
         bool, typer.Option("--json", help="Print one JSON object per line.")
     ] = False,
     topics: Annotated[
-        list[int] | None,
-        typer.Option("--topic", metavar="T", min=0, help="Print only this topic; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--topic",
+            metavar="NAME",
+            help="Print only this topic, or those that match, with * for any characters."
+            " Repeatable. As for a worker, the server is asked for names.",
+        ),
     ] = None,
+    others: Annotated[
+        bool, typer.Option("--others", help="With --topic: messages that have no topic, too.")
+    ] = False,
     follow: Annotated[
         bool | None,
         typer.Option("--follow/--no-follow", help="Go on with what comes. The default without -n."),
@@ -50,46 +62,73 @@ def tail(
 ) -> None:
     """Print messages as they come, until the ring ends or Ctrl-C.
 
-    It is a lossy reader, which never holds the writer up, and reports on stderr what it missed."""
-    if follow is False and count is None:
+    It is a lossy reader, which never holds the writer up, and reports on stderr what it missed.
+    With --topic it leaves out the connection's events, too."""
+    following = count is None if follow is None else follow
+    if not following and count is None:
         raise typer.BadParameter("needs -n, the number of messages", param_hint="--no-follow")
+    if others and not topics:
+        raise typer.BadParameter("needs --topic; without it, all is printed", param_hint="--others")
     status = ring_status(name, owner)
     format_message = _json_line if as_json else _lines
     start = status.sequence if count is None else max(status.oldest, status.sequence - count)
-    end = status.sequence if count is not None and not follow else None
-    with Reader.attach(
-        name,
-        policy="lossy",
-        start=start,
-        wait=shm.Blocking(spin_us=0),
-        label="ringcast tail",
-        owner=owner,
-    ) as reader:
-        for message in _messages(reader, start, end):
-            if not topics or message.topic in topics:
-                sys.stdout.write(format_message(message) + "\n")
+    with _attach(name, start, topics or None, others=others, owner=owner) as feed:
+        if topics and following:
+            _report_refusals(feed, topics)
+        for message in _messages(feed, start, None if following else status.sequence):
+            sys.stdout.write(format_message(message) + "\n")
 
 
-def _messages(reader: Reader, start: int, end: int | None) -> Iterator[Message]:
+def _attach(
+    name: str, start: int, topics: list[str] | None, *, others: bool, owner: int | None
+) -> Feed:
+    try:
+        return Feed.attach(
+            name,
+            policy="lossy",
+            start=start,
+            wait=shm.Blocking(spin_us=0),
+            label="ringcast tail",
+            owner=owner,
+            skip=0 if topics is None else shm.Kind.EVENT,
+            topics=topics,
+            others=others,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--topic") from error
+
+
+def _report_refusals(feed: Feed, topics: list[str]) -> None:
+    """Report on stderr what the server does not give; what it gives comes all the same."""
+    try:
+        wait_for_server(feed, topics, _ANSWER_WAIT)
+    except (SubscriptionRefused, TimeoutError) as error:
+        print_notice(str(error))
+    except shm.RingClosed:  # there may be messages left
+        return
+
+
+def _messages(feed: Feed, start: int, end: int | None) -> Iterator[Message]:
     """The messages from `start` up to `end` (None: as they come, until the ring ends). Reports on
     stderr what was missed."""
     expected = start
+    lost = 0
     while end is None or expected < end:
         try:
-            message = reader.read(timeout=0)
+            message = feed.read(timeout=0)
             if message is None:
                 sys.stdout.flush()
-                message = reader.read() if end is None else None
+                message = feed.read() if end is None else None
         except shm.RingClosed as closed:
             message = None
             print_notice(str(closed))
-        reached = reader.cursor if message is None else message.sequence
+        reached = feed.cursor if message is None else message.sequence
         if end is not None:
             reached = min(reached, end)
-        if reached > expected:
-            print_notice(
-                f"missed {reached - expected:,} messages from {expected} on: they were overwritten"
-            )
+        missed = min(feed.lost - lost, reached - expected)
+        lost = feed.lost
+        if missed:
+            print_notice(f"missed {missed:,} messages from {expected} on: they were overwritten")
         if message is None or reached == end:
             return
         yield message
@@ -98,7 +137,9 @@ def _messages(reader: Reader, start: int, end: int | None) -> Iterator[Message]:
 
 def _lines(message: Message) -> str:
     """A message for people, without the last line break."""
-    head = f"{message.sequence} {time_text(message.time_ns)} topic {message.topic} "
+    name = message.topic_name
+    topic = message.topic if name is None else visible(name)
+    head = f"{message.sequence} {time_text(message.time_ns)} topic {topic} "
     if message.kind == shm.Kind.TEXT:
         return head + _visible_text(message)
     if message.kind == shm.Kind.EVENT:
@@ -131,6 +172,7 @@ def _json_line(message: Message) -> str:
         "time_ns": message.time_ns,
         "kind": shm.Kind(message.kind).name.lower() if known else message.kind,
         "topic": message.topic,
+        "topic_name": message.topic_name,
         "epoch": message.epoch,
         "gap": message.gap,
     }

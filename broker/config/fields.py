@@ -44,6 +44,7 @@ from .kinds import (
     TopicPatterns,
     Url,
     VenueName,
+    is_function,
     is_header_value,
     is_token,
 )
@@ -429,6 +430,11 @@ class Config:
         values, expanded = file.from_json(text, KEYS)
         return cls(**values, _expanded=expanded)
 
+    @property
+    def topic_function(self) -> str | None:
+        """The Python function that finds topics, as "module:function"; None if patterns do."""
+        return next(filter(is_function, self.topic), None)
+
     # ---- without secrets
 
     @property
@@ -513,6 +519,16 @@ class Config:
                 raise self._error(name, "it needs certificate, the file it belongs to")
 
     def _check_topics(self, venue: Venue | None) -> None:
+        if self.topic_function is not None and venue is not None:
+            raise self._error(
+                "topic",
+                "with a venue it is patterns: a function would hide the venue's answers from it",
+            )
+        if self.topic_function is not None and self.key:
+            raise self._error(
+                "key",
+                "its patterns look into JSON; with a topic function the key is a hash of the topic",
+            )
         if venue is None:
             if self.subscribe:
                 raise self._error("subscribe", "it needs venue, which says how to ask for topics")

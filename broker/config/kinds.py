@@ -49,6 +49,7 @@ __all__ = [
     "TopicPatterns",
     "Url",
     "VenueName",
+    "is_function",
     "is_header_value",
     "is_token",
 ]
@@ -320,15 +321,20 @@ class Patterns(Texts):
         return Texts.fault(self, value)
 
 
+def is_function(text: str) -> bool:
+    """Does the text name a Python function, as "module:function"?"""
+    return _FUNCTION.fullmatch(text) is not None
+
+
 class TopicPatterns(Patterns):
     """Patterns, or one Python function."""
 
     expected = 'a pattern, a list of patterns, or one function as "module:function"'
 
     def fault(self, value: Any, /) -> str | None:
-        if len(value) == 1 and _FUNCTION.fullmatch(value[0]):
+        if len(value) == 1 and is_function(value[0]):
             return None
-        if any(map(_FUNCTION.fullmatch, value)):
+        if any(map(is_function, value)):
             return "a function stands alone: give one function, or patterns"
         return Patterns.fault(self, value)
 

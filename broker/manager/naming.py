@@ -91,8 +91,8 @@ class Naming:
 
 def _finder(config: Config, venue: Venue | None) -> Finder | None:
     names_max = _RAW_NAMES_PER_TOPIC * config.max_topics
-    if isinstance(config.topic, str):
-        return FunctionScanner(load_function(config.topic), names_max=names_max)
+    if config.topic_function is not None:
+        return FunctionScanner(load_function(config.topic_function), names_max=names_max)
     if not config.topic:
         return None
     control = venue.control if venue is not None else ()

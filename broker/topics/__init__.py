@@ -6,3 +6,11 @@ in messages natively. `subscriptions` keeps what an exchange sends equal to what
 `heartbeat` keeps its connection alive, both without socket and clock. `states` is what workers see
 of it. Nothing here connects, sends or waits.
 """
+
+from __future__ import annotations
+
+from ._scan import Finder, FunctionScanner, Scanner
+from .found import Found, What
+from .patterns import load_function
+
+__all__ = ["Finder", "Found", "FunctionScanner", "Scanner", "What", "load_function"]

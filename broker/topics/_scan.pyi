@@ -8,8 +8,6 @@ from typing_extensions import Buffer
 from .found import Found
 from .patterns import TopicFunction
 
-def xxh64(payload: Buffer) -> int: ...
-
 class Finder:
     @property
     def names_known(self) -> int: ...

@@ -20,16 +20,6 @@ cdef enum:
 cdef tuple KIND_NAMES = ("topic", "key", "control")
 
 
-def xxh64(payload) -> int:
-    """XXH64 with seed 0 of a buffer's bytes: the hash that a message's `key` is made with."""
-    cdef Py_buffer view
-    PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
-    try:
-        return rc_hash(<const uint8_t *>view.buf, view.len, 0)
-    finally:
-        PyBuffer_Release(&view)
-
-
 @cython.final
 cdef class Payload:
     """A payload as a function sees it, read-only. `owner` keeps its memory."""
@@ -62,7 +52,7 @@ cdef class Finder:
         rt_names_free(&self.names)
         free(self.counts)
 
-    def __init__(self):
+    def __init__(self, *_, **__):
         raise TypeError("make a Scanner or a FunctionScanner")
 
     cdef void find(self, object owner, const uint8_t *payload, uint64_t n,

@@ -8,10 +8,9 @@
  *     a quote that begins or ends a string, and outside of strings { } [ ] and ,
  *
  *     rt_blocks b;
- *     uint64_t events = 0;                             of the current block, not yet taken
- *     rt_blocks_begin(&b, rt_best_way(), bytes, n);
- *     while ((at = rt_next(&b, &events)) != RT_END)    bytes[at] is the event
- *     rt_skip(&b, &events)                             takes all to the end of a container
+ *     rt_cursor c = rt_begin(&b, rt_best_way(), bytes, n);
+ *     while ((at = rt_next(&c)) != RT_END)    bytes[at] is the event
+ *     rt_skip(&c)                             takes all to the end of a container
  *
  * Blocks are classified when they are asked for, so who stops early has not looked at the rest.
  * Inside of a string there are no events: the one after a beginning quote is the ending one.
@@ -53,12 +52,21 @@ struct rt_blocks {
     const uint8_t *bytes;
     uint64_t n;
     const rt_way *way;
-    uint64_t base, next;            /* where the current block begins; where the next one does */
+    uint64_t base, next; /* where the current block begins; where the next one does */
     uint64_t events, opens, closes; /* of the current block */
     uint64_t inside;  /* all ones: the current block ends inside of a string */
     uint64_t escaped; /* 1: a backslash escapes the next block's first byte */
     uint64_t slashes; /* not 0: some backslash has been seen in this text */
 };
+
+/* Where its user is. Its address is given to nobody but what is inline, so it lives in registers. */
+typedef struct rt_cursor {
+    rt_blocks *blocks;
+    const uint8_t *bytes;
+    uint64_t n;
+    uint64_t base;   /* of the current block */
+    uint64_t events; /* of the current block that were not yet taken */
+} rt_cursor;
 
 /* The 64 bytes of a block that are one of these characters, inside of strings, too. */
 typedef struct rt_raw {
@@ -66,21 +74,6 @@ typedef struct rt_raw {
 } rt_raw;
 
 /* ---- what the ways have in common ---------------------------------------------------------- */
-
-/* Bits whose byte is escaped. A backslash that is itself escaped escapes nothing. */
-RT_INLINE uint64_t rt_escaped(uint64_t slashes, uint64_t *carry)
-{
-    uint64_t escaped = *carry;
-    *carry = 0;
-    slashes &= ~escaped;
-    while (slashes) { /* at most 32 rounds: each takes two bits */
-        uint64_t lowest = slashes & (~slashes + 1);
-        escaped |= lowest << 1;
-        *carry = lowest >> 63;
-        slashes &= ~(lowest | lowest << 1);
-    }
-    return escaped;
-}
 
 /* Bit i of the result is the parity of bits 0 to i. */
 RT_INLINE uint64_t rt_parity(uint64_t x)
@@ -90,52 +83,58 @@ RT_INLINE uint64_t rt_parity(uint64_t x)
     return x;
 }
 
-/* Where to read the next block, and how many bits to the right its first byte then is. */
-RT_INLINE const uint8_t *rt_window(const rt_blocks *b, uint8_t *spare, unsigned *shift)
+/* The end of a block: `parity` is that of the quotes. */
+RT_INLINE void rt_classified(rt_blocks *b, const rt_raw *raw, uint64_t parity)
 {
-    uint64_t left = b->n - b->next;
-    *shift = 0;
-    if (left >= RT_BLOCK)
-        return b->bytes + b->next;
-    if (b->n >= RT_BLOCK) {
-        *shift = (unsigned)(RT_BLOCK - left);
-        return b->bytes + b->n - RT_BLOCK;
-    }
-    memset(spare, 0, RT_BLOCK);
-    memcpy(spare, b->bytes, b->n);
-    return spare;
-}
-
-RT_INLINE void rt_shift(rt_raw *raw, unsigned bits)
-{
-    if (!bits)
-        return;
-    raw->quotes >>= bits;
-    raw->slashes >>= bits;
-    raw->opens >>= bits;
-    raw->closes >>= bits;
-    raw->commas >>= bits;
-}
-
-/* Drop the quotes that are escaped. */
-RT_INLINE void rt_unescape_quotes(rt_blocks *b, rt_raw *raw)
-{
-    if (raw->slashes | b->escaped) {
-        b->slashes |= raw->slashes;
-        raw->quotes &= ~rt_escaped(raw->slashes, &b->escaped);
-    }
-}
-
-/* `strings`: parity of the quotes of this block. */
-RT_INLINE void rt_classified(rt_blocks *b, const rt_raw *raw, uint64_t strings)
-{
-    strings ^= b->inside;
+    uint64_t strings = parity ^ b->inside;
     b->inside = UINT64_C(0) - (strings >> 63);
     b->opens = raw->opens & ~strings;
     b->closes = raw->closes & ~strings;
     b->events = raw->quotes | b->opens | b->closes | (raw->commas & ~strings);
     b->base = b->next;
     b->next += RT_BLOCK;
+}
+
+/* The same of a block with backslashes, or after one that ends with one. A quote that a backslash
+ * escapes is none; a backslash that is itself escaped escapes nothing. */
+static RT_RARE void rt_classified_escapes(rt_blocks *b, rt_raw raw)
+{
+    uint64_t slashes = raw.slashes & ~b->escaped, escaped = b->escaped;
+    b->slashes |= raw.slashes;
+    b->escaped = 0;
+    while (slashes) { /* at most 32 rounds: each takes two bits */
+        uint64_t lowest = slashes & (~slashes + 1);
+        escaped |= lowest << 1;
+        b->escaped = lowest >> 63;
+        slashes &= ~(lowest | lowest << 1);
+    }
+    raw.quotes &= ~escaped;
+    rt_classified(b, &raw, rt_parity(raw.quotes));
+}
+
+/* Where to read the last block, and how many bits to the right its first byte then is. */
+static inline const uint8_t *rt_last_window(const rt_blocks *b, uint8_t *spare, unsigned *shift)
+{
+    if (b->n >= RT_BLOCK) {
+        *shift = (unsigned)(RT_BLOCK - (b->n - b->next));
+        return b->bytes + b->n - RT_BLOCK;
+    }
+    *shift = 0;
+    memset(spare, 0, RT_BLOCK);
+    memcpy(spare, b->bytes, b->n);
+    return spare;
+}
+
+/* Is there more than the last block to come? */
+RT_INLINE int rt_is_whole(const rt_blocks *b) { return b->n - b->next >= RT_BLOCK; }
+
+RT_INLINE void rt_shift(rt_raw *raw, unsigned bits)
+{
+    raw->quotes >>= bits;
+    raw->slashes >>= bits;
+    raw->opens >>= bits;
+    raw->closes >>= bits;
+    raw->commas >>= bits;
 }
 
 /* ---- passing over containers ---------------------------------------------------------------- */
@@ -209,11 +208,8 @@ RT_INLINE uint64_t rt_word_is(uint64_t word, uint8_t c)
     return is * UINT64_C(0x0102040810204080) >> 56;
 }
 
-static inline void rt_classify_words(rt_blocks *b)
+RT_INLINE void rt_words(rt_blocks *b, const uint8_t *p, unsigned shift)
 {
-    uint8_t spare[RT_BLOCK];
-    unsigned shift;
-    const uint8_t *p = rt_window(b, spare, &shift);
     rt_raw raw = {0};
     for (unsigned i = 0; i < RT_BLOCK; i += 8) {
         uint64_t word = rc_little_u64(p + i), folded = word | UINT64_C(0x2020202020202020);
@@ -224,8 +220,26 @@ static inline void rt_classify_words(rt_blocks *b)
         raw.commas |= rt_word_is(word, ',') << i;
     }
     rt_shift(&raw, shift);
-    rt_unescape_quotes(b, &raw);
-    rt_classified(b, &raw, rt_parity(raw.quotes));
+    if (rt_unlikely(raw.slashes | b->escaped))
+        rt_classified_escapes(b, raw);
+    else
+        rt_classified(b, &raw, rt_parity(raw.quotes));
+}
+
+static RT_RARE void rt_last_words(rt_blocks *b)
+{
+    uint8_t spare[RT_BLOCK];
+    unsigned shift;
+    const uint8_t *p = rt_last_window(b, spare, &shift);
+    rt_words(b, p, shift);
+}
+
+static inline void rt_classify_words(rt_blocks *b)
+{
+    if (rt_is_whole(b))
+        rt_words(b, b->bytes + b->next, 0);
+    else
+        rt_last_words(b);
 }
 
 static inline uint64_t rt_skip_words(rt_blocks *b, uint64_t events) { return rt_skip_by(b, events, 0); }
@@ -238,11 +252,8 @@ static const rt_way rt_way_words = {rt_classify_words, rt_skip_words, "words"};
 
 RT_INLINE uint64_t rt_sse2_bits(__m128i is) { return (uint32_t)_mm_movemask_epi8(is); }
 
-static inline void rt_classify_sse2(rt_blocks *b)
+RT_INLINE void rt_sse2(rt_blocks *b, const uint8_t *p, unsigned shift)
 {
-    uint8_t spare[RT_BLOCK];
-    unsigned shift;
-    const uint8_t *p = rt_window(b, spare, &shift);
     const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\'),
                   open = _mm_set1_epi8('{'), close = _mm_set1_epi8('}'),
                   comma = _mm_set1_epi8(','), fold = _mm_set1_epi8(0x20);
@@ -256,46 +267,84 @@ static inline void rt_classify_sse2(rt_blocks *b)
         raw.commas |= rt_sse2_bits(_mm_cmpeq_epi8(v, comma)) << i;
     }
     rt_shift(&raw, shift);
-    rt_unescape_quotes(b, &raw);
-    rt_classified(b, &raw, rt_parity(raw.quotes));
+    if (rt_unlikely(raw.slashes | b->escaped))
+        rt_classified_escapes(b, raw);
+    else
+        rt_classified(b, &raw, rt_parity(raw.quotes));
+}
+
+static RT_RARE void rt_last_sse2(rt_blocks *b)
+{
+    uint8_t spare[RT_BLOCK];
+    unsigned shift;
+    const uint8_t *p = rt_last_window(b, spare, &shift);
+    rt_sse2(b, p, shift);
+}
+
+static inline void rt_classify_sse2(rt_blocks *b)
+{
+    if (rt_is_whole(b))
+        rt_sse2(b, b->bytes + b->next, 0);
+    else
+        rt_last_sse2(b);
 }
 
 static const rt_way rt_way_sse2 = {rt_classify_sse2, rt_skip_words, "sse2"};
 
 #define RT_AVX2 __attribute__((target("avx2,pclmul,popcnt")))
 
-RT_AVX2 static inline __m256i rt_avx2_is(__m256i bytes, char c)
+/* Which of 64 bytes, in two halves, are this character. It stands in memory, since a compiler would
+ * take three instructions to make it up. */
+RT_AVX2 RT_INLINE uint64_t rt_avx2_is(__m256i low, __m256i high, const uint8_t *character)
 {
-    return _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(c));
+    __m256i wanted = _mm256_load_si256((const __m256i *)character);
+    uint64_t first = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(low, wanted));
+    uint64_t last = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(high, wanted));
+    return first | last << 32;
 }
 
-RT_AVX2 static inline uint64_t rt_avx2_bits(__m256i low, __m256i high)
+#define RT_4(c) c, c, c, c
+#define RT_32(c) {RT_4(c), RT_4(c), RT_4(c), RT_4(c), RT_4(c), RT_4(c), RT_4(c), RT_4(c)}
+
+RT_AVX2 RT_INLINE void rt_avx2(rt_blocks *b, const uint8_t *p, unsigned shift)
 {
-    uint64_t first = (uint32_t)_mm256_movemask_epi8(low);
-    return first | (uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32;
+    static const _Alignas(32) uint8_t all[6][32] = {RT_32('"'), RT_32('\\'), RT_32('{'),
+                                                    RT_32('}'), RT_32(','),  RT_32(0x20)};
+    __m256i low = _mm256_loadu_si256((const __m256i *)p);
+    __m256i high = _mm256_loadu_si256((const __m256i *)(p + 32));
+    __m256i fold = _mm256_load_si256((const __m256i *)all[5]);
+    __m256i folded_low = _mm256_or_si256(low, fold), folded_high = _mm256_or_si256(high, fold);
+    rt_raw raw = {
+        .quotes = rt_avx2_is(low, high, all[0]),
+        .slashes = rt_avx2_is(low, high, all[1]),
+        .opens = rt_avx2_is(folded_low, folded_high, all[2]),
+        .closes = rt_avx2_is(folded_low, folded_high, all[3]),
+        .commas = rt_avx2_is(low, high, all[4]),
+    };
+    rt_shift(&raw, shift);
+    if (rt_unlikely(raw.slashes | b->escaped)) {
+        rt_classified_escapes(b, raw);
+        return;
+    }
+    __m128i quotes = _mm_cvtsi64_si128((int64_t)raw.quotes);
+    __m128i parity = _mm_clmulepi64_si128(quotes, _mm_set1_epi8((char)0xff), 0);
+    rt_classified(b, &raw, (uint64_t)_mm_cvtsi128_si64(parity));
+}
+
+RT_AVX2 static RT_RARE void rt_last_avx2(rt_blocks *b)
+{
+    uint8_t spare[RT_BLOCK];
+    unsigned shift;
+    const uint8_t *p = rt_last_window(b, spare, &shift);
+    rt_avx2(b, p, shift);
 }
 
 RT_AVX2 static inline void rt_classify_avx2(rt_blocks *b)
 {
-    uint8_t spare[RT_BLOCK];
-    unsigned shift;
-    const uint8_t *p = rt_window(b, spare, &shift);
-    const __m256i fold = _mm256_set1_epi8(0x20);
-    __m256i low = _mm256_loadu_si256((const __m256i *)p);
-    __m256i high = _mm256_loadu_si256((const __m256i *)(p + 32));
-    __m256i folded_low = _mm256_or_si256(low, fold), folded_high = _mm256_or_si256(high, fold);
-    rt_raw raw = {
-        .quotes = rt_avx2_bits(rt_avx2_is(low, '"'), rt_avx2_is(high, '"')),
-        .slashes = rt_avx2_bits(rt_avx2_is(low, '\\'), rt_avx2_is(high, '\\')),
-        .opens = rt_avx2_bits(rt_avx2_is(folded_low, '{'), rt_avx2_is(folded_high, '{')),
-        .closes = rt_avx2_bits(rt_avx2_is(folded_low, '}'), rt_avx2_is(folded_high, '}')),
-        .commas = rt_avx2_bits(rt_avx2_is(low, ','), rt_avx2_is(high, ',')),
-    };
-    rt_shift(&raw, shift);
-    rt_unescape_quotes(b, &raw);
-    __m128i quotes = _mm_cvtsi64_si128((int64_t)raw.quotes);
-    __m128i parity = _mm_clmulepi64_si128(quotes, _mm_set1_epi8((char)0xff), 0);
-    rt_classified(b, &raw, (uint64_t)_mm_cvtsi128_si64(parity));
+    if (rt_is_whole(b))
+        rt_avx2(b, b->bytes + b->next, 0);
+    else
+        rt_last_avx2(b);
 }
 
 RT_AVX2 static inline uint64_t rt_skip_avx2(rt_blocks *b, uint64_t events)
@@ -323,34 +372,44 @@ static inline const rt_way *rt_best_way(void)
 #endif
 }
 
-RT_INLINE void rt_blocks_begin(rt_blocks *b, const rt_way *way, const uint8_t *bytes, uint64_t n)
+RT_INLINE rt_cursor rt_begin(rt_blocks *b, const rt_way *way, const uint8_t *bytes, uint64_t n)
 {
     b->bytes = bytes;
     b->n = n;
     b->way = way;
     b->next = b->inside = b->escaped = b->slashes = 0; /* a block's own are set with each */
+    return (rt_cursor){b, bytes, n, 0, 0};
 }
 
-/* Take the next event: where it is, or RT_END. `events` is its user's, so that it can stay in a
- * register. */
-RT_INLINE uint64_t rt_next(rt_blocks *b, uint64_t *events)
+/* A place in the text: the compiler need not ask whether it is RT_END. */
+RT_INLINE uint64_t rt_there(uint64_t at)
 {
-    while (!*events) {
-        if (!rt_more(b))
-            return RT_END;
-        *events = b->events;
-    }
-    uint64_t at = b->base + (uint64_t)__builtin_ctzll(*events);
-    *events &= *events - 1;
+    if (at >= RT_END - 1)
+        __builtin_unreachable();
     return at;
+}
+
+/* Take the next event: where it is, or RT_END. */
+RT_INLINE uint64_t rt_next(rt_cursor *c)
+{
+    while (rt_unlikely(!c->events)) {
+        if (!rt_more(c->blocks))
+            return RT_END;
+        c->events = c->blocks->events;
+        c->base = c->blocks->base;
+    }
+    uint64_t at = c->base + (unsigned)__builtin_ctzll(c->events);
+    c->events &= c->events - 1;
+    return rt_there(at);
 }
 
 /* The event that was taken last has begun a container or lies in one: take all up to its end. Where
  * that is, or RT_END. Kinds of brackets are not told apart. */
-RT_INLINE uint64_t rt_skip(rt_blocks *b, uint64_t *events)
+RT_INLINE uint64_t rt_skip(rt_cursor *c)
 {
-    uint64_t at = b->way->skip(b, *events);
-    *events = at == RT_END ? 0 : b->events;
+    uint64_t at = c->blocks->way->skip(c->blocks, c->events);
+    c->events = at == RT_END ? 0 : c->blocks->events;
+    c->base = c->blocks->base;
     return at;
 }
 

@@ -112,6 +112,7 @@ class Topic:
         held: what the server has of it.
         asked: the request that names it and has no answer yet.
         subscribing: did the last request, on this connection, subscribe it?
+        doubtful: when that was made, the server may have had the topic already.
         retried: that one repeats one that was not answered.
         refused: why it is not to be asked for.
         renew: it is to be unsubscribed and subscribed again, for its snapshot.
@@ -126,6 +127,7 @@ class Topic:
     held: Held = Held.NO
     asked: Asked | None = None
     subscribing: bool = False
+    doubtful: bool = False
     retried: bool = False
     refused: str | None = None
     renew: bool = False
@@ -162,7 +164,7 @@ class Topic:
         """Forget what concerns the connection."""
         self.asked = None
         self.held = Held.NO
-        self.subscribing = self.retried = self.renew = False
+        self.subscribing = self.doubtful = self.retried = self.renew = False
 
 
 @dataclass(slots=True)

@@ -50,9 +50,12 @@ typedef struct rt_node {
     uint64_t ends;     /* bit of the pointer that ends here, or 0 */
     uint64_t below;    /* bits of the pointers that end below */
     uint64_t elements; /* those of them that go on with an index */
+    uint64_t firsts;   /* first bytes of the tokens below it, see rt_first */
     uint32_t text;     /* where its text begins */
-    uint16_t length, child, sibling;
+    uint16_t length;
+    uint16_t child, sibling; /* how many nodes further the first child and the next one are; 0: none */
     uint8_t pointer; /* that ends here, if ends is not 0 */
+    uint8_t spare[5]; /* to 64 bytes, so that an index is a shift */
 } rt_node;
 
 /* Text, and the pointer whose value follows it; RT_NO_POINTER at the end of a pattern. */
@@ -127,28 +130,33 @@ static inline uint64_t rt_first_word(const uint8_t *p, uint64_t n)
     return rc_little_u64(bytes);
 }
 
+/* The bit of a key's first byte; an empty key's is its ending quote. Others may have the same bit. */
+static inline uint64_t rt_first(uint8_t byte) { return UINT64_C(1) << (byte & 63); }
+
 /* The child of `parent` for the token that was put at `text`, made if there is none. RT_NONE: too
  * many. */
 static inline uint32_t rt_child(rt_patterns *p, uint32_t parent, uint32_t text)
 {
-    uint32_t length = p->text - text, at;
+    uint32_t length = p->text - text, at = parent;
     uint16_t *link = &p->node[parent].child;
-    for (; *link; link = &p->node[*link].sibling) {
-        const rt_node *node = &p->node[*link];
+    for (; *link; link = &p->node[at].sibling) {
+        at += *link;
+        const rt_node *node = &p->node[at];
         if (node->length == length && memcmp(p->bytes + node->text, p->bytes + text, length) == 0) {
             p->text = text; /* it is there already */
-            return *link;
+            return at;
         }
     }
     if (p->nodes == RT_NODES_MAX)
         return RT_NONE;
+    *link = (uint16_t)(p->nodes - at);
     at = p->nodes++;
-    *link = (uint16_t)at;
     rt_node *node = &p->node[at];
     node->text = text;
     node->length = (uint16_t)length;
     node->index = rt_index(p->bytes + text, length);
     node->word = rt_first_word(p->bytes + text, length);
+    p->node[parent].firsts |= rt_first(length ? p->bytes[text] : '"');
     return at;
 }
 
@@ -227,12 +235,10 @@ static inline int rt_plain(rt_patterns *p, rt_kind kind, const uint8_t *text, ui
     for (; *i < n && !(kind == RT_CONTROL && text[*i] == '='); ++*i) {
         uint8_t byte = text[*i];
         if (byte == '{' || byte == '}') {
-            if (*i + 1 == n || text[*i + 1] != byte) {
-                if (byte == '{')
-                    return 1;
-                return rt_refuse(error, *i, "this brace closes none: write }} for a brace");
-            }
-            ++*i;
+            int doubled = *i + 1 < n && text[*i + 1] == byte;
+            if (byte == '{' && !doubled)
+                return 1;
+            *i += (uint64_t)doubled; /* a single one that closes nothing stands for itself */
         }
         if (!rt_put(p, byte))
             return rt_refuse(error, *i, "the patterns are too long, taken together");

@@ -41,7 +41,7 @@ def load_function(text: str) -> TopicFunction:
             f"{text!r}: module {module_name!r} has nothing named {function_name!r}"
         ) from error
     if not callable(function):
-        raise ValueError(  # noqa: TRY004 - it is the text that is wrong
+        raise ValueError(  # noqa: TRY004 - of the text, whatever its module holds
             f"{text!r}: {function_name!r} is a {type(function).__name__}, no function"
         )
     return cast(TopicFunction, function)

@@ -38,9 +38,11 @@
 #include "blocks.h"
 #include "patterns.h"
 #include "utf8.h"
+#include "values.h"
 
 #define RT_JOINED_MAX 1023u /* bytes of a key's or control pattern's string: longer is no match */
 #define RT_NOT_JOINED UINT32_MAX
+#define RT_SLACK (2 * RT_COPY + 1) /* bytes that the place for a joined string has beyond those */
 
 typedef enum rt_what {
     RT_UNNAMED,
@@ -58,7 +60,7 @@ typedef struct rt_found {
     uint32_t topic;
     uint32_t length; /* of the name; 0 unless it is usable */
     rt_what what;
-    uint8_t name[RT_NAME_MAX + 1 + RT_COPY];
+    uint8_t name[RT_NAME_MAX + RT_SLACK];
 } rt_found;
 
 typedef struct rt_value {
@@ -72,135 +74,17 @@ typedef struct rt_pass {
     uint64_t escaped; /* values that have a backslash */
     uint32_t unfit;   /* bits of control patterns whose text after = does not fit */
     const rt_pattern *topic, *key; /* that have won */
+    const rt_pattern *leader;      /* the first topic pattern that is not out; see rt_leader */
     int is_control;
     rt_value values[RT_POINTERS_MAX];
 } rt_pass;
 
-/* ---- strings and numbers ------------------------------------------------------------------- */
-
-/* The four digits of a \\u escape at p[*i]. More than 16 bits: there are none. */
-static inline uint32_t rt_hex(const uint8_t *p, uint64_t n, uint64_t *i)
-{
-    uint32_t code = 0;
-    if (n - *i < 4)
-        return UINT32_MAX;
-    for (uint64_t end = *i + 4; *i < end; ++*i) {
-        uint8_t c = p[*i], letter = c | 0x20;
-        if (c >= '0' && c <= '9')
-            code = code << 4 | (uint32_t)(c - '0');
-        else if (letter >= 'a' && letter <= 'f')
-            code = code << 4 | (uint32_t)(letter - 'a' + 10);
-        else
-            return UINT32_MAX;
-    }
-    return code;
-}
-
-static inline uint32_t rt_encode(uint32_t code, uint8_t *out)
-{
-    static const uint8_t lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
-    uint32_t n = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-    for (uint32_t i = n - 1; i > 0; i--, code >>= 6)
-        out[i] = (uint8_t)(0x80 | (code & 0x3f));
-    out[0] = (uint8_t)(lead[n] | code);
-    return n;
-}
-
-/* The character of a \\u escape whose digits are at p[*i], with the second one of a pair. */
-static inline uint32_t rt_unicode(const uint8_t *p, uint64_t n, uint64_t *i, uint8_t *out)
-{
-    uint32_t code = rt_hex(p, n, i), low;
-    if (code >= 0xd800 && code < 0xdc00) {
-        if (n - *i < 2 || p[*i] != '\\' || p[*i + 1] != 'u')
-            return 0;
-        *i += 2;
-        low = rt_hex(p, n, i);
-        if (low < 0xdc00 || low > 0xdfff)
-            return 0;
-        code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
-    } else if (code > 0xffff || (code >= 0xdc00 && code < 0xe000)) {
-        return 0;
-    }
-    return rt_encode(code, out);
-}
-
-/* The next character of a string, or byte of one, at p[*i] of n: up to four bytes to `out`. How
- * many; 0: a bad escape. */
-static inline uint32_t rt_character(const uint8_t *p, uint64_t n, uint64_t *i, uint8_t *out)
-{
-    static const char names[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
-    const char *name;
-    out[0] = p[(*i)++];
-    if (out[0] != '\\')
-        return 1;
-    if (*i == n)
-        return 0;
-    uint8_t c = p[(*i)++];
-    if (c == 'u')
-        return rt_unicode(p, n, i, out);
-    name = c ? strchr(names, c) : NULL;
-    if (!name)
-        return 0;
-    out[0] = (uint8_t)meanings[name - names];
-    return 1;
-}
-
-/* Does the string p[0 .. n) mean these bytes? */
-static inline int rt_means(const uint8_t *p, uint64_t n, const uint8_t *bytes, uint64_t length)
-{
-    uint8_t character[4];
-    uint64_t done = 0;
-    for (uint64_t i = 0; i < n;) {
-        uint32_t more = rt_character(p, n, &i, character);
-        if (!more || more > length - done || memcmp(bytes + done, character, more))
-            return 0;
-        done += more;
-    }
-    return done == length;
-}
-
-static inline uint64_t rt_digits(const uint8_t *p, uint64_t i, uint64_t n)
-{
-    while (i < n && p[i] >= '0' && p[i] <= '9')
-        i++;
-    return i;
-}
-
-/* Is p[0 .. n) a number (RFC 8259 section 6)? */
-static inline int rt_is_number(const uint8_t *p, uint64_t n)
-{
-    uint64_t i = n && p[0] == '-', begin = i;
-    i = rt_digits(p, i, n);
-    if (i == begin || (p[begin] == '0' && i > begin + 1))
-        return 0;
-    if (i < n && p[i] == '.') {
-        begin = ++i;
-        if ((i = rt_digits(p, i, n)) == begin)
-            return 0;
-    }
-    if (i < n && (p[i] == 'e' || p[i] == 'E')) {
-        i++;
-        i += i < n && (p[i] == '+' || p[i] == '-');
-        begin = i;
-        if ((i = rt_digits(p, i, n)) == begin)
-            return 0;
-    }
-    return i == n;
-}
-
-static inline int rt_is_space(uint8_t c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
-
 /* ---- joining ------------------------------------------------------------------------------- */
 
-/* Copy n bytes. `to` has RT_COPY bytes more than it needs, so most copies are one move. Returns 0 if
- * all of them are ASCII, as is seen here for nothing; else they may still be. */
-RT_INLINE uint64_t rt_copy(uint8_t *to, const uint8_t *from, uint64_t n, uint64_t readable)
+/* Copy RT_COPY bytes, of which fewer may matter. Returns 0 if all are ASCII. */
+RT_INLINE uint64_t rt_copy(uint8_t *to, const uint8_t *from)
 {
     uint64_t words[RT_COPY / 8];
-    if (n > RT_COPY || readable < RT_COPY) {
-        memcpy(to, from, n);
-        return rf_ascii(from, n) != n;
-    }
     memcpy(words, from, RT_COPY);
     memcpy(to, words, RT_COPY);
     return (words[0] | words[1]) & UINT64_C(0x8080808080808080);
@@ -227,19 +111,16 @@ static RT_RARE int rt_is_utf8(const uint8_t *p, uint64_t n)
     return rf_utf8_check(&u, p, n) && !u.left;
 }
 
-/* The text and values of a pattern whose values are all there, at most `max` bytes, to `out`, which
- * has RT_COPY bytes more. How many, or RT_NOT_JOINED. */
-static inline uint32_t rt_join(const rt_pass *s, const rt_pattern *pattern, uint8_t *out,
-                               uint32_t max)
+/* See rt_join. */
+static RT_RARE uint32_t rt_join_any(const rt_pass *s, const rt_pattern *pattern, uint8_t *out,
+                                    uint32_t max)
 {
     const rt_part *part = s->patterns->part + pattern->part;
-    uint64_t maybe_not_ascii = 0;
     uint32_t at = 0;
     for (uint32_t i = 0; i < pattern->parts; i++, part++) {
         if (part->length > max - at)
             return RT_NOT_JOINED;
-        if (part->length) /* of a pattern, so it is UTF-8 */
-            rt_copy(out + at, s->patterns->bytes + part->text, part->length, RT_COPY);
+        memcpy(out + at, s->patterns->bytes + part->text, part->length);
         at += part->length;
         if (part->pointer == RT_NO_POINTER)
             continue;
@@ -247,17 +128,41 @@ static inline uint32_t rt_join(const rt_pass *s, const rt_pattern *pattern, uint
         const uint8_t *bytes = s->blocks.bytes + value->at;
         if (s->escaped >> part->pointer & 1) {
             at = rt_unescape(bytes, value->length, out, at, max);
-            maybe_not_ascii = 1;
             if (at == RT_NOT_JOINED)
                 return at;
         } else if (value->length <= max - at) {
-            maybe_not_ascii |= rt_copy(out + at, bytes, value->length, s->blocks.n - value->at);
+            memcpy(out + at, bytes, value->length);
             at += (uint32_t)value->length;
         } else {
             return RT_NOT_JOINED;
         }
     }
-    return !maybe_not_ascii || rt_is_utf8(out, at) ? at : RT_NOT_JOINED;
+    return rt_is_utf8(out, at) ? at : RT_NOT_JOINED;
+}
+
+/* The text and values of a pattern whose values are all there, at most `max` bytes, to `out`, which
+ * has RT_SLACK bytes more. How many, or RT_NOT_JOINED. What is short and ASCII, and no escape in it,
+ * is done here, by moves of RT_COPY bytes. */
+RT_INLINE uint32_t rt_join(const rt_pass *s, const rt_pattern *pattern, uint8_t *out, uint32_t max)
+{
+    const rt_part *part = s->patterns->part + pattern->part, *end = part + pattern->parts;
+    uint64_t at = 0, not_ascii = 0;
+    if (s->blocks.n < RT_COPY || s->escaped & pattern->needs)
+        return rt_join_any(s, pattern, out, max);
+    for (uint64_t last = s->blocks.n - RT_COPY; part < end; part++) {
+        if (part->length > RT_COPY || at > max)
+            return rt_join_any(s, pattern, out, max);
+        rt_copy(out + at, s->patterns->bytes + part->text); /* UTF-8, as all of a pattern is */
+        at += part->length;
+        if (part->pointer == RT_NO_POINTER)
+            continue;
+        const rt_value *value = &s->values[part->pointer];
+        if (value->length > RT_COPY || value->at > last)
+            return rt_join_any(s, pattern, out, max);
+        not_ascii |= rt_copy(out + at, s->blocks.bytes + value->at);
+        at += value->length;
+    }
+    return at > max || not_ascii ? rt_join_any(s, pattern, out, max) : (uint32_t)at;
 }
 
 /* Does the text fit, where * stands for any bytes? The last * takes more whenever what follows it
@@ -286,7 +191,7 @@ static inline int rt_fits(const uint8_t *glob, uint32_t glob_n, const uint8_t *t
 
 static inline int rt_glob_fits(const rt_pass *s, const rt_pattern *pattern)
 {
-    uint8_t joined[RT_JOINED_MAX + RT_COPY];
+    uint8_t joined[RT_JOINED_MAX + RT_SLACK];
     uint32_t n = rt_join(s, pattern, joined, RT_JOINED_MAX);
     const uint8_t *glob = s->patterns->bytes + pattern->glob;
     return n != RT_NOT_JOINED && rt_fits(glob, pattern->glob_length, joined, n);
@@ -341,11 +246,23 @@ static RT_RARE uint64_t rt_wanted_by_control(rt_pass *s)
     return wanted;
 }
 
-/* These pointers are decided. 0: so is everything that matters. */
-RT_INLINE int rt_decide(rt_pass *s, uint64_t pointers)
+/* The first topic pattern that can still win; NULL if none can, or if that alone does not end the
+ * pass. */
+static inline const rt_pattern *rt_leader(const rt_pass *s)
+{
+    const rt_pattern *pattern = s->patterns->of[RT_TOPIC];
+    if (s->patterns->count[RT_CONTROL] || s->patterns->count[RT_KEY])
+        return NULL;
+    for (uint32_t i = 0; i < s->patterns->count[RT_TOPIC]; i++, pattern++)
+        if (!rt_is_out(s, pattern))
+            return pattern;
+    return NULL;
+}
+
+/* Find out what is still wanted. 0: nothing is. */
+static RT_RARE int rt_reconsider(rt_pass *s)
 {
     uint64_t wanted = 0;
-    s->decided |= pointers;
     if (s->patterns->count[RT_CONTROL]) {
         wanted = rt_wanted_by_control(s);
         if (s->is_control)
@@ -353,7 +270,23 @@ RT_INLINE int rt_decide(rt_pass *s, uint64_t pointers)
     }
     wanted |= rt_wanted_by(s, RT_TOPIC, &s->topic) | rt_wanted_by(s, RT_KEY, &s->key);
     s->wanted = wanted & ~s->decided;
+    s->leader = rt_leader(s);
     return s->wanted != 0;
+}
+
+/* These pointers are decided. 0: so is everything that matters. With a leader, what was found ends
+ * the pass if the leader has all now, and changes nothing else. */
+RT_INLINE int rt_decide(rt_pass *s, uint64_t pointers)
+{
+    const rt_pattern *leader = s->leader;
+    s->decided |= pointers;
+    s->wanted &= ~pointers;
+    if (!leader || pointers & ~s->found)
+        return rt_reconsider(s);
+    if (!rt_has_all(s, leader))
+        return 1;
+    s->topic = leader;
+    return 0;
 }
 
 /* ---- the walk ------------------------------------------------------------------------------ */
@@ -362,8 +295,8 @@ RT_INLINE int rt_decide(rt_pass *s, uint64_t pointers)
 typedef struct rt_frame {
     uint64_t below; /* the pointers that may lie in it */
     uint64_t index; /* of an array: the element that comes next */
-    uint32_t node;
-    uint32_t is_array;
+    const rt_node *node;
+    int is_array;
 } rt_frame;
 
 /* The pointers that may lie in the container of this node. */
@@ -372,99 +305,93 @@ RT_INLINE uint64_t rt_inside(const rt_node *node, uint8_t bracket)
     return bracket == '[' ? node->elements : node->below;
 }
 
-RT_INLINE void rt_enter(const rt_patterns *p, rt_frame *frame, uint32_t node, uint8_t bracket)
+RT_INLINE void rt_enter(rt_frame *frame, const rt_node *node, uint8_t bracket)
 {
-    frame->below = rt_inside(&p->node[node], bracket);
+    frame->below = rt_inside(node, bracket);
     frame->index = 0;
     frame->node = node;
     frame->is_array = bracket == '[';
 }
 
-/* The first bytes of the key at p[0 .. n) as a node has them of its token. */
+/* A key of at most RT_WORD bytes at p as a node has it of its token. */
 RT_INLINE uint64_t rt_key_word(const uint8_t *p, uint64_t n, uint64_t readable)
 {
     if (rt_unlikely(readable < RT_WORD))
         return rt_first_word(p, n);
     uint64_t word = rc_little_u64(p);
-    return n >= RT_WORD ? word : word & ~(UINT64_MAX << 8 * n);
+    return n == RT_WORD ? word : word & ~(UINT64_MAX << 8 * n);
 }
 
-/* Is a key that begins as a longer token does, and is as long, all of it? */
-static RT_RARE int rt_is_rest(const rt_patterns *p, const rt_node *node, const uint8_t *key)
+/* The child of a node for a key of more than RT_WORD bytes, or NULL. */
+static RT_RARE const rt_node *rt_long_member(const rt_patterns *p, const rt_node *parent,
+                                             const uint8_t *key, uint64_t n)
 {
-    return memcmp(p->bytes + node->text + RT_WORD, key + RT_WORD, node->length - RT_WORD) == 0;
+    const rt_node *node = parent;
+    for (uint32_t step = parent->child; step; step = node->sibling) {
+        node += step;
+        if (node->length == n && memcmp(p->bytes + node->text, key, n) == 0)
+            return node;
+    }
+    return NULL;
 }
 
-/* The child of a node for a key with escapes, or RT_NONE. */
-static RT_RARE uint32_t rt_escaped_member(const rt_patterns *p, const rt_node *parent,
-                                          const uint8_t *key, uint64_t n)
+/* The child of a node for a key with escapes, or NULL. */
+static RT_RARE const rt_node *rt_escaped_member(const rt_patterns *p, const rt_node *parent,
+                                                const uint8_t *key, uint64_t n)
 {
-    for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
-        if (rt_means(key, n, p->bytes + p->node[i].text, p->node[i].length))
-            return i;
-    return RT_NONE;
+    const rt_node *node = parent;
+    for (uint32_t step = parent->child; step; step = node->sibling) {
+        node += step;
+        if (rt_means(key, n, p->bytes + node->text, node->length))
+            return node;
+    }
+    return NULL;
 }
 
-/* The child of a node for the key at bytes[at .. end), or RT_NONE. */
-RT_INLINE uint32_t rt_member(const rt_pass *s, const rt_node *parent, uint64_t at, uint64_t end)
+/* The child of a node for the key at bytes[at .. end), or NULL. */
+RT_INLINE const rt_node *rt_member(const rt_patterns *p, const rt_node *parent, const rt_cursor *c,
+                                   uint64_t at, uint64_t end)
 {
-    const rt_patterns *p = s->patterns;
-    const uint8_t *key = s->blocks.bytes + at;
+    const uint8_t *key = c->bytes + at;
     uint64_t n = end - at;
-    if (rt_unlikely(s->blocks.slashes && memchr(key, '\\', n)))
+    if (rt_unlikely(c->blocks->slashes && memchr(key, '\\', n)))
         return rt_escaped_member(p, parent, key, n);
-    uint64_t word = rt_key_word(key, n, s->blocks.n - at);
-    for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
-        if (p->node[i].word == word && p->node[i].length == n &&
-            (n <= RT_WORD || rt_is_rest(p, &p->node[i], key)))
-            return i;
-    return RT_NONE;
+    if (!(parent->firsts & rt_first(*key)))
+        return NULL;
+    if (n > RT_WORD)
+        return rt_long_member(p, parent, key, n);
+    uint64_t word = rt_key_word(key, n, c->n - at);
+    const rt_node *node = parent;
+    for (uint32_t step = parent->child; step; step = node->sibling) {
+        node += step;
+        if (node->word == word && node->length == n)
+            return node;
+    }
+    return NULL;
 }
 
-/* The child of a node for an array's element, or RT_NONE. */
-RT_INLINE uint32_t rt_element(const rt_pass *s, const rt_node *parent, uint64_t index)
+/* The child of a node for an array's element, or NULL. */
+RT_INLINE const rt_node *rt_element(const rt_node *parent, uint64_t index)
 {
-    const rt_patterns *p = s->patterns;
-    for (uint32_t i = parent->child; i != RT_NONE; i = p->node[i].sibling)
-        if (p->node[i].index == index)
-            return i;
-    return RT_NONE;
+    const rt_node *node = parent;
+    for (uint32_t step = parent->child; step; step = node->sibling) {
+        node += step;
+        if (node->index == index)
+            return node;
+    }
+    return NULL;
 }
 
 /* The colon after the key whose ending quote is at `end`, or RT_END. */
-RT_INLINE uint64_t rt_colon(const rt_blocks *b, uint64_t end)
+RT_INLINE uint64_t rt_colon(const rt_cursor *c, uint64_t end)
 {
-    if (end >= b->n - 1) /* RT_END, too */
+    if (end >= c->n - 1) /* RT_END, too */
         return RT_END;
     uint64_t at = end + 1;
-    while (rt_unlikely(b->bytes[at] != ':'))
-        if (!rt_is_space(b->bytes[at]) || ++at == b->n)
+    while (rt_unlikely(c->bytes[at] != ':'))
+        if (!rt_is_space(c->bytes[at]) || ++at == c->n)
             return RT_END;
-    return at;
-}
-
-/* Take what stands before a member's or element's value. Where its first byte may be, and the
- * value's node in *node; RT_END: there is none, and *at is the event instead, or RT_END. */
-RT_INLINE uint64_t rt_before_value(rt_pass *s, rt_frame *frame, uint64_t *events, uint32_t *node,
-                                   uint64_t *at)
-{
-    rt_blocks *b = &s->blocks;
-    const rt_node *parent = &s->patterns->node[frame->node];
-    if (frame->is_array) {
-        *node = rt_element(s, parent, frame->index++);
-        return *at + 1;
-    }
-    uint64_t quote = *at = rt_next(b, events);
-    if (quote == RT_END || b->bytes[quote] != '"')
-        return RT_END;
-    uint64_t end = rt_next(b, events);
-    uint64_t colon = rt_colon(b, end);
-    if (rt_unlikely(colon == RT_END)) {
-        *at = RT_END;
-        return RT_END;
-    }
-    *node = rt_member(s, parent, quote + 1, end);
-    return colon + 1;
+    return rt_there(at);
 }
 
 /* The number that may stand at bytes[at .. end), with spaces around it. 0: none does. */
@@ -489,38 +416,78 @@ RT_INLINE void rt_string(rt_pass *s, uint32_t pointer, uint64_t at, uint64_t end
 typedef enum rt_step { RT_GO_ON, RT_DESCEND, RT_DONE, RT_NO_JSON } rt_step;
 
 /* Pass over the value whose first event is at `at`. The event after it, or RT_END. */
-RT_INLINE uint64_t rt_pass_over(rt_blocks *b, uint64_t *events, uint64_t at)
+RT_INLINE uint64_t rt_pass_over(rt_cursor *c, uint64_t at)
 {
-    uint8_t c = b->bytes[at];
-    if (c == '"')
-        rt_next(b, events);
-    else if (c != '{' && c != '[')
+    uint8_t byte = c->bytes[at];
+    if (byte == '"')
+        rt_next(c);
+    else if (byte != '{' && byte != '[')
         return at; /* a scalar, which has no event */
-    else if (rt_skip(b, events) == RT_END)
+    else if (rt_skip(c) == RT_END)
         return RT_END;
-    return rt_next(b, events);
+    return rt_next(c);
+}
+
+/* Go to the next member of an object that has a node. Returns it, with the value's first event in *at
+ * and where the value may begin in *begin; NULL: *at is the event that ends the object, or RT_END. */
+RT_INLINE const rt_node *rt_seek_member(const rt_patterns *p, const rt_node *parent, rt_cursor *c,
+                                        uint64_t *begin, uint64_t *at)
+{
+    for (;;) { /* bounded: each round takes an event */
+        uint64_t quote = *at = rt_next(c);
+        if (quote == RT_END || c->bytes[quote] != '"')
+            return NULL;
+        uint64_t end = rt_next(c), colon = rt_colon(c, end);
+        *at = colon == RT_END ? RT_END : rt_next(c);
+        if (*at == RT_END)
+            return NULL;
+        const rt_node *node = rt_member(p, parent, c, quote + 1, end);
+        if (node) {
+            *begin = colon + 1;
+            return node;
+        }
+        *at = rt_pass_over(c, *at);
+        if (*at == RT_END || c->bytes[*at] != ',')
+            return NULL;
+    }
+}
+
+/* The same of an array's elements; *at is the event before the next one. */
+RT_INLINE const rt_node *rt_seek_element(rt_frame *frame, rt_cursor *c, uint64_t *begin, uint64_t *at)
+{
+    for (;;) { /* bounded: each round takes an event */
+        *begin = *at + 1;
+        *at = rt_next(c);
+        if (*at == RT_END)
+            return NULL;
+        const rt_node *node = rt_element(frame->node, frame->index++);
+        if (node)
+            return node;
+        *at = rt_pass_over(c, *at);
+        if (*at == RT_END || c->bytes[*at] != ',')
+            return NULL;
+    }
 }
 
 /* Take the value of a node, whose first event is *at, and the event after it, which is then *at. */
-RT_INLINE rt_step rt_take_value(rt_pass *s, const rt_node *node, uint64_t begin, uint64_t *events,
+RT_INLINE rt_step rt_take_value(rt_pass *s, const rt_node *node, uint64_t begin, rt_cursor *c,
                                 uint64_t *at)
 {
-    rt_blocks *b = &s->blocks;
     uint64_t first = *at, wanted = (node->ends | node->below) & s->wanted;
-    uint8_t c = b->bytes[first];
-    if (c == '"') {
-        uint64_t end = rt_next(b, events);
+    uint8_t byte = c->bytes[first];
+    if (byte == '"') {
+        uint64_t end = rt_next(c);
         if (end == RT_END)
             return RT_NO_JSON;
-        *at = rt_next(b, events);
+        *at = rt_next(c);
         if (wanted & node->ends) {
             rt_string(s, node->pointer, first + 1, end);
             s->found |= node->ends;
         }
-    } else if ((c == '{' || c == '[') && (rt_inside(node, c) & wanted)) {
+    } else if ((byte == '{' || byte == '[') && (rt_inside(node, byte) & wanted)) {
         return RT_DESCEND;
     } else {
-        *at = rt_pass_over(b, events, first);
+        *at = rt_pass_over(c, first);
         if (*at == first && wanted & node->ends && rt_number(s, node->pointer, begin, first))
             s->found |= node->ends;
     }
@@ -530,60 +497,48 @@ RT_INLINE rt_step rt_take_value(rt_pass *s, const rt_node *node, uint64_t begin,
 /* The event `at` comes after a value: leave the containers that end, and those in which nothing is
  * wanted. RT_GO_ON: a comma was last. */
 RT_INLINE rt_step rt_leave(rt_pass *s, const rt_frame *outermost, rt_frame **frame,
-                           uint64_t *events, uint64_t *at)
+                           rt_cursor *c, uint64_t *at)
 {
-    rt_blocks *b = &s->blocks;
     for (;; --*frame) { /* bounded: by the depth */
-        if (*at != RT_END && b->bytes[*at] == ',' && !((*frame)->below & s->wanted))
-            *at = rt_skip(b, events);
+        if (*at != RT_END && c->bytes[*at] == ',' && !((*frame)->below & s->wanted))
+            *at = rt_skip(c);
         if (*at == RT_END)
             return RT_NO_JSON;
-        if (b->bytes[*at] == ',')
+        if (c->bytes[*at] == ',')
             return RT_GO_ON;
-        if (b->bytes[*at] != ((*frame)->is_array ? ']' : '}'))
+        if (c->bytes[*at] != ((*frame)->is_array ? ']' : '}'))
             return RT_NO_JSON;
-        if (*frame == outermost || !rt_decide(s, s->patterns->node[(*frame)->node].below))
+        if (!rt_decide(s, (*frame)->node->below) || *frame == outermost)
             return RT_DONE;
-        *at = rt_next(b, events);
+        *at = rt_next(c);
     }
 }
 
 /* Walk through the payload until nothing is wanted, or to its end. 0: it is no JSON, as far as that
  * was looked at. */
-static inline int rt_walk(rt_pass *s)
+RT_INLINE int rt_walk(rt_pass *s, const rt_patterns *p, rt_cursor *c)
 {
     rt_frame stack[RT_DEPTH_MAX + 1], *frame = stack;
-    const rt_patterns *p = s->patterns;
-    rt_blocks *b = &s->blocks;
-    uint64_t events = 0, at = rt_next(b, &events);
-    uint32_t node = RT_NONE;
-    if (at == RT_END || (b->bytes[at] != '{' && b->bytes[at] != '['))
+    uint64_t begin = 0, at = rt_next(c);
+    if (at == RT_END || (c->bytes[at] != '{' && c->bytes[at] != '['))
         return 0;
-    rt_enter(p, frame, 0, b->bytes[at]);
+    rt_enter(frame, p->node, c->bytes[at]);
     if (!(frame->below & s->wanted))
         return 1;
     for (;;) { /* bounded: each round takes an event */
         rt_step step = RT_GO_ON;
-        uint64_t begin = rt_before_value(s, frame, &events, &node, &at);
-        if (begin != RT_END) {
-            if ((at = rt_next(b, &events)) == RT_END)
-                return 0;
-            if (node == RT_NONE) {
-                at = rt_pass_over(b, &events, at);
-                if (at != RT_END && b->bytes[at] == ',')
-                    continue;
-            } else {
-                step = rt_take_value(s, &p->node[node], begin, &events, &at);
-            }
-        }
+        const rt_node *node = frame->is_array ? rt_seek_element(frame, c, &begin, &at)
+                                              : rt_seek_member(p, frame->node, c, &begin, &at);
+        if (node)
+            step = rt_take_value(s, node, begin, c, &at);
         if (step == RT_DESCEND) {
-            if (!rt_decide(s, p->node[node].ends))
+            if (!rt_decide(s, node->ends))
                 return 1;
-            rt_enter(p, ++frame, node, b->bytes[at]);
+            rt_enter(++frame, node, c->bytes[at]);
             continue;
         }
         if (step == RT_GO_ON)
-            step = rt_leave(s, stack, &frame, &events, &at);
+            step = rt_leave(s, stack, &frame, c, &at);
         if (step != RT_GO_ON)
             return step == RT_DONE;
     }
@@ -593,7 +548,7 @@ static inline int rt_walk(rt_pass *s)
 
 static RT_RARE uint64_t rt_key(const rt_pass *s)
 {
-    uint8_t joined[RT_JOINED_MAX + RT_COPY];
+    uint8_t joined[RT_JOINED_MAX + RT_SLACK];
     uint32_t n = rt_join(s, s->key, joined, RT_JOINED_MAX);
     return n == RT_NOT_JOINED ? 0 : rc_hash(joined, n, 0);
 }
@@ -612,15 +567,16 @@ static inline void rt_find(const rt_patterns *patterns, const rt_way *way, const
                            uint64_t n, rt_found *found)
 {
     rt_pass s; /* its values are set as they are found */
-    rt_blocks_begin(&s.blocks, way, payload, n);
+    rt_cursor cursor = rt_begin(&s.blocks, way, payload, n);
     s.patterns = patterns;
     s.found = s.decided = s.escaped = 0;
     s.wanted = patterns->all;
     s.unfit = 0;
     s.topic = s.key = NULL;
     s.is_control = 0;
+    s.leader = rt_leader(&s);
     rt_found_nothing(found, RT_UNNAMED);
-    if (!rt_walk(&s))
+    if (!rt_walk(&s, patterns, &cursor))
         return;
     if (s.is_control) {
         found->what = RT_IS_CONTROL;

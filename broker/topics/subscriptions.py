@@ -461,6 +461,7 @@ class Subscriptions:
                 if topic.subscribing is not subscribing:
                     topic.subscribing = subscribing
                     topic.retried = False
+                topic.doubtful = topic.held is Held.MAYBE
                 topic.asked = asked
                 topic.renew = False
                 self._hold(topic, Held.MAYBE)
@@ -500,7 +501,7 @@ class Subscriptions:
     def _expire(self, asked: Asked, now: float) -> None:
         """No answer, or not to all of it: make it once more."""
         if asked.refusals:
-            self._split(asked, Held.MAYBE, now)
+            self._split(asked, now, refused=False)
             return
         subscribing = asked.request.subscribing
         line = self._joining if subscribing else self._leaving
@@ -588,7 +589,7 @@ class Subscriptions:
             self._in_flight.refused_in_part(asked, answer.reason, now)
             self._find_refused(asked, now)
         else:
-            self._split(asked, Held.NO, now)
+            self._split(asked, now, refused=True)
 
     def _find_refused(self, asked: Asked, now: float) -> None:
         """Are as many topics left as were refused? Then it is these."""
@@ -607,24 +608,27 @@ class Subscriptions:
             if not asked.request.subscribing:  # a refusal: the server does not know it
                 self._over(topic, Held.NO, now)
                 self._joining.to_front(name)  # others have it for granted
+            elif refused:
+                topic.refused = answer.reason
+                self._over(topic, Held.MAYBE if topic.doubtful else Held.NO, now)
             else:
-                topic.refused = answer.reason if refused else None
-                self._over(topic, Held.NO if refused else Held.YES, now)
+                self._over(topic, Held.YES, now)
         if not asked.unanswered:
             self._in_flight.answered(asked)
         else:
             self._find_refused(asked, now)
 
-    def _split(self, asked: Asked, held: Held, now: float) -> None:
-        """A request was refused as a whole, or it is not known for which of its topics: make it
-        again in halves. `held` is what the server has of them, if it subscribes."""
+    def _split(self, asked: Asked, now: float, *, refused: bool) -> None:
+        """Make a request again in halves: it was refused as a whole (`refused`), or for some of its
+        topics, and it is not known for which."""
         subscribing = asked.request.subscribing
         names = list(asked.unanswered)
         for name in names:
             topic = self._topics[name]
             self._take_off(asked, topic)
             topic.retried = False
-            self._hold(topic, held if subscribing else Held.MAYBE)
+            if subscribing and refused and not topic.doubtful:
+                self._hold(topic, Held.NO)
             self._settle(topic, now)
         line = self._joining if subscribing else self._leaving
         half = (len(names) + 1) // 2

@@ -150,7 +150,14 @@ class Table:
 
 def type_name(value: Any) -> str:
     """What a value is, for an error."""
-    names = {str: "a text", bool: "true or false", list: "a list", dict: "a table"}
+    names = {
+        str: "a text",
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        list: "a list",
+        dict: "a table",
+    }
     if value == "":
         return "an empty text"
     return names.get(type(value), f"a {type(value).__name__}")

@@ -73,6 +73,8 @@ def _split(text: str) -> Iterator[str | _Hole]:
     while position < len(text):
         if text.startswith("{{", position):
             literal, position = literal + "{", position + 2
+        elif text.startswith("}}", position):
+            literal, position = literal + "}", position + 2
         elif text[position] != "{":
             literal, position = literal + text[position], position + 1
         else:

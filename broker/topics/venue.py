@@ -59,11 +59,12 @@ class Confirmation(enum.StrEnum):
     ID = "id"
     """The id of the request."""
     TOPIC = "topic"
-    """Topics, and the id as well if the venue has ids."""
+    """Topics, or the id of a request for one topic; refusals may have an id alone."""
     LIST = "list"
     """All topics that are subscribed."""
     ORDER = "order"
-    """Nothing: it answers the oldest request, so requests go out one at a time."""
+    """Nothing: it answers the oldest request, so requests go out one at a time. `SUBSCRIBED` then
+    may also mean that it is unsubscribed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,10 @@ class _Memory:
                 del self.requests[next(iter(self.requests))]
             self.requests[request.id] = _Asked(request.names, request.subscribing)
 
+    def has_asked_for(self, name: str) -> bool:
+        """Did one of the requests that are remembered ask for it?"""
+        return any(name in asked.names for asked in self.requests.values())
+
     def want(self, request: Request) -> None:
         """Remember which topics are asked for."""
         before = len(self.wanted)
@@ -143,7 +148,7 @@ class _Memory:
         self.version += len(self.wanted) != before
 
     def learn(self, raw: str, name: str) -> None:
-        if self.names_by_raw.get(raw) == name:
+        if raw == name or self.names_by_raw.get(raw) == name:
             return
         self.forget(name)
         stale = self.names_by_raw.pop(raw, None)
@@ -445,47 +450,52 @@ class Venue:
             is_unsubscribed = asked is not None and not asked.subscribing
             outcome = Outcome.UNSUBSCRIBED if is_unsubscribed else Outcome.SUBSCRIBED
         raw = rule.raw.find(message) if rule.raw is not None else None
-        names = self._named(rule, message, asked, raw, outcome)
-        rest: tuple[str, ...] = ()
+        names = self._named(rule, message, asked, raw)
+        answers = [Answer(outcome, number, names, _reason(rule, message, outcome))]
         if rule.refuses_rest and asked is not None:
-            rest = tuple(name for name in asked.names if name not in names)
-        elif asked is not None and not names and len(asked.names) == 1:
-            names = asked.names
-        answers = []
-        if names or not rest:
-            answers.append(Answer(outcome, number, names, _reason(rule, message, outcome)))
-        if rest and outcome is Outcome.SUBSCRIBED:
-            answers.append(
-                Answer(Outcome.REFUSED, number, rest, "the server's answer leaves it out")
-            )
-        elif rest:
-            answers = [Answer(outcome, number, (*names, *rest))]
+            answers = _with_rest(answers[0], asked)
         self._learn(answers, raw)
-        return answers
+        return [answer for answer in answers if self._says_something(answer)]
 
     def _named(
-        self,
-        rule: AnswerRule,
-        message: Any,
-        asked: _Asked | None,
-        raw: str | None,
-        outcome: Outcome,
+        self, rule: AnswerRule, message: Any, asked: _Asked | None, raw: str | None
     ) -> tuple[str, ...]:
-        """The topics that an answer names."""
-        found: dict[str, None] = {}
-        for pattern in rule.names:
-            found |= dict.fromkeys(filter(self._is_name, pattern.find_all(message)))
-            if found and outcome is not Outcome.LISTED:
-                break
-        if not found and rule.parts and asked is not None:
-            wanted = {part: value_at(message, pointer) for part, pointer in rule.parts.items()}
-            for name in asked.names:
-                parts = self._read(name)[1]
-                if all(parts.get(part) == value for part, value in wanted.items()):
-                    found[name] = None
-        if not found and raw is not None and raw in self._memory.names_by_raw:
-            found[self._memory.names_by_raw[raw]] = None
-        return tuple(found)
+        """The topics that an answer names, or means without naming them."""
+        if asked is not None and len(asked.names) == 1 and not rule.refuses_rest:
+            return asked.names
+        found = self._found(rule, message)
+        if found:
+            return found
+        if rule.parts and asked is not None:
+            values = {part: value_at(message, pointer) for part, pointer in rule.parts.items()}
+            return tuple(
+                name for name in asked.names if values.items() <= self._read(name)[1].items()
+            )
+        learned = self._memory.names_by_raw.get(raw) if raw is not None else None
+        return () if learned is None else (learned,)
+
+    def _found(self, rule: AnswerRule, message: Any) -> tuple[str, ...]:
+        """What the patterns of a rule find: all of it in a list of what is subscribed, else what
+        the first one finds, if possible something that was asked for."""
+        found = [
+            [name for name in dict.fromkeys(pattern.find_all(message)) if self._is_name(name)]
+            for pattern in rule.names
+        ]
+        if rule.outcome is Outcome.LISTED:
+            return tuple(dict.fromkeys(name for names in found for name in names))
+        some = [names for names in found if names]
+        if len(some) > 1:
+            some = [names for names in some if self._memory.has_asked_for(names[0])] or some
+        return tuple(some[0]) if some else ()
+
+    def _says_something(self, answer: Answer) -> bool:
+        """Does it matter to any request? An acknowledgement that names nothing does only where that
+        is how this venue acknowledges."""
+        if answer.names or answer.outcome in (Outcome.REFUSED, Outcome.LISTED):
+            return True
+        if self.confirmation is Confirmation.ID:
+            return answer.id is not None
+        return self.confirmation is Confirmation.ORDER
 
     def _learn(self, answers: Iterable[Answer], raw: str | None) -> None:
         for answer in answers:
@@ -494,6 +504,15 @@ class Venue:
             elif answer.outcome is Outcome.UNSUBSCRIBED:
                 for name in answer.names:
                     self._memory.forget(name)
+
+
+def _with_rest(answer: Answer, asked: _Asked) -> list[Answer]:
+    """An answer, and what becomes of the topics of its request that it leaves out."""
+    rest = tuple(name for name in asked.names if name not in answer.names)
+    if answer.outcome is Outcome.UNSUBSCRIBED:
+        return [Answer(answer.outcome, answer.id, (*answer.names, *rest))]
+    refusal = Answer(Outcome.REFUSED, answer.id, rest, "the server's answer leaves it out")
+    return [answer, refusal] if rest else [answer]
 
 
 def _parsed(payload: bytes) -> Any:

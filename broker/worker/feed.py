@@ -26,8 +26,10 @@ class Feed(broadcast.Reader):
     """The server's messages, one after the other; made with `attach`.
 
     It has everything that `shm.broadcast.Reader` has (iteration plain and ``async``, `read`,
-    `read_available`, `batch`, `cursor`, `lag`, `lost`, `close`, ``with``), knows the connection's
-    state, and sends to the server through the manager. Threads may share it.
+    `read_available`, `batch`, `cursor`, `lag`, `lost`, `topics`, `latest`, `close`, ``with``),
+    knows the connection's state, and sends to the server through the manager. If the manager has a
+    venue, what it subscribes to is asked for at the server, once for all workers. Threads may share
+    it.
     """
 
     __slots__ = ("_messages",)
@@ -102,8 +104,8 @@ class Feed(broadcast.Reader):
             topics: names and patterns.
             timeout: seconds to wait for the server's answer; None waits as long as it takes.
             wait: False does not wait for it.
-            snapshot: and have the present state of what these topics describe sent anew, as far as
-                the venue offers it: for a worker that joins late.
+            snapshot: and have the server send the present state of what these topics describe, such
+                as an order book, as far as the venue offers it: for a worker that joins late.
 
         Raises:
             SubscriptionRefused: the server refuses a topic, in its words, or the manager does: it
@@ -252,8 +254,8 @@ def attach(
             them; None: every message, an empty list: none.
         others: with `topics`, hand out messages that have no topic, too, such as the server's
             acknowledgements and errors.
-        timeout: seconds to wait until the server has acknowledged the topics; None does not wait,
-            and `Feed.topics` shows what becomes of them.
+        timeout: seconds to wait until the server has acknowledged the topics that `topics` names;
+            None does not wait, and `Feed.topics` shows what becomes of them.
 
     Raises: as `shm.broadcast.Reader.attach` does; RingNotFound while there is no manager. With
         `timeout` also as `Feed.subscribe` does.

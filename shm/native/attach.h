@@ -440,7 +440,8 @@ static inline rc_turn rc_attached_reader_wait(rc_attached_reader *a, rc_reader *
         limit = deadline_ns;
     rc_turn turn = rc_endpoint_turn(&a->endpoint, limit);
     if (turn == RC_MY_TURN) {
-        rc_reader_wait(snapshot, rc_wait_begins(&a->waits, strategy), limit);
+        rc_wait_strategy now = rc_wait_begins(&a->waits, strategy, snapshot->received);
+        rc_reader_wait(snapshot, now, limit);
         rc_wait_ended(&a->waits, strategy);
         rc_endpoint_wake_up(&a->endpoint);
     }

@@ -108,37 +108,84 @@ typedef struct rc_wait_strategy {
 } rc_wait_strategy;
 
 /* To spin is worth its CPU time if what is waited for comes soon, and the last waits are the best
- * guess at the next one. So after RC_LONG_WAITS in a row that each lasted RC_LONG_SPINS times as long
- * as one spins, or longer, an endpoint sleeps at once, until a wait is short again. One long wait
- * alone says nothing: it is what comes before a burst. Who waits on after a slice (RC_SLICE_NS)
- * begins another wait. */
+ * guess at the next one. One long wait says nothing: it is what comes before a burst. After two in a
+ * row, each RC_LONG_SPINS times as long as one spins, an endpoint pauses: it sleeps at once until a wait
+ * was short. Then it spins again; and if that wait is long, the next pause takes twice as many short
+ * waits, up to RC_PAUSE_MAX. Who waits on after a slice (RC_SLICE_NS) begins another wait.
+ *
+ * Whoever spins offers the core now and then (sched_yield): on a shared core it would keep its peer
+ * from answering, and a writer from writing more. But the core goes to anybody who wants it, and beside a
+ * busy process it is away for a time slice, milliseconds, while a sleeper that is woken has it back at
+ * once. That is what the pauses are for, too. In a flood they would do harm: a writer that ran
+ * meanwhile has written a lot, and one that has to wake a sleeper for every few messages gets nowhere.
+ * So a wait is not long if messages came faster than one could be woken for each. */
 #define RC_LONG_SPINS 4
-#define RC_LONG_WAITS 2
+#define RC_PAUSE_MAX 64
+#define RC_FLOOD_SPINS 8 /* that many messages in the time of one spin are a flood */
 
 /* What an endpoint remembers of its waits: {0} at first. */
 typedef struct {
     int64_t began_ns;
-    int32_t long_ones; /* in a row, RC_LONG_WAITS at most */
+    int64_t lasted_ns;
+    uint64_t taken;     /* messages when the last wait began */
+    int32_t pause;      /* short waits to go until it spins again */
+    int32_t next_pause; /* after the next long wait */
 } rc_waits;
 
-static inline rc_wait_strategy rc_wait_begins(rc_waits *waits, rc_wait_strategy strategy)
+/* Between two looks. */
+static inline void rc_pause(rc_wait_kind kind)
+{
+    if (kind == RC_YIELDING)
+        sched_yield();
+    else
+        rc_relax();
+}
+
+/* After each RC_SPINS_PER_CLOCK looks, round by round: who will sleep in the end offers the core, soon
+ * at first and then ever more seldom, since it is a system call. */
+static inline void rc_offer_core(rc_wait_kind kind, uint32_t round)
+{
+    if (kind == RC_BLOCKING && (round & (round + 1)) == 0) /* 0, 1, 3, 7, 15 and so on */
+        sched_yield();
+}
+
+/* Judge the last wait, now that it is known how many messages it brought. */
+static inline void rc_waits_judge(rc_waits *waits, int64_t spin_ns, int64_t since_ns, uint64_t brought)
+{
+    int is_long = waits->lasted_ns >= RC_LONG_SPINS * spin_ns &&
+                  brought < (uint64_t)(since_ns / (spin_ns / RC_FLOOD_SPINS + 1));
+    if (waits->pause) {
+        waits->pause -= !is_long;
+    } else if (!is_long) {
+        waits->next_pause = 0;
+    } else {
+        waits->pause = waits->next_pause;
+        waits->next_pause = waits->pause ? 2 * waits->pause : 1;
+        if (waits->next_pause > RC_PAUSE_MAX)
+            waits->next_pause = RC_PAUSE_MAX;
+    }
+}
+
+/* `taken`: how many messages the endpoint has taken so far. */
+static inline rc_wait_strategy rc_wait_begins(rc_waits *waits, rc_wait_strategy strategy,
+                                              uint64_t taken)
 {
     if (strategy.spin_ns == 0)
         return strategy; /* a look at the clock would be in vain */
-    waits->began_ns = rc_now_ns();
-    if (waits->long_ones >= RC_LONG_WAITS)
+    int64_t now = rc_now_ns();
+    if (waits->began_ns)
+        rc_waits_judge(waits, strategy.spin_ns, now - waits->began_ns, taken - waits->taken);
+    waits->began_ns = now;
+    waits->taken = taken;
+    if (waits->pause)
         strategy.spin_ns = 0;
     return strategy;
 }
 
 static inline void rc_wait_ended(rc_waits *waits, rc_wait_strategy strategy)
 {
-    if (strategy.spin_ns == 0)
-        return;
-    if (rc_now_ns() - waits->began_ns < RC_LONG_SPINS * strategy.spin_ns)
-        waits->long_ones = 0;
-    else if (waits->long_ones < RC_LONG_WAITS)
-        waits->long_ones++;
+    if (strategy.spin_ns != 0)
+        waits->lasted_ns = rc_now_ns() - waits->began_ns;
 }
 
 /* Take a token before the deadline (CLOCK_MONOTONIC). 1: taken; 0: not, or a signal came. */

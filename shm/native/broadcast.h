@@ -213,7 +213,7 @@ typedef struct rc_writer {
     uint32_t interest_words;
     uint32_t max_topics;
     uint32_t topic_count;
-    uint32_t arrivals; /* topics were added since the last release */
+    uint32_t announced; /* rows for whose arrival readers were woken, or are about to be */
     uint32_t max_readers;
     uint32_t epoch;
     uint32_t wants; /* control.wanted is up */
@@ -308,10 +308,10 @@ static inline uint64_t rc_writer_interest(const rc_writer *w, uint32_t row, uint
 
 /* Which of these sleeping choosers want a message from `first` on. After a fence. */
 static inline uint64_t rc_writer_wanting(const rc_writer *w, uint32_t word, uint64_t sleepers,
-                                         uint64_t first)
+                                         uint64_t first, int arrivals)
 {
     uint64_t found = 0;
-    if (w->arrivals)
+    if (arrivals)
         found = rc_writer_interest(w, w->max_topics + RC_INTEREST_ARRIVALS, word);
     for (; first < w->next && (sleepers & ~found); first++) {
         const rc_descriptor *d = &w->descriptors[first & (w->slots - 1)];
@@ -320,7 +320,8 @@ static inline uint64_t rc_writer_wanting(const rc_writer *w, uint32_t word, uint
                 found |= rc_bit(d->f.destination - 1u);
             continue;
         }
-        found |= rc_writer_interest(w, rc_interest_row(w->max_topics, d->f.topic, d->f.kind), word);
+        uint32_t row = rc_interest_row(w->max_topics, w->topic_count, d->f.topic, d->f.kind);
+        found |= rc_writer_interest(w, row, word);
     }
     return sleepers & found;
 }
@@ -354,6 +355,9 @@ static inline uint64_t rc_writer_nudge(rc_writer *w)
 static inline void rc_writer_wake(rc_writer *w, uint64_t first)
 {
     uint64_t lagging = rc_writer_nudge(w);
+    uint32_t count = w->topic_count; /* a thread may add one while another waits for room */
+    int arrivals = count != w->announced;
+    w->announced = count;
     for (uint32_t base = 0; base < w->max_readers; base += 64) {
         _Atomic uint64_t *waiters = &w->control->waiters[base / 64];
         _Atomic uint64_t *choosers = &w->control->choosers[base / 64];
@@ -362,13 +366,12 @@ static inline void rc_writer_wake(rc_writer *w, uint64_t first)
             rc_writer_post(w, waiters, base, bits);
         if (rc_likely(!(bits = rc_load(choosers))))
             continue;
-        uint64_t whom = rc_writer_wanting(w, base / 64, bits, first);
+        uint64_t whom = rc_writer_wanting(w, base / 64, bits, first, arrivals);
         if (lagging)
             whom |= rc_writer_lagging(w, base, bits, lagging);
         if (whom)
             rc_writer_post(w, choosers, base, whom);
     }
-    w->arrivals = 0;
 }
 
 /* Wake the sleeping choosers whose cursor stands below a sequence. After a fence. */
@@ -562,9 +565,11 @@ static inline int rc_writer_sleep(rc_writer *w, uint64_t length, int64_t deadlin
 }
 
 /* Look for room until the deadline, spinning; at most RC_ROOM_SLICE_NS. 1: there is room. */
-static inline int rc_writer_spin(rc_writer *w, uint64_t length, int64_t deadline_ns, int yield)
+static inline int rc_writer_spin(rc_writer *w, uint64_t length, int64_t deadline_ns,
+                                 rc_wait_kind kind)
 {
     int64_t limit = rc_now_ns() + RC_ROOM_SLICE_NS;
+    uint32_t round = 0;
     uint64_t start;
     if (limit > deadline_ns)
         limit = deadline_ns;
@@ -572,11 +577,9 @@ static inline int rc_writer_spin(rc_writer *w, uint64_t length, int64_t deadline
         for (int i = 0; i < RC_SPINS_PER_CLOCK; i++) {
             if (rc_writer_room(w, length, &start))
                 return 1;
-            if (yield)
-                sched_yield();
-            else
-                rc_relax();
+            rc_pause(kind);
         }
+        rc_offer_core(kind, round++);
     } while (rc_now_ns() < limit);
     return 0;
 }
@@ -590,10 +593,12 @@ static inline int rc_writer_wait(rc_writer *w, uint64_t length, rc_wait_strategy
     if (rc_writer_hint(w, length))
         return 1;
     if (strategy.kind != RC_BLOCKING)
-        return rc_writer_spin(w, length, deadline_ns, strategy.kind == RC_YIELDING);
+        return rc_writer_spin(w, length, deadline_ns, strategy.kind);
     if (strategy.spin_ns > 0) {
         int64_t spin_until = rc_now_ns() + strategy.spin_ns;
-        if (rc_writer_spin(w, length, spin_until < deadline_ns ? spin_until : deadline_ns, 0))
+        if (spin_until > deadline_ns)
+            spin_until = deadline_ns;
+        if (rc_writer_spin(w, length, spin_until, RC_BLOCKING))
             return 1;
     }
     return rc_writer_sleep(w, length, deadline_ns);
@@ -610,11 +615,10 @@ static inline uint32_t rc_writer_add_topic(rc_writer *w, const char *name, uint3
     memset(row, 0, sizeof *row); /* a writer may have died in it */
     memcpy(row->name, name, length);
     rc_store(&row->key, key);
-    RC_FAULT(60);
+    RC_FAULT(80);
     rc_store_release(&w->header->topics, ++w->topic_count); /* acquire: rc_topics_count() */
-    RC_FAULT(61);
-    w->arrivals = 1; /* those who may want it are woken by the next rc_writer_release() */
-    return w->topic_count;
+    RC_FAULT(81);
+    return w->topic_count; /* those who may want it are woken by the next rc_writer_release() */
 }
 
 /* The dead writer may not have counted the last messages that it put. */
@@ -643,7 +647,7 @@ static inline int rc_writer_resume(rc_writer *w)
     if (next - gate > w->slots)
         return 0;
     w->topic_count = rc_topics_count(w->header, w->max_topics);
-    w->arrivals = 1; /* the dead writer may have added rows and not woken anybody */
+    w->announced = 0; /* the dead writer may have added rows and not woken anybody */
     rc_writer_recount(w, rc_load(&w->header->published), next);
     w->next = next;
     w->published = next;
@@ -655,8 +659,8 @@ static inline int rc_writer_resume(rc_writer *w)
             return 0;
         w->head = rc_align(last->f.position + last->f.length);
     }
-    /* Readers that joined meanwhile saw this gate or a higher one that was never used. */
     w->nudged_position = w->head;
+    /* Readers that joined meanwhile saw this gate or a higher one that was never used. */
     rc_store_release(&w->header->gate, gate);
     w->gate = gate;
     w->gate_position = rc_writer_position(w, gate);
@@ -712,7 +716,7 @@ typedef struct rc_reader {
     uint64_t gap; /* messages missed just before `next` and not yet reported with a message */
     uint64_t skipped;
     const rc_filter *filter; /* NULL: does not choose among topics */
-    uint64_t began; /* of a snapshot that waits: `next` when the wait began */
+    uint64_t began; /* of a snapshot: `next` when it was taken; `unflushed` counts from there, too */
     uint32_t index;
     uint16_t lossy;
     uint16_t skip; /* a kind that is passed over; 0: none */
@@ -922,6 +926,17 @@ static inline uint64_t rc_reader_gather(const rc_reader *r, uint64_t n, rc_descr
     return count;
 }
 
+/* A message of any sequence; *m is private memory. 0: it is not there, or not any more. 1: it was when
+ * it was looked at, which holds for its payload if rc_reader_intact() says so after the copy. */
+static inline int rc_reader_look_up(const rc_reader *r, uint64_t sequence, rc_descriptor *m)
+{
+    const rc_descriptor *d = &r->descriptors[sequence & (r->slots - 1)];
+    rc_store(&m->words[0], rc_load_acquire(&d->words[0])); /* release: rc_writer_commit() */
+    for (int i = 1; i < 8; i++)
+        rc_store(&m->words[i], rc_load(&d->words[i]));
+    return m->f.seq1 == sequence + 1 && rc_reader_intact(r, sequence);
+}
+
 static inline void rc_reader_advance(rc_reader *r, uint64_t messages, uint64_t bytes)
 {
     r->next += messages;
@@ -955,8 +970,17 @@ static inline void rc_reader_flush(rc_reader *r, uint64_t upto)
 /* Does the writer wait for a cursor above the one stored? */
 static inline int rc_reader_blocks(const rc_reader *r)
 {
+    /* relaxed: a sleeper's fence orders it; pairs with the fence in rc_writer_want() */
     uint64_t wanted = rc_load(&r->control->wanted);
     return !r->lossy && wanted && r->stored < wanted - 1;
+}
+
+/* Would a cursor above the one stored help a writer that waits? It may still wait for `enough` after
+ * this reader has stored what is wanted, if it had looked just before. */
+static inline int rc_reader_could_help(const rc_reader *r)
+{
+    uint64_t enough = rc_load(&r->control->enough); /* relaxed, as above */
+    return rc_reader_blocks(r) || (!r->lossy && enough && r->stored < enough - 1);
 }
 
 /* Is it time to flush? After a batch of messages or bytes, or while the writer waits for room. */
@@ -1056,19 +1080,23 @@ static inline void rc_reader_leave(rc_reader *r)
     rc_slot_free(r->control, r->index, r->space);
 }
 
-/* Is there a reason to stop waiting? For a reader that chooses: at a message that is wanted, for topics
- * that have arrived, for a cursor that the writer waits for and that can move, and after an eighth of
- * the ring, so that the cursor is stored. `r` is a snapshot, which passes over the rest; what it passed
- * over is passed over again, by the thread that works the reader. */
+/* Pass over what is not wanted. What keeps a reader that chooses awake besides messages: topics that
+ * have arrived and may be wanted; a cursor that can move and would help the writer; and an eighth of the
+ * ring passed over, in messages or in bytes, so that the cursor is stored. */
+static inline int rc_reader_ready_to_choose(rc_reader *r)
+{
+    uint64_t most = r->slots / RC_NUDGES + 1; /* no snapshot has passed over more than that */
+    rc_reader_pass(r, most - (r->next - r->began));
+    return r->next - r->began >= most || r->unflushed >= r->capacity / RC_NUDGES ||
+           rc_filter_is_behind(r->filter) || (r->next != r->began && rc_reader_could_help(r));
+}
+
+/* Is there a reason to stop waiting? `r` is a snapshot; what it passes over is passed over again, by the
+ * thread that works the reader. */
 static inline int rc_reader_ready(rc_reader *r)
 {
-    if (r->filter) {
-        uint64_t most = r->slots / RC_NUDGES + 1;
-        rc_reader_pass(r, most - (r->next - r->began));
-        if (r->next - r->began >= most || rc_filter_is_behind(r->filter) ||
-            (r->next != r->began && rc_reader_blocks(r)))
-            return 1;
-    }
+    if (r->filter && rc_reader_ready_to_choose(r))
+        return 1;
     return rc_load_acquire(&r->descriptors[r->next & (r->slots - 1)].words[0]) > r->next ||
            rc_load(&r->slot->state) != r->state ||
            rc_load_acquire(&r->header->state) == RC_RING_CLOSED;
@@ -1079,20 +1107,20 @@ static inline rc_reader rc_reader_snapshot(const rc_reader *r)
 {
     rc_reader snapshot = *r;
     snapshot.began = r->next;
+    snapshot.unflushed = 0;
     return snapshot;
 }
 
-static inline int rc_reader_spin(rc_reader *r, int64_t limit_ns, int yield)
+static inline int rc_reader_spin(rc_reader *r, int64_t limit_ns, rc_wait_kind kind)
 {
+    uint32_t round = 0;
     do {
         for (int i = 0; i < RC_SPINS_PER_CLOCK; i++) {
             if (rc_reader_ready(r))
                 return 1;
-            if (yield)
-                sched_yield();
-            else
-                rc_relax();
+            rc_pause(kind);
         }
+        rc_offer_core(kind, round++);
     } while (rc_now_ns() < limit_ns);
     return 0;
 }
@@ -1106,9 +1134,12 @@ static inline int rc_reader_sleep(rc_reader *r, int64_t deadline_ns)
     int token = 0, ready;
     atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
     rc_fence(); /* pairs with the fences in rc_writer_release() and rc_writer_want() */
+    RC_FAULT(53);
     ready = rc_reader_ready(r);
+    RC_FAULT(54);
     if (!ready)
         token = rc_take_token_until(r->wake, deadline_ns);
+    RC_FAULT(55);
     /* acq_rel: pairs with rc_writer_post() */
     if (!(atomic_fetch_and_explicit(word, ~bit, memory_order_acq_rel) & bit) && !token)
         (void)sem_trywait(r->wake); /* never wait for it: its poster may have died */
@@ -1122,10 +1153,10 @@ static inline int rc_reader_wait(rc_reader *r, rc_wait_strategy strategy, int64_
     int64_t now = rc_now_ns();
     int64_t limit = now + RC_SLICE_NS < deadline_ns ? now + RC_SLICE_NS : deadline_ns;
     if (strategy.kind != RC_BLOCKING)
-        return rc_reader_spin(r, limit, strategy.kind == RC_YIELDING);
+        return rc_reader_spin(r, limit, strategy.kind);
     if (strategy.spin_ns > 0) {
         int64_t spin_until = now + strategy.spin_ns < limit ? now + strategy.spin_ns : limit;
-        if (rc_reader_spin(r, spin_until, 0))
+        if (rc_reader_spin(r, spin_until, RC_BLOCKING))
             return 1;
     }
     return rc_reader_sleep(r, limit);

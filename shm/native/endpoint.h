@@ -121,12 +121,14 @@ static inline void rc_endpoint_wake_up(rc_endpoint *e)
     pthread_mutex_unlock(&e->mutex);
 }
 
-/* Let the thread that sleeps, if there is one, look again. */
+/* Let the thread that sleeps, if there is one, look again. A token that lies there already does as well:
+ * who takes it has the mutex before it looks. One that spins takes none, so they would pile up. */
 static inline void rc_endpoint_rouse(rc_endpoint *e, sem_t *wake)
 {
+    int tokens = 0;
     pthread_mutex_lock(&e->mutex);
-    if (e->sleeping)
-        sem_post(wake);
+    if (e->sleeping && (sem_getvalue(wake, &tokens) != 0 || tokens <= 0))
+        rc_post(wake);
     pthread_mutex_unlock(&e->mutex);
 }
 

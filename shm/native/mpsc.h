@@ -640,15 +640,14 @@ static inline int rc_receiver_wait(const rc_receiver *r, rc_wait_strategy strate
     int64_t spin_until = strategy.kind != RC_BLOCKING ? limit : now + strategy.spin_ns;
     if (spin_until > limit)
         spin_until = limit;
+    uint32_t round = 0;
     while (now < spin_until) {
         for (int i = 0; i < RC_SPINS_PER_CLOCK; i++) {
             if (rc_receiver_ready(r))
                 return 1;
-            if (strategy.kind == RC_YIELDING)
-                sched_yield();
-            else
-                rc_relax();
+            rc_pause(strategy.kind);
         }
+        rc_offer_core(strategy.kind, round++);
         now = rc_now_ns();
     }
     return strategy.kind != RC_BLOCKING ? 0 : rc_receiver_sleep(r, limit);

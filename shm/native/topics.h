@@ -109,7 +109,7 @@ static inline int rc_topic_read(const rc_topic *row, rc_topic_info *info)
 {
     info->messages = rc_load(&row->messages);
     info->bytes = rc_load(&row->bytes);
-    info->seq1 = rc_load(&row->seq1);
+    info->seq1 = rc_load_acquire(&row->seq1); /* release: rc_topic_note() */
     info->time_ns = rc_load(&row->time_ns);
     info->key = rc_load(&row->key);
     uint64_t version = rc_load_acquire(&row->version);
@@ -134,13 +134,16 @@ static inline void rc_topic_say(rc_topic *row, uint64_t state, const char *reaso
     rc_change_end(&row->version);
 }
 
-/* One message more; the writer's, after the descriptor. */
+/* One message more; the writer's, after the descriptor. seq1 comes first: a successor counts what it
+ * does not cover, so a writer that dies in here leaves a message uncounted and none counted twice. */
 static inline void rc_topic_note(rc_topic *row, const rc_descriptor *message, uint64_t seq1)
 {
+    /* release: who reads it finds that message in the ring, or a later one; acquire: rc_topic_read() */
+    rc_store_release(&row->seq1, seq1);
+    RC_FAULT(5);
     rc_store(&row->messages, rc_load(&row->messages) + 1);
     rc_store(&row->bytes, rc_load(&row->bytes) + message->f.length);
     rc_store(&row->time_ns, message->f.time_ns);
-    rc_store(&row->seq1, seq1);
 }
 
 /* ---- names and patterns --------------------------------------------------------------------- */
@@ -177,12 +180,14 @@ static inline _Atomic uint64_t *rc_interest_at(void *control, const rc_geometry 
     return (_Atomic uint64_t *)((uint8_t *)control + rc_interest_offset(g));
 }
 
-/* The row of the interest table whose readers a message is for. */
-static inline uint32_t rc_interest_row(uint32_t max_topics, uint32_t topic, uint16_t kind)
+/* The row of the interest table whose readers a message is for; the topic table has `count` rows. A
+ * topic without a row is none. */
+static inline uint32_t rc_interest_row(uint32_t max_topics, uint32_t count, uint32_t topic,
+                                       uint16_t kind)
 {
     if (rc_unlikely(kind == RC_KIND_EVENT))
         return max_topics + RC_INTEREST_EVENTS;
-    return topic <= max_topics ? topic : 0;
+    return topic <= count ? topic : 0;
 }
 
 /* ---- a reader's filter ---------------------------------------------------------------------- */
@@ -318,7 +323,7 @@ static inline void rc_filter_publish(rc_filter *f)
     rc_change_begin(&f->wishes->version);
     for (uint32_t i = 0; i < f->count; i++)
         rc_wishes_append(f->wishes, word, &length, f->wants[i].text, f->wants[i].length);
-    RC_FAULT(62);
+    RC_FAULT(82);
     for (uint32_t i = 0, any = 0; i < f->count; i++) {
         if (f->wants[i].snapshot <= answered)
             continue;

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .broker.config import Config, ConfigError
     from .broker.manager import Manager, ManagerError
+    from .broker.topics.states import TopicState
     from .broker.worker import ConnectionState, Feed, Phase, SubscriptionRefused, attach
     from .shm.errors import (
         Evicted,
@@ -64,12 +65,14 @@ __all__ = [
     "TooManyReaders",
     "TooManySenders",
     "TooManyTopics",
+    "TopicState",
     "attach",
 ]
 
 _ROOMS = {
     ".broker.config": ("Config", "ConfigError"),
     ".broker.manager": ("Manager", "ManagerError"),
+    ".broker.topics.states": ("TopicState",),
     ".broker.worker": ("ConnectionState", "Feed", "Phase", "SubscriptionRefused", "attach"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

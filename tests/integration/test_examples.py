@@ -30,6 +30,7 @@ from ringcast.broker.exchange import market
 from ringcast.broker.exchange.server import Server, at_rate
 from ringcast.shm import broadcast, mpsc
 from tests.conftest import DEADLINE, eventually
+from tests.integration.venues import VenueServer
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
@@ -129,6 +130,7 @@ def manager(name: str, exchange: Exchange) -> Iterator[None]:
     config = Config(
         name=name,
         url=exchange.url,
+        topic=("{/type}:{/symbol}",),
         reconnect=False,
         slots=SLOTS,
         capacity=CAPACITY,
@@ -169,6 +171,21 @@ def test_worker_pool(name: str, exchange: Exchange) -> None:
     assert printed.endswith(f"all: {MESSAGES} messages\n")
     assert len(set(re.findall(r"worker \d: (\d+) messages", printed))) <= 2
     assert " 0 messages" not in printed
+
+
+def test_subscribe(name: str) -> None:
+    topics = ("trades:BTC-USDT", "trades:NO-PAIR", "trades:ETH-USDT")
+    with (
+        VenueServer("okx", refuse={"trades:NO-PAIR": "doesn't exist"}) as server,
+        Manager(Config(name=name, url=server.url, venue="okx", slots=SLOTS, capacity=CAPACITY)),
+        running(EXAMPLES / "subscribe.py", name, *topics) as process,
+    ):
+        assert process.stdout is not None
+        refused = process.stdout.readline()
+        assert refused == "trades:NO-PAIR: refused, 60018: doesn't exist\n"
+        for topic in ("trades:ETH-USDT", "trades:BTC-USDT"):
+            server.publish(topic, 50)
+        assert output(process) == "trades:BTC-USDT: 50 messages\ntrades:ETH-USDT: 50 messages\n"
 
 
 def test_plain_ring(name: str) -> None:

@@ -1,4 +1,4 @@
-/* harness.h - what the cases of ring_test.c share: checks, steps, messages, rings and their guests.
+/* harness.h - what the test programs of rings share: checks, steps, messages, rings and guests.
  *
  * A message is a function of the seed and its sequence: whoever publishes it, and whoever publishes
  * it again after a death, publishes the same; a reader knows every byte to come.
@@ -44,7 +44,7 @@ static void step(void);
 #include "stream.h"
 
 #define READERS 6    /* slots of a ring */
-#define TOPICS 5     /* rows of its topic table */
+#define TOPICS 8     /* rows of its topic table */
 #define LONGEST 4096 /* bytes of a message, in any ring here */
 #define CASE_SECONDS 50
 
@@ -177,6 +177,9 @@ static uint32_t checksum(const uint8_t *bytes, uint32_t n)
     return sum;
 }
 
+/* Gives message `sequence` its topic, kind and so on; NULL: a topic that no table has. */
+static void (*adorn)(rc_descriptor *m, uint64_t sequence);
+
 /* Message `sequence` of a ring whose messages are at most `max` bytes long. */
 static void compose(rc_descriptor *m, uint8_t *bytes, uint64_t sequence, uint64_t max)
 {
@@ -186,6 +189,8 @@ static void compose(rc_descriptor *m, uint8_t *bytes, uint64_t sequence, uint64_
     m->f.topic = (uint32_t)h;
     m->f.key = sequence;
     m->f.kind = RC_KIND_BINARY;
+    if (adorn)
+        adorn(m, sequence);
     for (uint32_t i = 0; i < m->f.length; i++)
         bytes[i] = (uint8_t)(h >> (i & 7) * 8) ^ (uint8_t)i;
     m->f.crc32c = checksum(bytes, m->f.length);

@@ -514,6 +514,13 @@ static uint64_t data_size_of(const ring *x)
     return rc_data_size(&x->geometry);
 }
 
+/* Is this byte of a header one that has to be right? When the ring was made does not. */
+static int matters(uint64_t byte)
+{
+    return byte < offsetof(rc_identity, created_ns) ||
+           (byte >= offsetof(rc_identity, max_topics) && byte < offsetof(rc_identity, zero));
+}
+
 /* Flip each bit of a header, and each byte as a whole: whatever matters is noticed. */
 static void flip_all(ring *x, uint8_t *header, uint64_t size)
 {
@@ -522,7 +529,7 @@ static void flip_all(ring *x, uint8_t *header, uint64_t size)
             uint8_t mask = (uint8_t)(flip < 8 ? 1u << flip : 0xff);
             header[byte] ^= mask;
             rc_check_result found = check_pair(x, data_size_of(x), rc_control_size(&x->geometry));
-            CHECK((found == RC_OK) == (byte >= offsetof(rc_identity, created_ns)));
+            CHECK((found == RC_OK) == !matters(byte));
             header[byte] ^= mask;
         }
 }
@@ -531,7 +538,8 @@ static void flip_all(ring *x, uint8_t *header, uint64_t size)
 static void cut_all(const ring *x)
 {
     const uint64_t full[] = {data_size_of(x), rc_control_size(&x->geometry)};
-    const uint64_t lengths[] = {1, 8, 71, 72, 511, 512, 513, 895, 4095, 4096, 4097, full[0] - 1};
+    const uint64_t lengths[] = {1, 8, 79, 80, 639, 640, 641, 1023, 4095, 4096, 4097,
+                                UINT64_MAX /* all but the last byte */};
     for (int which = 0; which < 2; which++)
         for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
             ring cut = *x;
@@ -564,6 +572,8 @@ static void check_faults(ring *x)
         {offsetof(rc_identity, capacity), UINT64_C(1) << 63, RC_BAD_GEOMETRY},
         {offsetof(rc_identity, capacity), 0, RC_BAD_GEOMETRY},
         {offsetof(rc_identity, max_message), UINT64_MAX, RC_BAD_GEOMETRY},
+        {offsetof(rc_identity, max_topics), 0, RC_BAD_GEOMETRY},
+        {offsetof(rc_identity, max_topics), RC_TOPICS_MAX + 1, RC_BAD_GEOMETRY},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         uint64_t *field = (uint64_t *)((uint8_t *)x->data + wrong[i].field), before = *field;
@@ -584,7 +594,8 @@ static void case_segments(void)
     CHECK(rc_check_segments(x.data, data_size_of(&x), x.control, rc_control_size(&x.geometry),
                             &found) == RC_OK);
     CHECK(found.slots == 8 && found.capacity == 256 && found.max_message == 64 &&
-          found.max_readers == READERS && found.instance == x.geometry.instance);
+          found.max_readers == READERS && found.max_topics == TOPICS &&
+          found.instance == x.geometry.instance);
     flip_all(&x, x.data, RC_DESCRIPTORS_OFFSET);
     flip_all(&x, x.control, RC_READERS_OFFSET);
     cut_all(&x);
@@ -604,6 +615,52 @@ static uint64_t odd_number(uint64_t about)
     default:
         return about + roll(24) - 8;
     }
+}
+
+/* The topic table, what readers want of it, and what is answered. */
+static void make_hostile_topics(ring *x)
+{
+    const rc_geometry *g = &x->geometry;
+    rc_topic *rows = (rc_topic *)((uint8_t *)x->data + rc_topics_offset(g));
+    _Atomic uint64_t *interest = rc_interest_at(x->control, g);
+    rc_store(&header_of(x)->topics, (uint32_t)(roll(2) ? roll(TOPICS + 1) : odd_number(TOPICS)));
+    for (uint32_t i = 0; i < TOPICS; i++) {
+        memset(rows[i].name, "ab*\xff"[roll(5)], sizeof rows[i].name); /* without a NUL, but for \0 */
+        rc_store(&rows[i].version, odd_number(2));
+        rc_store(&rows[i].seq1, odd_number(8));
+    }
+    for (uint32_t row = 0; row < TOPICS + RC_INTEREST_ROWS; row++)
+        rc_store(&interest[row], odd_number(0));
+    for (uint32_t i = 0; i < READERS; i++) {
+        rc_wishes *wishes = (rc_wishes *)((uint8_t *)x->control + rc_wishes_offset(g)) + i;
+        rc_answer *answer = (rc_answer *)((uint8_t *)x->data + rc_answers_offset(g)) + i;
+        rc_store(&wishes->version, odd_number(2));
+        rc_store(&wishes->length, odd_number(RC_WISH_MAX));
+        rc_store(&answer->version, odd_number(2));
+        rc_store(&answer->length, odd_number(RC_ANSWER_MAX));
+    }
+}
+
+/* Read all that is said of topics. Lists and answers are copied into buffers of just their size. */
+static void read_hostile_topics(ring *x)
+{
+    const rc_geometry *g = &x->geometry;
+    char *wishes_text = malloc(RC_WISH_MAX), *answer_text = malloc(RC_ANSWER_MAX);
+    uint64_t version;
+    rc_topic_info info;
+    for (uint32_t i = 0; i < READERS; i++) {
+        const rc_wishes *wishes = (rc_wishes *)((uint8_t *)x->control + rc_wishes_offset(g)) + i;
+        const rc_answer *answer = (rc_answer *)((uint8_t *)x->data + rc_answers_offset(g)) + i;
+        CHECK(rc_wishes_read(wishes, wishes_text, &version) <= (int64_t)RC_WISH_MAX);
+        CHECK(rc_answer_read(answer, answer_text, &version) <= (int64_t)RC_ANSWER_MAX);
+    }
+    CHECK(rc_topics_count(header_of(x), TOPICS) <= TOPICS);
+    for (uint32_t i = 0; i < TOPICS; i++) {
+        CHECK(rc_topic_name_length(&rc_topics_at(x->data, g)[i]) <= RC_TOPIC_NAME_MAX);
+        CHECK(rc_topic_read(&rc_topics_at(x->data, g)[i], &info) || info.reason[0] == 0);
+    }
+    free(answer_text);
+    free(wishes_text);
 }
 
 /* Fill everything but the identities with numbers that are sometimes plausible. */
@@ -626,9 +683,24 @@ static void make_hostile(ring *x, uint64_t about)
         rc_store(&c->readers[i].state, odd_number(RC_ACTIVE));
     }
     rc_store(&c->waiters[0], odd_number(0));
+    rc_store(&c->choosers[0], odd_number(0));
     rc_store(&c->gating[0], odd_number(0));
     rc_store(&c->enough, odd_number(about));
     rc_store(&c->wanted, odd_number(about));
+    make_hostile_topics(x);
+}
+
+/* What a reader that chooses does before it looks at a message. */
+static void choose_hostile(rc_reader *r, rc_filter *f)
+{
+    rc_descriptor gathered[20];
+    uint64_t gone, limit = 1 + roll(20);
+    uint64_t n = rc_reader_available(r, r->slots), count = rc_reader_gather(r, n, gathered, limit, &gone);
+    CHECK(count <= limit && count <= gone && gone <= n);
+    rc_filter_learn(f);
+    (void)rc_reader_pass(r, roll(20));
+    rc_reader snapshot = rc_reader_snapshot(r);
+    (void)rc_reader_ready(&snapshot);
 }
 
 static void read_hostile(ring *x, int lossy, uint64_t about)
@@ -637,11 +709,20 @@ static void read_hostile(ring *x, int lossy, uint64_t about)
     guest g;
     rc_reader *r = &g.ring;
     rc_descriptor m;
+    rc_filter filter;
+    int chooses = (int)roll(2);
     memset(&g, 0, sizeof g);
     rc_reader_map(r, x->data, x->control, &x->geometry, 0, &x->wake[0], &x->space);
     rc_reader_claim(r, lossy);
+    CHECK(rc_filter_begin(&filter, x->data, x->control, &x->geometry, 0, chooses, (int)roll(2),
+                          (int)roll(2)) == 0);
+    CHECK(rc_filter_add(&filter, "*a", 2) == 0);
+    r->filter = chooses ? &filter : NULL;
     (void)rc_reader_join(r, about - roll(8));
+    read_hostile_topics(x);
     for (int i = 0; i < 8; i++) {
+        if (chooses)
+            choose_hostile(r, &filter);
         const rc_descriptor *table = r->descriptors + (r->next & (r->slots - 1));
         if (rc_reader_peek(r, &m) == RC_MESSAGE) {
             CHECK(m.f.length <= r->max_message);
@@ -657,6 +738,8 @@ static void read_hostile(ring *x, int lossy, uint64_t about)
         }
     }
     (void)rc_reader_sleep(r, 0);
+    (void)rc_filter_remove(&filter, "*a", 2);
+    rc_filter_end(&filter);
     rc_reader_leave(r);
 }
 
@@ -670,6 +753,8 @@ static void write_hostile(ring *x)
     for (int i = 0; i < 30; i++) {
         if (!try_put(&w))
             (void)rc_writer_want(&w, w.max_message);
+        if (roll(4) == 0)
+            (void)rc_writer_add_topic(&w, "new", 3, 1);
         rc_writer_release(&w);
     }
 }
@@ -950,39 +1035,60 @@ static void case_sleeping_in_turn(void)
     }
 }
 
-static int begins_by_spinning(const rc_waits *w, int64_t spin_ns)
+/* Would the next wait begin by spinning, if the last one brought so many messages? */
+static int begins_by_spinning(const rc_waits *w, int64_t spin_ns, uint64_t brought)
 {
     rc_waits copy = *w;
-    return rc_wait_begins(&copy, (rc_wait_strategy){RC_BLOCKING, spin_ns}).spin_ns == spin_ns;
+    rc_wait_strategy strategy = {RC_BLOCKING, spin_ns};
+    return rc_wait_begins(&copy, strategy, w->taken + brought).spin_ns == spin_ns;
 }
 
+/* A wait that takes so long, after the last one brought a message. */
 static void wait_for(rc_waits *w, int64_t spin_ns, int64_t took_ns)
 {
     rc_wait_strategy strategy = {RC_BLOCKING, spin_ns};
-    (void)rc_wait_begins(w, strategy);
+    (void)rc_wait_begins(w, strategy, w->taken + 1);
     w->began_ns -= took_ns;
     rc_wait_ended(w, strategy);
 }
 
-/* After two long waits in a row one does not spin, until a wait is short again. */
+/* After two long waits in a row one pauses: for 1 short wait, and after each long one that follows for
+ * 2, 4 and so on up to RC_PAUSE_MAX. */
 static void case_long_waits(void)
 {
     const int64_t spin = INT64_C(1000000000000); /* so long that the time the test takes is nothing */
-    const int64_t is_long = RC_LONG_SPINS * spin;
+    const int64_t is_long = RC_LONG_SPINS * spin, is_short = is_long / 2;
     rc_waits w = {0};
     for (uint32_t round = 0; round < 3; round++) {
         wait_for(&w, spin, is_long);
-        CHECK(begins_by_spinning(&w, spin));
-        wait_for(&w, spin, is_long / 2);
+        CHECK(begins_by_spinning(&w, spin, 1));
+        wait_for(&w, spin, is_short);
         wait_for(&w, spin, is_long);
-        CHECK(begins_by_spinning(&w, spin)); /* not in a row */
-        for (uint64_t i = 1 + roll(5); i > 0; i--) {
+        CHECK(begins_by_spinning(&w, spin, 1)); /* not in a row */
+        for (int32_t pause = 1; pause <= 4 * RC_PAUSE_MAX; pause *= 2) {
             wait_for(&w, spin, is_long);
-            CHECK(!begins_by_spinning(&w, spin));
+            for (int32_t i = pause < RC_PAUSE_MAX ? pause : RC_PAUSE_MAX; i > 0; i--) {
+                for (uint64_t k = roll(5); k > 0; k--)
+                    wait_for(&w, spin, is_long);
+                CHECK(!begins_by_spinning(&w, spin, 1));
+                wait_for(&w, spin, is_short);
+            }
+            CHECK(begins_by_spinning(&w, spin, 1));
         }
         wait_for(&w, spin, 0);
-        CHECK(begins_by_spinning(&w, spin));
     }
+}
+
+/* A wait that brought a flood is not long. */
+static void case_floods(void)
+{
+    const int64_t spin = INT64_C(1000000000000);
+    const uint64_t flood = 2 * RC_LONG_SPINS * RC_FLOOD_SPINS;
+    rc_waits w = {0};
+    wait_for(&w, spin, RC_LONG_SPINS * spin);
+    wait_for(&w, spin, RC_LONG_SPINS * spin);
+    CHECK(begins_by_spinning(&w, spin, flood));
+    CHECK(!begins_by_spinning(&w, spin, flood / 4));
 }
 
 /* ---- all of it --------------------------------------------------------------------------- */
@@ -1008,6 +1114,7 @@ static const test_case cases[] = {
     {"turn_is_passed_on", case_turn_is_passed_on},
     {"sleeping_in_turn", case_sleeping_in_turn},
     {"long_waits", case_long_waits},
+    {"floods", case_floods},
 };
 
 static void clean(pid_t child) { shm_unlink(segment_of(child)); }

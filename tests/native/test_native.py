@@ -1,20 +1,39 @@
-"""The C core alone, in C, under the compiler's sanitizers: see the three *_test.c."""
+"""The C core alone, in C, under the compiler's sanitizers: see each *_test.c."""
 
 from __future__ import annotations
 
 import secrets
+import subprocess
+import time
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from ringcast import shm
-from ringcast.broker import connection
+from ringcast.broker import connection, topics
+from tests.integration.traffic import stress_seconds
 
-from .toolchain import BUILDS, NO_SHADOW, OPTIONS, REPORT, WARNINGS, Build, compile_with, find, run
+from .toolchain import (
+    ADDRESS,
+    BUILDS,
+    NO_SHADOW,
+    OPTIONS,
+    REPORT,
+    UNDEFINED,
+    WARNINGS,
+    Build,
+    compile_with,
+    find,
+    run,
+)
 
 HERE: Final = Path(__file__).parent
-INCLUDES: Final = [Path(connection.__file__).parent, Path(shm.__file__).parent / "native"]
+INCLUDES: Final = [
+    Path(connection.__file__).parent,
+    Path(topics.__file__).parent,
+    Path(shm.__file__).parent / "native",
+]
 
 
 @pytest.fixture
@@ -30,7 +49,14 @@ def compiled(compiler: str, build: Build, where: Path, source: str) -> str:
     return str(program)
 
 
-@pytest.mark.parametrize("source", ["ring_test.c", "mpsc_test.c", "frames_test.c"])
+def check(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stdout
+    assert not REPORT.search(done.stdout), done.stdout
+
+
+@pytest.mark.parametrize(
+    "source", ["ring_test.c", "topics_test.c", "mpsc_test.c", "frames_test.c", "pointer_test.c"]
+)
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
 def test_core(compiler: str, build: Build, source: str, tmp_path: Path) -> None:
     program = compiled(compiler, build, tmp_path, source)
@@ -39,5 +65,17 @@ def test_core(compiler: str, build: Build, source: str, tmp_path: Path) -> None:
     if NO_SHADOW in done.stdout:
         done = run(["setarch", "-R", *command], **OPTIONS)
     print(done.stdout)
-    assert done.returncode == 0, done.stdout
-    assert not REPORT.search(done.stdout), done.stdout
+    check(done)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("build", [ADDRESS, UNDEFINED], ids=lambda build: build.name)
+def test_scanner_for_long(compiler: str, build: Build, tmp_path: Path) -> None:
+    program = compiled(compiler, build, tmp_path, "pointer_test.c")
+    end = time.monotonic() + stress_seconds()
+    while True:
+        done = run([program, str(secrets.randbits(32)), "100"], **OPTIONS)
+        print(done.stdout)
+        check(done)
+        if time.monotonic() >= end:
+            break

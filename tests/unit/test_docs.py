@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import ast
 import builtins
+import gzip
 import importlib
 import importlib.util
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ import pytest
 
 import ringcast
 from ringcast import shm
+from ringcast.broker.topics.venue import Outcome
+from ringcast.broker.topics.venue_file import list_venues, load_venue
 from ringcast.shm import broadcast, mpsc
 
 ROOT: Final = Path(__file__).parents[2]
@@ -186,17 +190,64 @@ def test_what_a_block_imports_and_calls_is_there(block: Block) -> None:
 
 
 TOML: Final = re.compile(r"^```toml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+TOML_FILES: Final = [text for page in PAGES for text in TOML.findall(page.read_text("utf-8"))]
+CONFIGURATIONS: Final = [text for text in TOML_FILES if re.search("^name = ", text, re.MULTILINE)]
+(VENUE,) = [text for text in TOML_FILES if text not in CONFIGURATIONS]
 
 
-def test_the_configuration_file_of_the_docs_can_be_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def topic_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module mytopics of docs/topics.md."""
+    (code,) = [block.code for block in BLOCKS if block.code.startswith("# mytopics.py\n")]
+    (tmp_path / "mytopics.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("mytopics")
+
+
+@pytest.mark.parametrize("text", CONFIGURATIONS)
+def test_the_configuration_files_of_the_docs_can_be_used(
+    text: str, topic_function: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (text,) = TOML.findall((DOCS / "manager.md").read_text(encoding="utf-8"))
+    del topic_function
     for variable in re.findall(r"\$\{(\w+)\}", text):
         monkeypatch.setenv(variable, "secret")
     path = tmp_path / "md.toml"
     path.write_text(text, encoding="utf-8")
     assert ringcast.Config.load(path).name == "md"
+
+
+def test_the_topic_function_of_the_docs_works(topic_function: Any) -> None:
+    payload = gzip.compress(b'{"ch":"market.btcusdt.trade"}')
+    assert topic_function.topic_of(memoryview(payload)) == "market.btcusdt.trade"
+    assert topic_function.topic_of(memoryview(gzip.compress(b"{}"))) is None
+
+
+def test_the_table_of_venues_has_each_with_topics_that_it_can_have() -> None:
+    text = (DOCS / "venues.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*?) \| (.*?) \| (.*?) \|", text, re.MULTILINE)
+    assert sorted(row[0] for row in rows) == list_venues()
+    for name, topics, rate, most in rows:
+        venue = load_venue(name)
+        for topic in re.findall("`(.*?)`", topics):
+            venue.check_name(topic)
+        limits = (venue.messages_per_second, venue.topics_per_connection)
+        shown = ["\N{EN DASH}" if limit is None else f"{limit:,g}" for limit in limits]
+        assert [rate.partition(" ")[0].rstrip(","), most] == shown
+
+
+def test_the_venue_of_the_docs_says_what_its_text_says(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(VENUE, encoding="utf-8")
+    venue = load_venue(str(path))
+    said = re.findall(r"`(\{.*?\})`", (DOCS / "venues.md").read_text(encoding="utf-8"))
+    asks, accepts, refuses = (text for text in said if "1" in text and "price" not in text)
+    ids = itertools.count(1)
+    (request,) = venue.requests(["trades:BTC"], subscribing=True, ids=ids)
+    assert request.text == asks
+    assert [a.outcome for a in venue.answers(accepts.encode())] == [Outcome.SUBSCRIBED]
+    venue.requests(["trades:BTC"], subscribing=True, ids=itertools.count(1))
+    (answer,) = venue.answers(refuses.encode())
+    assert (answer.outcome, answer.reason) == (Outcome.REFUSED, "no such pair")
 
 
 # ---- links ---------------------------------------------------------------------------------
@@ -297,7 +348,8 @@ def test_the_reference_has_a_text_for_each_attribute_of_an_owner(generated: dict
 
 def test_the_reference_has_every_command(generated: dict[str, str]) -> None:
     page = generated["reference/commands.md"]
-    for command in ("demo", "serve", "ls", "inspect", "tail", "send", "replay", "clean", "bench"):
+    observing = ("ls", "inspect", "topics", "tail")
+    for command in ("demo", "serve", "venues", *observing, "send", "replay", "clean", "bench"):
         assert f"\n## {command}\n" in page
         assert f"Usage: ringcast {command}" in page
 

@@ -31,6 +31,11 @@ PICK = st.integers(0, 63)
 SELDOM = st.integers(0, 7).map(lambda number: number == 0)
 """For what ends a reader's or the ring's life, so that the rest has time to happen."""
 POLICIES = st.sampled_from(["block", "block", "lossy"])
+MAX_TOPICS = 5
+NAMES = st.sampled_from(["a", "ab", "b/a", "ba", "c"])
+PATTERNS = st.one_of(NAMES, st.sampled_from(["*", "a*", "*a", "*b*", "x*", "a*b"]))
+LISTS = st.one_of(st.none(), st.lists(PATTERNS, max_size=4, unique=True))
+TOPICS = st.one_of(st.integers(0, MAX_TOPICS), st.integers(0, 2**32 - 1))
 
 
 @dataclass(slots=True, eq=False)
@@ -104,11 +109,15 @@ class RingMachine(RuleBasedStateMachine):
         self.parties: list[Party] = []
         self.gone: list[Kept] = []
         self.writer = Writer.create(
-            self.ring_name, slots=slots, capacity=capacity, max_readers=MAX_READERS
+            self.ring_name,
+            slots=slots,
+            capacity=capacity,
+            max_readers=MAX_READERS,
+            max_topics=MAX_TOPICS,
         )
         self.ring = RingModel(slots, capacity)
         for policy in policies:
-            self.attach_one(policy, "latest")
+            self.attach_one(policy, "latest", None, others=False)
 
     def teardown(self) -> None:
         for party in getattr(self, "parties", []):
@@ -162,7 +171,7 @@ class RingMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.ring.ended)
     @rule(
         length=st.integers(0, 2000),
-        topic=st.integers(0, 2**32 - 1),
+        topic=TOPICS,
         kind=st.sampled_from([0, 1, 2, 16, 65535]),
         how=st.sampled_from(["try_publish", "publish", "reserve"]),
         slack=st.integers(0, 100),
@@ -187,22 +196,27 @@ class RingMachine(RuleBasedStateMachine):
             return room.commit(len(message.payload), topic=message.topic, kind=message.kind)
 
     @precondition(lambda self: not self.ring.ended)
-    @rule(lengths=st.lists(st.integers(0, 300), max_size=20))
-    def publish_many(self, lengths: list[int]) -> None:
+    @rule(name=NAMES)
+    def add_topic(self, name: str) -> None:
+        assert self.writer.topic(name) == self.ring.topic(name)
+
+    @precondition(lambda self: not self.ring.ended)
+    @rule(lengths=st.lists(st.integers(0, 300), max_size=20), topic=st.integers(0, MAX_TOPICS))
+    def publish_many(self, lengths: list[int], topic: int) -> None:
         first = self.ring.published
         limit = self.ring.capacity // 4
         payloads = [
             random.Random(first + i).randbytes(min(n, limit)) for i, n in enumerate(lengths)
         ]
         try:
-            assert self.writer.publish_many(payloads, timeout=0) == range(
+            assert self.writer.publish_many(payloads, topic=topic, timeout=0) == range(
                 first, first + len(payloads)
             )
             published = len(payloads)
         except shm.RingFull as error:
             published = error.published
         for payload in payloads[:published]:
-            self.accepted(self.ring.published, Published(payload, 0, 2))
+            self.accepted(self.ring.published, Published(payload, topic, 2))
         assert published > 0 or not payloads or not self.ring.must_accept()
 
     @precondition(lambda self: not self.ring.ended)
@@ -252,20 +266,33 @@ class RingMachine(RuleBasedStateMachine):
     @rule(
         policy=POLICIES,
         start=st.one_of(st.sampled_from(["latest", "latest", "oldest"]), st.integers(0, 40)),
+        topics=LISTS,
+        others=st.booleans(),
     )
-    def attach(self, policy: Any, start: Any) -> None:
+    def attach(self, policy: Any, start: Any, topics: list[str] | None, others: bool) -> None:
         full = len(self.parties) == MAX_READERS
         if full or (isinstance(start, int) and start > self.ring.published):
             with pytest.raises(shm.TooManyReaders if full else ValueError):
                 Reader.attach(self.ring_name, policy=policy, start=start)
             return
-        self.attach_one(policy, start)
+        self.attach_one(policy, start, topics, others=others)
 
-    def attach_one(self, policy: Any, start: Any) -> None:
+    def attach_one(
+        self, policy: Any, start: Any, topics: list[str] | None, *, others: bool
+    ) -> None:
         oldest = self.status().oldest
         wanted = {"latest": self.ring.published, "oldest": oldest}.get(start, start)
-        reader = Reader.attach(self.ring_name, policy=policy, start=start)
-        model = ReaderModel(self.ring, wanted, max(wanted, oldest), gating=policy == "block")
+        reader = Reader.attach(
+            self.ring_name, policy=policy, start=start, topics=topics, others=others
+        )
+        model = ReaderModel(
+            self.ring,
+            wanted,
+            max(wanted, oldest),
+            gating=policy == "block",
+            topics=topics,
+            others=others and topics is not None,
+        )
         assert reader.cursor == model.cursor
         self.parties.append(Party(reader, model))
         self.ring.readers.append(model)
@@ -302,6 +329,39 @@ class RingMachine(RuleBasedStateMachine):
         with pytest.raises(shm.RingClosed, match="this end of the ring is closed"):
             pick(self.closed_ones(), number).reader.read_available()
 
+    # -- what they want
+
+    def choosing_ones(self) -> list[Party]:
+        """The open readers that choose among topics."""
+        return [party for party in self.open_ones() if party.model.topics is not None]
+
+    @precondition(lambda self: self.choosing_ones())
+    @rule(number=PICK, topics=st.lists(PATTERNS, max_size=3))
+    def subscribe(self, number: int, topics: list[str]) -> None:
+        party = pick(self.choosing_ones(), number)
+        party.reader.subscribe(*topics)
+        party.model.topics = list(dict.fromkeys(party.model.topics + topics))
+
+    @precondition(lambda self: self.choosing_ones())
+    @rule(number=PICK, topics=st.lists(PATTERNS, max_size=3))
+    def unsubscribe(self, number: int, topics: list[str]) -> None:
+        party = pick(self.choosing_ones(), number)
+        party.reader.unsubscribe(*topics)
+        party.model.topics = [topic for topic in party.model.topics if topic not in topics]
+
+    @precondition(lambda self: self.open_ones())
+    @rule(number=PICK, name=NAMES)
+    def latest(self, number: int, name: str) -> None:
+        """It is the newest of the topic, if the ring has it, whatever became of the reader."""
+        message = pick(self.open_ones(), number).reader.latest(name)
+        newest = self.ring.newest.get(name, -1)
+        if newest < self.status().oldest:
+            assert message is None
+        else:
+            expected = self.ring.messages[newest]
+            assert message is not None
+            assert (message.sequence, bytes(message)) == (newest, expected.payload)
+
     # -- reading
 
     def call(self, party: Party, call: Callable[[], Any]) -> Any:
@@ -315,7 +375,7 @@ class RingMachine(RuleBasedStateMachine):
         except shm.RingClosed:
             assert self.ring.ended
             model.step_down_if_asked()
-            model.find_nothing(party.reader.cursor, self.status().oldest)
+            model.find_nothing(party.reader.cursor, party.reader.lost, self.status().oldest)
             return None
         assert not model.evicted
         model.step_down_if_asked()
@@ -345,7 +405,7 @@ class RingMachine(RuleBasedStateMachine):
 
         message = self.call(party, read)
         if message is nothing:
-            party.model.find_nothing(party.reader.cursor, self.status().oldest)
+            party.model.find_nothing(party.reader.cursor, party.reader.lost, self.status().oldest)
         elif message is not None:
             self.received(party, message, keep)
 
@@ -355,13 +415,14 @@ class RingMachine(RuleBasedStateMachine):
         party = pick(self.open_ones(), number)
         messages = self.call(party, lambda: party.reader.read_available(limit))
         if messages == []:
-            party.model.find_nothing(party.reader.cursor, self.status().oldest)
+            party.model.find_nothing(party.reader.cursor, party.reader.lost, self.status().oldest)
         elif messages is not None:
             assert len(messages) <= limit
             if party.model.asked or (self.ring.ended and len(messages) < limit):
                 keep = "keep"  # on its way down, or at the end, it may have copied them already
             for message in messages:
                 self.received(party, message, keep)
+            party.model.skip_to(party.reader.cursor)
 
     @precondition(lambda self: self.open_ones())
     @rule(
@@ -376,10 +437,11 @@ class RingMachine(RuleBasedStateMachine):
             return
         assert len(batch) <= limit
         if len(batch) == 0:
-            party.model.find_nothing(party.reader.cursor, self.status().oldest)
+            party.model.find_nothing(party.reader.cursor, party.reader.lost, self.status().oldest)
             batch.release()
             return
         expected = self.check_batch(party, batch)
+        party.model.skip_to(party.reader.cursor)
         if keep == "release" or not party.model.gating:
             batch.release()
         elif keep == "open":
@@ -396,8 +458,9 @@ class RingMachine(RuleBasedStateMachine):
         table = batch.descriptors
         for i in range(len(batch)):
             gap = batch.gap if i == 0 else 0
-            expected = party.model.receive(batch.first + i, gap, oldest)
-            assert table["seq1"][i] == batch.first + i + 1
+            sequence = int(table["seq1"][i]) - 1
+            assert i or sequence == batch.first
+            expected = party.model.receive(sequence, gap, oldest)
             assert (table["topic"][i], table["kind"][i]) == (expected.topic, expected.kind)
             assert bytes(batch.payload(i)) == expected.payload
             payloads.append(expected.payload)
@@ -446,7 +509,10 @@ class RingMachine(RuleBasedStateMachine):
             reader, model = party.reader, party.model
             assert reader.cursor == model.cursor
             assert reader.lost == model.lost >= 0
-            assert model.received + reader.lost == reader.cursor - model.start
+            assert (reader.received, reader.skipped) == (model.received, model.skipped)
+            assert model.received + model.skipped + model.lost == reader.cursor - model.start
+            if not model.closed and model.topics is not None:
+                assert list(reader.subscriptions) == model.topics
             if not model.evicted:
                 assert (reader.policy == "block") == model.gating
             if not model.closed:
@@ -470,6 +536,9 @@ class RingMachine(RuleBasedStateMachine):
         assert not status.waiting
         assert status.lost == model.lost
         assert status.received <= model.received
+        assert status.skipped <= model.skipped
+        assert status.topics == (None if model.topics is None else tuple(model.topics))
+        assert status.others == model.others
         assert (status.state == "evicted") == model.evicted
         if model.gating:
             assert oldest <= status.cursor <= model.floor()

@@ -60,7 +60,7 @@ TOP: Final = (
     "Config ConfigError ConnectionState Evicted Feed LayoutMismatch Manager ManagerError"
     " MessageTooLarge Phase RingClosed RingCorrupt RingError RingExists RingFull RingNotFound"
     " SendRejected SendUnconfirmed SubscriptionRefused TooManyReaders TooManySenders TooManyTopics"
-    " attach"
+    " TopicState attach"
 )
 
 
@@ -92,7 +92,8 @@ def test_methods_of_reader_and_writer() -> None:
         broadcast.Writer: (
             "abandon abandoned answer_wishes answers_wishes capacity close closed create demote"
             " epoch evict max_message name note oldest publish publish_many reserve resume sequence"
-            " set_topic_state slots topic try_publish unlink wishers wishes"
+            " set_topic_state slots topic try_publish unlink"
+            " watch_wishes wishers wishes"
         ),
         broadcast.Reader: (
             "attach batch chooses close closed cursor lag latest lost max_message name note policy"

@@ -232,7 +232,8 @@ static ringcast_status recover(ringcast_reader *r, rc_result result)
     }
 }
 
-/* The next message is not wanted, and perhaps more after it. 0: they were overwritten meanwhile. */
+/* The next message is not wanted, and perhaps more after it. 0: none was passed over, since they were
+ * overwritten meanwhile, or a topic has just arrived. */
 static int pass_over(ringcast_reader *r)
 {
     rc_reader *reader = &r->a.reader;
@@ -267,7 +268,7 @@ static ringcast_status find(ringcast_reader *r, ringcast_message *m)
         if (wants != RC_WANTED) {
             if (pass_over(r))
                 i--; /* bounded by what was published */
-            else if (reader->lossy)
+            else if (reader->lossy && !rc_reader_intact(reader, reader->next))
                 status = recover(r, RC_OVERRUN);
             continue;
         }
@@ -366,6 +367,7 @@ ringcast_status ringcast_wait(ringcast_reader *reader, int64_t timeout_ns)
             return status;
         snapshot.next = atomic_load_explicit(&reader->next, memory_order_relaxed);
         snapshot.began = snapshot.next;
+        snapshot.unflushed = 0;
         snapshot.stored = rc_load(&snapshot.slot->cursor);
         snapshot.state = atomic_load_explicit(&reader->state, memory_order_relaxed);
         if (rc_reader_ready(&snapshot))

@@ -31,6 +31,7 @@ TRIES = {
     "descriptors": 120_000,
     "counters": 60_000,
     "control": 40_000,
+    "topics": 4_000,
     "resume": 8_000,
     "sizes": 1_500,
     "semaphores": 500,
@@ -38,8 +39,20 @@ TRIES = {
 SLOTS = 16
 CAPACITY = 1024
 MAX_READERS = 2
+MAX_TOPICS = 4
 HEADER = 640
 """Bytes of either header that mean something; in the control segment, what comes before slot 0."""
+TOPICS = DATA_HEADER + 64 * SLOTS + CAPACITY
+"""Where the topic table begins in the data segment."""
+TOPIC_BYTES = 384
+ANSWERS = TOPICS + MAX_TOPICS * TOPIC_BYTES
+ANSWER_BYTES = 512
+INTEREST = HEADER + MAX_READERS * 384
+"""Where the interest table begins in the control segment; it has a word a row."""
+INTEREST_END = INTEREST + 8 * (MAX_TOPICS + 3)
+WISHES = -(-INTEREST_END // 128) * 128
+"""Where the lists begin of what readers want."""
+WISH_BYTES = 32768
 
 LAYOUT = (Path(shm.__file__).parent / "native" / "layout.h").read_text(encoding="utf-8")
 OFFSETS = {
@@ -142,7 +155,13 @@ def fuzz(name: str, processes: Processes, tmp_path: Path) -> Callable[[str, Work
 
 def create(name: str) -> Writer:
     """The ring that is spoiled."""
-    return Writer.create(name, slots=SLOTS, capacity=CAPACITY, max_readers=MAX_READERS)
+    return Writer.create(
+        name,
+        slots=SLOTS,
+        capacity=CAPACITY,
+        max_readers=MAX_READERS,
+        max_topics=MAX_TOPICS,
+    )
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from tests.unit.conftest import DATA_HEADER, control_path, data_path
 from tests.unit.hostile.conftest import (
     CAPACITY,
     HEADER,
+    INTEREST_END,
     MAX_READERS,
     OFFSETS,
     SLOTS,
@@ -69,7 +70,7 @@ def spoil_headers(name: str, tries: int, rng: random.Random) -> int:
         while made < tries:
             segments = rng.choice(([data], [control], [data, control]))
             for segment in segments:
-                segment.spoil(rng, 0, HEADER if segment is data else len(control.good))
+                segment.spoil(rng, 0, HEADER if segment is data else INTEREST_END)
             open_somehow(name, data, rng)
             data.restore()
             control.restore()
@@ -214,7 +215,7 @@ def spoil_control(name: str, tries: int, rng: random.Random) -> int:
     made = 0
     with create(name) as writer:
         pair, data = Pair(writer), Segment(data_path(name))
-        low, high = OFFSETS["rc_control.wanted"], len(pair.control.good)
+        low, high = OFFSETS["rc_control.wanted"], INTEREST_END
         while made < tries:
             for _ in range(20):
                 for _ in range(rng.choice((1, 1, 4))):
@@ -239,7 +240,7 @@ def spoil_and_resume(name: str, tries: int, rng: random.Random) -> int:
     parts = [
         (data, 0x80, HEADER),
         (data, DATA_HEADER, DATA_HEADER + 64 * SLOTS),
-        (control, 0x80, len(control.good)),
+        (control, 0x80, INTEREST_END),
     ]
     for _ in range(tries):
         for segment, low, high in rng.choices(parts, k=rng.choice((1, 1, 3))):

@@ -10,6 +10,7 @@ import pytest
 
 from ringcast import shm
 from ringcast.shm.broadcast import Reader, Writer
+from tests.conftest import leftovers
 from tests.unit.broker.cli.conftest import executed, finished, lines, only, parsed, run, started
 
 
@@ -47,6 +48,13 @@ def test_clean_of_what_is_no_ring(name: str) -> None:
     for segment in "dc":
         Path(f"/dev/shm/rc.{name}.{segment}").write_bytes(b"rubbish" * 1000)
     assert parsed("clean", name, "--json")[0]["outcome"] == "removed"
+
+
+def test_clean_leaves_nothing(orphan: str) -> None:
+    parts = {entry.rpartition(".")[2] for entry in leftovers(orphan)}
+    assert {"c", "d", "r0", "space", "wish"} <= parts
+    assert lines("clean", orphan) == [f"removed {orphan} (orphaned)"]
+    assert leftovers(orphan) == []
 
 
 def test_clean_asks_nobody_where_nobody_can_answer(orphan: str) -> None:

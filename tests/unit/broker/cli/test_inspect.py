@@ -16,7 +16,7 @@ from tests.unit.broker.cli.conftest import HOSTILE, finished, lines, only, parse
 INSPECTED = (
     "name epoch state slots capacity_bytes used_bytes occupancy sequence readers uplink connection"
 )
-READER = "slot pid label policy state cursor lag lag_bytes lost waiting"
+READER = "slot pid label policy state cursor lag lag_bytes lost skipped waiting topics"
 SENDER = "lane pid label state sent pending pending_bytes rejected unconfirmed"
 CONNECTION = "phase url since_ns rtt_ns received sent reconnects last_error"
 
@@ -78,6 +78,32 @@ def test_inspect_json(writer: Writer) -> None:
     assert list(reader) == READER.split()
     assert (reader["pid"], reader["label"], reader["lag"]) == (os.getpid(), "mine", 1)
     assert (reader["policy"], reader["waiting"]) == ("block", False)
+    assert (reader["skipped"], reader["topics"]) == (0, None)
+
+
+def test_inspect_shows_what_readers_want(writer: Writer) -> None:
+    many = [f"topic-{number}" for number in range(30)]
+    with (
+        Reader.attach(writer.name, label="all"),
+        Reader.attach(writer.name, label="some", topics=["a", "b*"]) as some,
+        Reader.attach(writer.name, label="many", topics=many, others=True),
+        Reader.attach(writer.name, label="nothing", topics=[]),
+    ):
+        writer.publish(b"x", topic=writer.topic("a"))
+        writer.publish(b"x", topic=writer.topic("c"))
+        writer.publish(b"x")
+        assert len(some.read_available()) == 1
+        assert some.read(timeout=0) is None  # now its cursor is stored
+        readers = parsed("inspect", writer.name, "--json")["readers"]
+        shown = lines("inspect", writer.name, "--interval", "0.01")
+    assert [reader["topics"] for reader in readers] == [None, ["a", "b*"], many, []]
+    assert readers[1]["skipped"] == 2
+    wants = next(n for n, line in enumerate(shown) if line.split()[-2:] == ["others", "topics"])
+    rows = [line.split(maxsplit=5) for line in shown[wants + 1 : wants + 4]]
+    assert rows[0] == ["1", "some", "1", "2", "no", "a, b*"]
+    assert rows[1][4] == "yes"
+    assert rows[1][5].endswith("topic-19, and 10 more")
+    assert rows[2] == ["3", "nothing", "0", "0", "no", "none"]
 
 
 def test_inspect_for_people(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:

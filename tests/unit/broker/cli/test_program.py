@@ -28,13 +28,17 @@ def test_help_and_version() -> None:
         ["inspect", "x", "--interval", "0"],
         ["tail", "x", "-n", "-1"],
         ["tail", "x", "--no-follow"],
+        ["tail", "x", "--others"],
+        ["topics"],
+        ["topics", "NOT A NAME"],
+        ["topics", "x", "--interval", "0"],
     ],
 )
 def test_bad_usage(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["inspect", "tail"])
+@pytest.mark.parametrize("command", ["inspect", "topics", "tail"])
 def test_an_error_is_one_line(command: str, name: str) -> None:
     code, out, err = executed(command, name)
     assert (code, out) == (1, "")

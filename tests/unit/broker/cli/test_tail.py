@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from ringcast import shm
+from ringcast.broker.topics.states import TopicState
 from ringcast.shm.broadcast import Writer
 from tests.conftest import eventually, reader_status
 from tests.unit.broker.cli.conftest import HOSTILE, attached, finished, lines, run, started
@@ -24,13 +25,59 @@ def test_tail_the_last(writer: Writer) -> None:
     assert [line.split(" ", 2)[2] for line in found] == ["topic 3 text 3", "topic 4 text 4"]
     assert lines("tail", writer.name, "-n", "0") == []
     assert len(lines("tail", writer.name, "-n", "1000")) == 5
-    chosen = lines("tail", writer.name, "-n", "5", "--topic", "1", "--topic", "4")
-    assert [line.split()[0] for line in chosen] == ["1", "4"]
     for _ in range(20):
         writer.publish(b"x")
     result = run("tail", writer.name, "-n", "1000", "--json")
     assert [json.loads(line)["sequence"] for line in result.stdout.splitlines()][-1] == 24
     assert result.stderr == ""
+
+
+def test_tail_of_topics(writer: Writer) -> None:
+    for name in ("a", "b1", "b2", "c"):
+        writer.publish(name.encode(), topic=writer.topic(name), kind=shm.Kind.TEXT)
+    writer.publish(b"of no topic", kind=shm.Kind.TEXT)
+    writer.publish(b"{}", kind=shm.Kind.EVENT)
+    chosen = lines("tail", writer.name, "-n", "8", "--topic", "a", "--topic", "b*")
+    assert [line.split(" ", 2)[2] for line in chosen] == [
+        "topic a a",
+        "topic b1 b1",
+        "topic b2 b2",
+    ]
+    chosen = lines("tail", writer.name, "-n", "3", "--topic", "c", "--others")
+    assert [line.split(" ", 2)[2] for line in chosen] == ["topic c c", "topic 0 of no topic"]
+    (record,) = map(json.loads, lines("tail", writer.name, "-n", "8", "--topic", "c", "--json"))
+    assert (record["topic"], record["topic_name"], record["text"]) == (4, "c", "c")
+
+
+def test_tail_follows_a_topic(writer: Writer) -> None:
+    with started("tail", writer.name, "--topic", "a*") as process:
+        attached(writer.name, process)
+        assert process.stdout is not None
+        for number in range(3):
+            writer.publish(b"unwanted", topic=writer.topic("b"), kind=shm.Kind.TEXT)
+            topic = writer.topic(f"a{number}")
+            writer.publish(b"text %d" % number, topic=topic, kind=shm.Kind.TEXT)
+            assert process.stdout.readline().endswith(f" topic a{number} text {number}\n")
+        writer.close()
+        code, out, err = finished(process)
+    assert (code, out) == (0, "")
+    assert err.startswith(f"ringcast: ring {writer.name!r} has ended")
+
+
+def test_tail_reports_a_refusal(writer: Writer) -> None:
+    writer.answers_wishes = True
+    with started("tail", writer.name, "--topic", "a", "--topic", "b") as process:
+        (wisher,) = eventually(writer.wishers, "it wishes for topics")
+        writer.set_topic_state(writer.topic("a"), TopicState.SUBSCRIBED)
+        writer.set_topic_state(writer.topic("b"), TopicState.REFUSED, "not that one")
+        writer.answer_wishes(wisher.slot, wisher.version, "")
+        assert process.stderr is not None
+        assert process.stderr.readline() == "ringcast: 'b' refused: not that one\n"
+        writer.publish(b"of a", topic=writer.topic("a"), kind=shm.Kind.TEXT)
+        assert process.stdout is not None
+        assert process.stdout.readline().endswith(" topic a of a\n")
+        writer.close()
+        assert finished(process)[0] == 0
 
 
 def test_tail_steers_no_terminal(writer: Writer) -> None:
@@ -60,7 +107,7 @@ def test_tail_json(writer: Writer) -> None:
     writer.publish(b"", kind=77)
     records = [json.loads(line) for line in lines("tail", writer.name, "-n", "5", "--json")]
     assert all(record.pop("time_ns") > 1.7e18 for record in records)
-    common = {"topic": 0, "epoch": 1, "gap": 0}
+    common = {"topic": 0, "topic_name": None, "epoch": 1, "gap": 0}
     assert records == [
         {"sequence": 0, "kind": "text", **common, "topic": 7, "text": HOSTILE},
         {"sequence": 1, "kind": "text", **common, "base64": base64.b64encode(b"\xff").decode()},

@@ -410,7 +410,7 @@ def test_a_call_does_not_get_dearer_with_the_topics_that_wait() -> None:
         assert desk.states(*names) == [SUBSCRIBED] * count
         return time.process_time() - begin
 
-    ratio = min(seconds(8000) / seconds(1000) for _ in range(3))
+    ratio = min(seconds(4000) / seconds(500) for _ in range(3))
     assert ratio < 24, f"8 times as many topics cost {ratio:.1f} times as much"
 
 
