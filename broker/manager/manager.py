@@ -61,7 +61,7 @@ class Manager:
         Raises:
             ManagerError: it stopped because of an error: one that another attempt would meet again
                 (401, 403, 404, a bad certificate), or any, if `Config.reconnect` is off.
-            ConfigError: sizes that no ring can have.
+            ConfigError: sizes that no ring can have, or a topic function that can't be had.
             shm.RingExists: another manager of this name lives.
             shm.RingError: the ring can't be made.
         """

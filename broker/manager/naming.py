@@ -12,7 +12,7 @@ from typing import Final
 from ringcast import shm
 from ringcast.shm import broadcast
 
-from ..config import Config
+from ..config import Config, ConfigError
 from ..logs import log_event
 from ..topics._scan import Finder, FunctionScanner, Scanner
 from ..topics.patterns import load_function
@@ -36,6 +36,9 @@ class Naming:
 
     Attributes:
         finder: for `Ingest`; None if messages have no topics.
+
+    Raises:
+        ConfigError: the Python function for topics can't be had.
     """
 
     def __init__(self, config: Config, venue: Venue | None, writer: broadcast.Writer) -> None:
@@ -92,7 +95,11 @@ class Naming:
 def _finder(config: Config, venue: Venue | None) -> Finder | None:
     names_max = _RAW_NAMES_PER_TOPIC * config.max_topics
     if config.topic_function is not None:
-        return FunctionScanner(load_function(config.topic_function), names_max=names_max)
+        try:
+            function = load_function(config.topic_function)
+        except ValueError as error:
+            raise ConfigError(f"topic: {error}") from error
+        return FunctionScanner(function, names_max=names_max)
     if not config.topic:
         return None
     control = venue.control if venue is not None else ()
