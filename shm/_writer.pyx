@@ -20,7 +20,7 @@ from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint16_t, uint
 from libc.string cimport memset
 
 from ringcast.shm._core cimport (
-    CLOCK_REALTIME, RC_ANSWER_MAX, RC_DEAD, RC_EVICTED, RC_FORKED, RC_FREE, RC_KIND_BINARY, RC_KIND_EVENT, RC_KIND_TEXT,
+    CLOCK_REALTIME, RC_ACTIVE, RC_ANSWER_MAX, RC_DEMOTED, RC_DEMOTING, RC_EVICTED, RC_FORKED, RC_FREE, RC_KIND_BINARY, RC_KIND_EVENT, RC_KIND_TEXT,
     RC_LOCK_READER, RC_MY_TURN, RC_NOTE_MAX, RC_OPEN, RC_REASON_MAX, RC_ROOM_SLICE_NS,
     RC_TOPIC_NAME_MAX, rc_answer, rc_answer_say, rc_answers_offset, rc_clock_ns, rc_control,
     rc_descriptor, rc_endpoint_phase, rc_endpoint_turn, rc_endpoint_wake_up, rc_load_u32,
@@ -649,7 +649,8 @@ cdef class Writer(OwnerEnd):
         check_open(&self.endpoint.c)
         self._reap()
         for i in range(self.ring.max_readers):
-            if rc_load_u64(&rc_slot_at(control, i).state) & 0xff not in (RC_FREE, RC_DEAD, RC_EVICTED):
+            # Not of one that joins: until it has written its list, its slot's last owner's stands there.
+            if rc_load_u64(&rc_slot_at(control, i).state) & 0xff in (RC_ACTIVE, RC_DEMOTING, RC_DEMOTED):
                 found.append(SlotWishes(i, rc_load_u64(&rc_slot_at(control, i).joined_ns),
                                         wishes_version(self.segments, i)))
         return found

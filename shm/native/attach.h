@@ -652,7 +652,7 @@ static inline ringcast_status rc_begin_filter(rc_attached_reader *a, uint32_t sl
     for (uint32_t i = 0; i < options->topic_count && status == RINGCAST_OK; i++)
         status = rc_want_topic(a, options->topics[i], error);
     if (status == RINGCAST_OK && options->topic_count)
-        rc_show_wishes(a);
+        rc_filter_publish(&a->filter); /* read once the slot is active: see rc_join_reader() */
     a->reader.filter = options->chooses ? &a->filter : NULL;
     a->reader.skip = options->skip;
     return status;
@@ -689,6 +689,8 @@ static inline ringcast_status rc_join_reader(rc_attached_reader *a, uint32_t slo
         return rc_fail(error, RINGCAST_EVICTED, 0,
                        "the writer of ring '%s' evicts every reader that joins", a->ring.name);
     }
+    if (options->topic_count)
+        rc_post(a->wishes);
     if (options->start != RINGCAST_SEQUENCE) { /* what went while we joined was never promised */
         r->gap = r->lost = 0;
         rc_store(&r->slot->lost, 0);
