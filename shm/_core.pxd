@@ -151,7 +151,10 @@ cdef extern from "topics.h" nogil:
     uint32_t rc_topic_name_length(const rc_topic *)
     int rc_topic_read(const rc_topic *, rc_topic_info *)
     void rc_topic_say(rc_topic *, uint64_t state, const char *reason, uint64_t length)
-    ctypedef uint64_t rc_atomic_u64 "_Atomic uint64_t"
+    ctypedef struct rc_atomic_u64 "_Atomic uint64_t":
+        pass
+
+    uint64_t rc_load_atomic "rc_load"(const rc_atomic_u64 *)
 
     rc_atomic_u64 *rc_interest_at(void *control, const rc_geometry *)
     int rc_filter_is_behind(const rc_filter *)

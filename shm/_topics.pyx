@@ -12,7 +12,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
 from ringcast.shm._core cimport (
     RC_ACTIVE, RC_CHOOSES, RC_DEMOTED, RC_DEMOTING, RC_OTHERS, RC_WISH_MAX, rc_atomic_u64, rc_bit, rc_control,
-    rc_hash, rc_header, rc_interest_at, rc_interest_words, rc_load_u32, rc_load_u64, rc_post, rc_ring,
+    rc_hash, rc_header, rc_interest_at, rc_interest_words, rc_load_atomic, rc_load_u32, rc_load_u64, rc_post, rc_ring,
     rc_slot, rc_slot_at, rc_store_u32, rc_take_token_until, rc_topic, rc_topic_info, rc_topic_name_length,
     rc_topic_read, rc_topics_at, rc_topics_count, rc_wishes, rc_wishes_offset, rc_wishes_read, sem_t,
     write,
@@ -92,7 +92,7 @@ cdef int wanted_by(rc_ring *ring, uint32_t topic) noexcept:
     cdef uint32_t index
     cdef int count = 0
     for index in range(ring.g.max_readers):
-        if rc_load_u64(<const uint64_t *>&interest[<uint64_t>topic * words + index // 64]) & rc_bit(index):
+        if rc_load_atomic(&interest[<uint64_t>topic * words + index // 64]) & rc_bit(index):
             count += holds(rc_slot_at(control, index))
     return count
 

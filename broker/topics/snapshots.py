@@ -106,6 +106,11 @@ class Snapshots:
                     self._due.setdefault(slot, {})[name] = None
         return again
 
+    @property
+    def has_requests(self) -> bool:
+        """Does `requests` have something?"""
+        return bool(self._due)
+
     def requests(self, ids: Iterator[int]) -> list[tuple[int, Request]]:
         """The messages that ask for what one worker waits for, and its slot."""
         if not self._due:

@@ -1,4 +1,4 @@
-"""The server's subscriptions, kept equal to what workers want: without socket and clock.
+"""The server's subscriptions, kept equal to what workers want, without a socket or a clock.
 
     wish, leave, snapshot: workers   ──▶ ┌───────────────┐ ──▶ take: texts to send
     connected, disconnected, spent   ──▶ │ Subscriptions │ ──▶ changes: for the topic table
@@ -363,14 +363,15 @@ class Subscriptions:
 
     def _make(self, now: float) -> None:
         """Make the next requests. Those who wait to subscribe go first, unless there is no room for
-        them; while they are many, the others take turns with them."""
+        them; the others that wait meanwhile take turns with them."""
         for _ in self._sources:
             make = self._sources[self._turn]
             self._turn = (self._turn + 1) % len(self._sources)
             make(now)
             if self._ready:
-                return
-        self._turn = 0
+                break
+        if not self._places.leaving and not self._snapshots.has_requests:
+            self._turn = 0
 
     def _make_joining(self, now: float) -> None:
         while not self._ready and (topics := self._places.next_joining(self._batch)):
