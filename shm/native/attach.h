@@ -524,6 +524,8 @@ static inline void rc_show_wishes(rc_attached_reader *a)
 static inline ringcast_status rc_want_topic(rc_attached_reader *a, const char *topic,
                                             rc_error *error)
 {
+    if (!topic)
+        return rc_fail(error, RINGCAST_INVALID, 0, "a topic's name is NULL");
     size_t length = strlen(topic);
     if (length == 0 || length > RC_TOPIC_NAME_MAX)
         return rc_fail(error, RINGCAST_INVALID, 0,

@@ -4,7 +4,9 @@ It writes one byte when it is ready, waits for one before it goes on, and then w
 each message that it has published. It ends with exit code 0 if the step never came.
 
     victim.py write NAME SEED WAY COUNT create|resume
+    victim.py write_topics NAME SEED            messages of topical.py
     victim.py attach NAME POLICY
+    victim.py choose NAME
     victim.py send NAME WHO                     through an uplink
     victim.py receive NAME create|resume HOW    from an uplink
 """
@@ -20,7 +22,7 @@ from typing import cast
 from ringcast import shm
 from ringcast.shm.broadcast import Reader, Writer
 from ringcast.shm.mpsc import Receiver, Sender
-from tests.integration import numbered, traffic
+from tests.integration import numbered, topical, traffic
 
 MESSAGES = 5000  # far more than it takes to reach any step
 
@@ -42,6 +44,28 @@ def attach(name: str, policy: str) -> None:
     os.write(1, b"r")
     os.read(0, 1)
     Reader.attach(name, policy=cast(traffic.Policy, policy), start=0).close()
+
+
+def write_topics(name: str, seed: str) -> None:
+    """Publish messages of topics that come up one by one."""
+    writer = topical.create(name)
+    os.write(1, b"r")
+    os.read(0, 1)
+    for n in range(MESSAGES):
+        topical.publish_topical(writer, int(seed), n + 1)
+        os.write(1, b".")
+
+
+def choose(name: str) -> None:
+    """Join with a list, change it, sleep, and leave."""
+    os.write(1, b"r")
+    os.read(0, 1)
+    sleepy = shm.Blocking(spin_us=0)
+    with Reader.attach(name, topics=["a", "b*"], wait=sleepy) as reader:
+        for _ in range(5):
+            reader.subscribe("ab")
+            reader.read(timeout=0.01)
+            reader.unsubscribe("ab")
 
 
 def send(name: str, who: str) -> None:
@@ -66,7 +90,9 @@ def receive(name: str, how: str, auto_ack: str) -> None:
 
 ROLES: dict[str, Callable[..., None]] = {
     "write": write,
+    "write_topics": write_topics,
     "attach": attach,
+    "choose": choose,
     "send": send,
     "receive": receive,
 }

@@ -23,6 +23,8 @@
 #define ALARM_SECONDS 240 /* the end of whatever went wrong */
 #define LOOK_NS INT64_C(20000000)
 
+#define TOPICS_MAX 512 /* in one request */
+
 static ringcast_reader *readers[ENDS];
 static ringcast_sender *senders[ENDS];
 static ringcast_message messages[MANY];
@@ -80,6 +82,29 @@ static void print_message(const ringcast_message *m)
            m->epoch, m->time_ns, m->key, m->connection);
 }
 
+/* ---- topics -------------------------------------------------------------------------------- */
+
+static const char *topics[TOPICS_MAX];
+
+/* Names and patterns with a | between them; "-" is none, and an empty one is "". */
+static size_t parse_topics(char *text)
+{
+    size_t count = 0;
+    if (!strcmp(text, "-"))
+        return 0;
+    for (char *topic; (topic = strsep(&text, "|")) && count < TOPICS_MAX;)
+        topics[count++] = topic;
+    return count;
+}
+
+static void print_topic_name(int end, uint32_t topic)
+{
+    const char *found = ringcast_topic_name(readers[end], topic);
+    answer(RINGCAST_OK);
+    printf(", \"known\": %d", found != NULL);
+    print_text("name", found ? found : "");
+}
+
 /* ---- readers ------------------------------------------------------------------------------- */
 
 static ringcast_status attach(char *arguments)
@@ -87,10 +112,16 @@ static ringcast_status attach(char *arguments)
     int end, policy, start, wait;
     ringcast_reader_options options = {0};
     char name[64], label[128];
-    if (sscanf(arguments, "%d %63s %d %d %" SCNu64 " %d %" SCNd32 " %" SCNd32 " %" SCNd64 " %127s",
+    static char list[LINE_MAX_BYTES];
+    if (sscanf(arguments,
+               "%d %63s %d %d %" SCNu64 " %d %" SCNd32 " %" SCNd32 " %" SCNd64 " %127s %" SCNd32
+               " %" SCNd32 " %262143s",
                &end, name, &policy, &start, &options.sequence, &wait, &options.spin_us,
-               &options.events, &options.owner, label) != 10)
+               &options.events, &options.owner, label, &options.choose, &options.others,
+               list) != 13)
         exit(3);
+    options.topic_count = parse_topics(list);
+    options.topics = options.topic_count ? topics : NULL;
     options.policy = (ringcast_policy)policy;
     options.start = (ringcast_start)start;
     options.wait = (ringcast_strategy)wait;
@@ -235,12 +266,15 @@ static int all_closed(int end)
 {
     ringcast_reader_info info;
     char note[8];
+    const char *name = "topic";
     size_t n;
     int closed = ringcast_read(readers[end], messages, 0) == RINGCAST_CLOSED &&
                  ringcast_read_many(readers[end], messages, 2, &n, RINGCAST_FOREVER) ==
                      RINGCAST_CLOSED &&
                  ringcast_wait(readers[end], RINGCAST_FOREVER) == RINGCAST_CLOSED &&
                  ringcast_reader_get_info(readers[end], &info) == RINGCAST_CLOSED &&
+                 ringcast_subscribe(readers[end], &name, 1) == RINGCAST_CLOSED &&
+                 ringcast_unsubscribe(readers[end], &name, 1) == RINGCAST_CLOSED &&
                  ringcast_note(readers[end], note, sizeof note, &n) == RINGCAST_CLOSED;
     ringcast_release(readers[end]);
     ringcast_reader_close(readers[end]);
@@ -275,10 +309,10 @@ static void print_info(int end)
     ringcast_reader_info info = {0};
     answer(ringcast_reader_get_info(readers[end], &info));
     printf(", \"cursor\": %" PRIu64 ", \"lag\": %" PRIu64 ", \"received\": %" PRIu64
-           ", \"lost\": %" PRIu64 ", \"max_message\": %" PRIu64
+           ", \"lost\": %" PRIu64 ", \"skipped\": %" PRIu64 ", \"max_message\": %" PRIu64
            ", \"policy\": %d, \"slot\": %" PRIu32 ", \"writer_alive\": %d",
-           info.cursor, info.lag, info.received, info.lost, info.max_message, (int)info.policy,
-           info.slot, info.writer_alive);
+           info.cursor, info.lag, info.received, info.lost, info.skipped, info.max_message,
+           (int)info.policy, info.slot, info.writer_alive);
 }
 
 static void print_note(int end, size_t size)
@@ -324,6 +358,13 @@ static void serve(const char *word, char *rest)
     } else if (!strcmp(word, "loop")) {
         answer(run_loop(end, (int)a));
         printf(", \"wakes\": %d", loop.wakes);
+    } else if (!strcmp(word, "subscribe") || !strcmp(word, "unsubscribe")) {
+        sscanf(rest + consumed, " %262143s", text);
+        size_t count = parse_topics(text);
+        answer((*word == 's' ? ringcast_subscribe : ringcast_unsubscribe)(readers[end], topics,
+                                                                          count));
+    } else if (!strcmp(word, "topic_name")) {
+        print_topic_name(end, (uint32_t)a);
     } else if (!strcmp(word, "info")) {
         print_info(end);
     } else if (!strcmp(word, "note")) {

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
 from queue import SimpleQueue
@@ -51,6 +51,11 @@ class Status(IntEnum):
 def ns(seconds: float) -> int:
     """A timeout as C takes it."""
     return FOREVER if seconds < 0 else int(seconds * 1e9)
+
+
+def joined(topics: Sequence[str]) -> str:
+    """Names and patterns as endpoints.c takes them."""
+    return "|".join(topics) if topics else "-"
 
 
 class Followed(NamedTuple):
@@ -122,11 +127,16 @@ class Ends:
         events: bool = False,
         owner: int = 0,
         label: str = "-",
+        topics: Sequence[str] | None = None,
+        others: bool = False,
     ) -> Answer:
         """Attach a reader; a `start` that is a number is a sequence."""
         kind, sequence = (start, 0) if isinstance(start, str) else ("sequence", start)
         numbers = (POLICIES.index(policy), STARTS.index(kind), sequence, STRATEGIES.index(wait))
-        return self.ask("attach", end, name or "-", *numbers, spin_us, int(events), owner, label)
+        choices = (int(topics is not None), int(others), joined(topics or ()))
+        return self.ask(
+            "attach", end, name or "-", *numbers, spin_us, int(events), owner, label, *choices
+        )
 
     def attached(self, name: str, end: int = 0, **options: Any) -> None:
         """Attach a reader, which has to work."""
@@ -140,6 +150,17 @@ class Ends:
     def read_many(self, limit: int, end: int = 0, timeout: float = 0) -> Answer:
         """Many at once."""
         return self.ask("read_many", end, limit, ns(timeout))
+
+    def subscribe(self, *topics: str, end: int = 0) -> Answer:
+        return self.ask("subscribe", end, joined(topics))
+
+    def unsubscribe(self, *topics: str, end: int = 0) -> Answer:
+        return self.ask("unsubscribe", end, joined(topics))
+
+    def topic_name(self, topic: int, end: int = 0) -> str | None:
+        """The name that C finds for a topic."""
+        found = self.ask("topic_name", end, topic)
+        return str(found["name"]) if found["known"] else None
 
     def info(self, end: int = 0) -> Answer:
         return self.ask("info", end)

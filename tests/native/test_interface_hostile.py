@@ -21,8 +21,14 @@ from .toolchain import ADDRESS, UNDEFINED
 ROUNDS: Final = 150
 SLOTS: Final = 16
 CAPACITY: Final = 1024
+READERS: Final = (("block", None), ("lossy", None), ("block", ["a*"]), ("lossy", ["b", "c*"]))
+TOPICS: Final = 4
+MAX_READERS: Final = len(READERS) + 1
 DESCRIPTORS: Final = 4096
 """Where they begin in the data segment."""
+ARENA: Final = DESCRIPTORS + SLOTS * 64
+INTEREST_END: Final = 640 + MAX_READERS * 384 + 8 * (TOPICS + 3)
+"""Of the control segment, before the lists of wishes."""
 
 
 sanitized = pytest.mark.parametrize(
@@ -31,10 +37,10 @@ sanitized = pytest.mark.parametrize(
 
 
 def reattach(ends: Ends, name: str) -> None:
-    """Have a lossless and a lossy reader that know nothing of what was."""
-    for end, policy in enumerate(("block", "lossy")):
+    """Have lossless and lossy readers, of which some choose, that know nothing of what was."""
+    for end, (policy, topics) in enumerate(READERS):
         ends.ask("close", end)
-        ends.attached(name, end, policy=policy)
+        ends.attached(name, end, policy=policy, topics=topics)
 
 
 @sanitized
@@ -42,22 +48,32 @@ def test_readers(ends: Ends, name: str) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    with Writer.create(name, slots=SLOTS, capacity=CAPACITY, max_readers=3) as writer:
+    with Writer.create(
+        name, slots=SLOTS, capacity=CAPACITY, max_readers=MAX_READERS, max_topics=TOPICS
+    ) as writer:
+        for known in ("a", "ab", "b"):
+            writer.topic(known)
         data, control = Segment(SHM / f"rc.{name}.d"), Segment(SHM / f"rc.{name}.c")
         for _ in range(ROUNDS):
             data.restore()
             control.restore()
             reattach(ends, name)
             for _ in range(rng.randint(0, 2 * SLOTS)):
-                if writer.try_publish(rng.randbytes(rng.randint(0, 60))) is None:
-                    ends.read_many(SLOTS)
+                payload, topic = rng.randbytes(rng.randint(0, 60)), rng.randint(0, TOPICS + 1)
+                if writer.try_publish(payload, topic=topic) is None:
+                    ends.read_many(SLOTS, 0)
+                    ends.read_many(SLOTS, 2)
             data.remember()
-            if rng.random() < 0.7:
-                low = DESCRIPTORS if rng.random() < 0.7 else 0
-                data.spoil(rng, low, DESCRIPTORS + SLOTS * 64)
-            else:
-                control.spoil(rng, 128, len(control.good))
-            for end in (0, 1):
+            segment, low, high = rng.choice(
+                (
+                    (data, 0, ARENA),
+                    (data, DESCRIPTORS, ARENA),
+                    (data, ARENA + CAPACITY, len(data.good)),  # the table, and what is answered
+                    (control, 128, INTEREST_END),
+                )
+            )
+            segment.spoil(rng, low, high)
+            for end in range(len(READERS)):
                 for _ in range(3):
                     ends.read(end)
                     ends.read_many(5, end)
@@ -65,16 +81,20 @@ def test_readers(ends: Ends, name: str) -> None:
                 ends.ask("note", end, 100)
                 ends.info(end)
                 ends.ask("valid", end)
-            answer = ends.attach(name, 2, start=rng.choice(("oldest", "latest", 3)))
+                ends.subscribe(rng.choice(("a", "c", "*")), end=end)
+                ends.unsubscribe(rng.choice(("a", "c", "*")), end=end)
+                ends.ask("topic_name", end, rng.randint(0, TOPICS + 1))
+            answer = ends.attach(name, len(READERS), start=rng.choice(("oldest", "latest", 3)))
             if answer["status"] is Status.OK:
-                ends.read(2)
-                ends.ask("close", 2)
+                ends.read(len(READERS))
+                ends.ask("close", len(READERS))
         data.restore()
         control.restore()
         reattach(ends, name)
-        writer.publish(b"as ever", timeout=0)
-        for end in (0, 1):
-            assert ends.read(end)["status"] is Status.OK
+        writer.publish(b"as ever", topic=2, timeout=0)
+        for end, (_, topics) in enumerate(READERS):
+            wanted = topics is None or "a*" in topics
+            assert (ends.read(end)["status"] is Status.OK) == wanted
             ends.ask("close", end)
 
 

@@ -109,7 +109,8 @@ static ringcast_status strategy_of(const ringcast_reader_options *options, rc_wa
     int32_t spin_us = options->spin_us == 0 ? DEFAULT_SPIN_US : options->spin_us;
     if ((unsigned)options->wait > RINGCAST_YIELDING || spin_us > SPIN_US_MAX ||
         (unsigned)options->policy > RINGCAST_LOSSY ||
-        (unsigned)options->start > RINGCAST_SEQUENCE || options->owner < 0)
+        (unsigned)options->start > RINGCAST_SEQUENCE || options->owner < 0 ||
+        options->topic_count > UINT32_MAX || (options->topic_count && !options->topics))
         return FAIL(RINGCAST_INVALID,
                     "the options are out of range: begin with all zero and set what differs");
     out->kind = kinds[options->wait];
@@ -406,10 +407,10 @@ ringcast_status ringcast_subscribe(ringcast_reader *reader, const char *const *t
     size_t added = 0;
     for (; added < count && status == RINGCAST_OK; added++)
         status = rc_want_topic(&reader->a, topics[added], &last_error);
-    if (added)
+    if (added) {
         rc_show_wishes(&reader->a);
-    if (added)
         rc_endpoint_rouse(&reader->a.endpoint, reader->a.wake);
+    }
     return status;
 }
 
@@ -420,7 +421,9 @@ ringcast_status ringcast_unsubscribe(ringcast_reader *reader, const char *const 
     if (status != RINGCAST_OK)
         return status;
     for (size_t i = 0; i < count; i++)
-        rc_filter_remove(&reader->a.filter, topics[i], (uint32_t)strnlen(topics[i], UINT32_MAX));
+        if (topics[i])
+            rc_filter_remove(&reader->a.filter, topics[i],
+                             (uint32_t)strnlen(topics[i], RC_TOPIC_NAME_MAX + 1));
     rc_show_wishes(&reader->a);
     return RINGCAST_OK;
 }

@@ -164,20 +164,27 @@ int ringcast_valid(ringcast_reader *reader);
  * RINGCAST_TIMEOUT; RINGCAST_CLOSED. */
 ringcast_status ringcast_wait(ringcast_reader *reader, int64_t timeout_ns);
 
-/* Want these topics, too: names, or patterns in which * stands for any run of characters. It holds for
- * every message published after it returns, and for topics that appear later. The thread that reads
- * calls it. A reader that was attached without topics gets every message anyway; what it subscribes to
- * is shown to the manager, who may ask the server for it. RINGCAST_OK; RINGCAST_INVALID: no topic can
- * have such a name, or the list is too long (its names take 32,759 bytes at most), and those before it
- * are wanted; RINGCAST_CLOSED, RINGCAST_NO_MEMORY. */
+/* Want these topics, too: names, or patterns in which * stands for any run of characters; nothing else
+ * is special, and case counts. They are UTF-8, and are copied. It holds for every message published
+ * after it returns, and for topics that appear later; a thread in ringcast_wait() looks again. The
+ * thread that reads calls it. A reader that was attached without topics gets every message anyway; what
+ * it subscribes to is shown to the manager, who may ask the server for it.
+ *
+ * RINGCAST_OK. RINGCAST_INVALID: one of them can't name a topic, since a name has 1 to 127 bytes, or the
+ * list would be too long (its names and patterns take 32,759 bytes at most, with a NUL after each);
+ * RINGCAST_NO_MEMORY: then those before it are wanted, and it and those after it are not.
+ * RINGCAST_CLOSED: nothing has changed. */
 ringcast_status ringcast_subscribe(ringcast_reader *reader, const char *const *topics,
                                    size_t count);
 
-/* Want these no more, as they were subscribed to; others are ignored. RINGCAST_OK, RINGCAST_CLOSED. */
+/* Want these no more, as they were subscribed to; others are ignored. What no other name or pattern
+ * wants is not handed out after it returns, and messages that were handed out stay valid as ever.
+ * RINGCAST_OK, RINGCAST_CLOSED. */
 ringcast_status ringcast_unsubscribe(ringcast_reader *reader, const char *const *topics,
                                      size_t count);
 
-/* The name of a message's topic, valid until the reader is closed; NULL if it has none. */
+/* The name of a message's topic, UTF-8, valid until the reader is closed; NULL if it has none, or one
+ * that the ring has only a number of. */
 const char *ringcast_topic_name(const ringcast_reader *reader, uint32_t topic);
 
 /* RINGCAST_CLOSED in a forked child. */
