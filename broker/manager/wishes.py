@@ -34,8 +34,6 @@ __all__ = ["Wishes"]
 
 _LOOK: Final = 1.0
 """Seconds between two looks for the dead, while anybody wishes for anything."""
-_LOOK_AGAIN: Final = 0.02
-"""Seconds after which a list that was being changed is read again."""
 
 
 class _Watcher:
@@ -108,14 +106,15 @@ class Wishes:
             return
         if not fired and (self._look_at is None or now < self._look_at):
             return
-        again = False
+        changing = False
         present = {wisher.slot: wisher for wisher in self._writer.wishers()}
         for slot in [slot for slot in self._seen if slot not in present]:
             self._leave(slot, now)
         for wisher in present.values():
-            again |= not self._read(wisher, now)
+            changing |= not self._read(wisher, now)
         self._show_changes()
-        self._look_at = now + _LOOK_AGAIN if again else now + _LOOK if self._seen else None
+        # Who has changed a list says so; but it may be stopped in the midst of it.
+        self._look_at = now + _LOOK if self._seen or changing else None
 
     def _leave(self, slot: int, now: float) -> None:
         del self._seen[slot]
