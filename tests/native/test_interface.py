@@ -297,6 +297,7 @@ def test_info(ends: Ends, writer: Writer) -> None:
         "lag": 2,
         "received": 1,
         "lost": 0,
+        "skipped": 0,
         "max_message": writer.max_message,
         "policy": 0,
         "slot": 0,
