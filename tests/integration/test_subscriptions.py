@@ -21,7 +21,7 @@ from .traffic import stress_seconds
 from .venues import VenueServer
 
 WORKERS_MAX: Final = 8
-BRIEFLY: Final = 0.3
+BRIEFLY: Final = 0.2
 """Seconds that workers come and go in a default run."""
 
 

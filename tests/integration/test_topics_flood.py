@@ -33,7 +33,7 @@ IN_C: Final = 2
 C_TOPICS: Final = ("a1", "*2", "g*", "h4", "b*", "*")
 RING: Final = {"slots": 256, "capacity": 1 << 16, "max_topics": 32}
 """So small that it is full at times, and with fewer topics than the server sends."""
-BRIEFLY: Final = 1.5
+BRIEFLY: Final = 1.0
 """Seconds of flood in a default run."""
 _TURN: Final = 0.1
 """Seconds between two looks at how full the ring is, and two deaths, about."""
