@@ -101,9 +101,15 @@ def block(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> Path:
     return path
 
 
+def topics_of(name: str) -> tuple[str, ...] | None:
+    """What the reader in slot 0 wants."""
+    status = reader_status(name)
+    return None if status is None else status.topics
+
+
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_blocks_of_the_docs(compiler: str, block: Path, name: str, tmp_path: Path) -> None:
-    """Each reads or sends, beside a ring and an uplink."""
+    """Each reads, chooses or sends, beside a ring and an uplink."""
     toolchain = Toolchain(tmp_path)
     command = against_interface(toolchain, block, compiler, PLAIN)
     with (
@@ -111,9 +117,18 @@ def test_blocks_of_the_docs(compiler: str, block: Path, name: str, tmp_path: Pat
         Receiver.create(name, max_senders=2, lane_bytes=4096) as receiver,
         running(command, tmp_path) as process,
     ):
+        text = block.read_text(encoding="utf-8")
+        if "ringcast_subscribe(" in text:
+            wanted = ("trade:BTC-USD", "best:*", "trade:ETH-USD")
+            eventually(lambda: topics_of(name) == wanted, "it has subscribed")
+            for topic in ("trade:BTC-USD", "trade:XRP-USD", "best:XRP-USD", "trade:ETH-USD"):
+                writer.publish(b"hello", topic=writer.topic(topic))
+            writer.close()
+            assert output(process) == "0 trade:BTC-USD\n2 best:XRP-USD\n3 trade:ETH-USD\n"
+            return
         writer.publish(b"hello")
         writer.close()
-        if "ringcast_send(" in block.read_text(encoding="utf-8"):
+        if "ringcast_send(" in text:
             envelope = receiver.read(timeout=DEADLINE)
             assert envelope is not None
             assert envelope.text() == '{"op":"ping"}'

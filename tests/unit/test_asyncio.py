@@ -14,7 +14,7 @@ import pytest
 
 from ringcast import shm
 from ringcast.shm.broadcast import Message, Reader, Writer
-from tests.conftest import DEADLINE, eventually, reader_status
+from tests.conftest import BETWEEN_LOOKS, DEADLINE, eventually, reader_status
 from tests.unit.conftest import SLOTS, Background, wait_until_waiting
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ async def sleeping(name: str, slot: int = 0) -> None:
     """Return when the reader in `slot` sleeps; other tasks run meanwhile."""
     async with asyncio.timeout(DEADLINE):
         while (status := reader_status(name, slot)) is None or not status.waiting:
-            await asyncio.sleep(0)
+            await asyncio.sleep(BETWEEN_LOOKS)
 
 
 async def receive(reader: Reader, count: int) -> list[bytes]:

@@ -519,7 +519,7 @@ def test_a_ring_that_is_completed_while_it_is_opened(name: str) -> None:
     looker.start()
     try:
         for _ in range(200):
-            Writer.create(name, slots=16, capacity=1 << 16, max_readers=1).close()
+            Writer.create(name, slots=16, capacity=1 << 16, max_readers=1, max_topics=1).close()
     finally:
         ended.set()
         looker.join()

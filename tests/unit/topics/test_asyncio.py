@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ringcast.shm.broadcast import Reader, Writer
-from tests.conftest import DEADLINE, reader_status
+from tests.conftest import BETWEEN_LOOKS, DEADLINE, reader_status
 
 from .conftest import SLOTS, publish
 
@@ -27,7 +27,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 async def sleeping(name: str) -> None:
     """Return when the reader in slot 0 sleeps."""
     while (status := reader_status(name)) is None or not status.waiting:
-        await asyncio.sleep(0)
+        await asyncio.sleep(BETWEEN_LOOKS)
 
 
 async def next_name(reader: Reader) -> str | None:
