@@ -47,6 +47,37 @@ static inline void rt_names_free(rt_names *names)
     memset(names, 0, sizeof *names);
 }
 
+/* The hash of this table alone; keys are made by another. Two words that cover the name, or 16 bytes at
+ * a time of a longer one, each multiplied to 128 bits whose halves are joined, as in wyhash (Wang Yi). */
+static inline uint64_t rt_names_mix(uint64_t a, uint64_t b)
+{
+    unsigned __int128 product = (unsigned __int128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static inline uint64_t rt_names_word(const uint8_t *p)
+{
+    uint64_t word;
+    memcpy(&word, p, sizeof word);
+    return word;
+}
+
+static inline uint64_t rt_names_hash(const uint8_t *p, uint32_t n, uint64_t seed)
+{
+    uint64_t hash = seed, tail[2] = {0, 0};
+    uint32_t left = n;
+    for (; left > 16; left -= 16, p += 16)
+        hash = rt_names_mix(rt_names_word(p) ^ RC_HASH_1 ^ hash, rt_names_word(p + 8) ^ RC_HASH_2);
+    if (left >= 8) {
+        tail[0] = rt_names_word(p);
+        tail[1] = rt_names_word(p + left - 8);
+    } else {
+        memcpy(tail, p, left);
+    }
+    hash = rt_names_mix(tail[0] ^ RC_HASH_3 ^ hash, tail[1] ^ RC_HASH_4 ^ seed);
+    return rt_names_mix(hash ^ RC_HASH_5, n ^ RC_HASH_1);
+}
+
 /* Room for `max` names, 1 to RT_NAMES_MAX. Memory of entries that are not used is not touched. */
 static inline int rt_names_make(rt_names *names, uint32_t max, uint64_t seed)
 {
@@ -88,7 +119,7 @@ static inline rt_place *rt_names_place(const rt_names *names, const uint8_t *nam
 /* What the name in `found` is. `has_key`: found->key came from the message and stays. */
 static inline void rt_names_look(const rt_names *names, rt_found *found, int has_key)
 {
-    uint64_t hash = rc_hash(found->name, found->length, names->seed);
+    uint64_t hash = rt_names_hash(found->name, found->length, names->seed);
     const rt_place *place = rt_names_place(names, found->name, found->length, hash);
     if (!place->entry) {
         found->what = names->count < names->max ? RT_NEW : RT_OVERFLOWED;
@@ -105,7 +136,7 @@ static inline void rt_names_look(const rt_names *names, rt_found *found, int has
 static inline int rt_names_put(rt_names *names, const uint8_t *name, uint32_t n, uint32_t topic,
                                uint64_t key)
 {
-    uint64_t hash = rc_hash(name, n, names->seed);
+    uint64_t hash = rt_names_hash(name, n, names->seed);
     rt_place *place = rt_names_place(names, name, n, hash);
     if (!place->entry) {
         if (names->count == names->max)

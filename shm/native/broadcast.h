@@ -892,21 +892,55 @@ static inline void rc_reader_glance(const rc_descriptor *d, rc_descriptor *m)
     rc_store(&m->words[5], rc_load(&d->words[5]));
 }
 
+/* Two words of a descriptor, as they are in registers. */
+typedef union rc_size_word {
+    uint64_t word; /* words[2] */
+    struct {
+        uint32_t length, topic;
+    } f;
+} rc_size_word;
+
+typedef union rc_kind_word {
+    uint64_t word; /* words[5] */
+    struct {
+        uint16_t kind, connection, destination, flags;
+    } f;
+} rc_kind_word;
+
+/* The quick no of rc_reader_wants(), for most messages that a reader passes over: the topic is one of
+ * the `known`, and not wanted. 0: ask rc_reader_wants(). */
+static inline int rc_reader_declines(const rc_filter *filter, uint32_t known, rc_size_word size,
+                                     rc_kind_word kind)
+{
+    return size.f.topic - 1 < known && kind.f.destination == 0 && kind.f.kind != RC_KIND_EVENT &&
+           !rc_filter_has(filter, size.f.topic);
+}
+
+/* How many topics rc_reader_declines() may judge. acquire: as in rc_filter_wants() */
+static inline uint32_t rc_reader_knows(const rc_reader *r)
+{
+    return r->filter ? rc_load_acquire(&r->filter->known) : 0;
+}
+
 /* Pass over the messages that are there and not wanted, at most `most`; returns how many. What was
  * read of them holds unless they were overwritten meanwhile, and then none is passed over. */
 static inline uint64_t rc_reader_pass(rc_reader *r, uint64_t most)
 {
     uint64_t next = r->next, bytes = 0;
+    uint32_t known = rc_reader_knows(r);
     rc_descriptor m;
     for (; next - r->next < most; next++) {
         const rc_descriptor *d = &r->descriptors[next & (r->slots - 1)];
         if (rc_load_acquire(&d->words[0]) != next + 1) /* release: rc_writer_commit() */
             break;
         __builtin_prefetch(d + RC_AHEAD_PASSED);
-        rc_reader_glance(d, &m);
-        if (rc_reader_wants(r, &m) != RC_UNWANTED)
-            break;
-        bytes += m.f.length;
+        rc_size_word size = {rc_load(&d->words[2])};
+        if (!rc_reader_declines(r->filter, known, size, (rc_kind_word){rc_load(&d->words[5])})) {
+            rc_reader_glance(d, &m);
+            if (rc_reader_wants(r, &m) != RC_UNWANTED)
+                break;
+        }
+        bytes += size.f.length;
     }
     uint64_t passed = next - r->next;
     if (passed == 0 || !(r->lossy ? rc_reader_intact(r, r->next) : rc_reader_holds(r)))
@@ -926,9 +960,13 @@ static inline uint64_t rc_reader_gather(const rc_reader *r, uint64_t n, rc_descr
 {
     const rc_descriptor *d = &r->descriptors[r->next & (r->slots - 1)];
     uint64_t count = 0;
+    uint32_t known = rc_reader_knows(r);
     rc_descriptor m;
     for (*gone = 0; *gone < n; ++*gone) {
         __builtin_prefetch(&d[*gone + RC_AHEAD_PASSED]);
+        if (rc_reader_declines(r->filter, known, (rc_size_word){rc_load(&d[*gone].words[2])},
+                               (rc_kind_word){rc_load(&d[*gone].words[5])}))
+            continue;
         rc_reader_glance(&d[*gone], &m);
         int wants = rc_reader_wants(r, &m);
         if (wants == RC_LEARN || (wants == RC_WANTED && count == limit))
