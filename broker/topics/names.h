@@ -74,8 +74,22 @@ static inline uint64_t rt_names_hash(const uint8_t *p, uint32_t n, uint64_t seed
     } else {
         memcpy(tail, p, left);
     }
-    hash = rt_names_mix(tail[0] ^ RC_HASH_3 ^ hash, tail[1] ^ RC_HASH_4 ^ seed);
-    return rt_names_mix(hash ^ RC_HASH_5, n ^ RC_HASH_1);
+    return rt_names_mix(tail[0] ^ RC_HASH_3 ^ hash, tail[1] ^ (RC_HASH_4 + n) ^ seed << 1);
+}
+
+/* Are the n bytes the same? Names are short: a call of memcmp() would cost more. */
+static inline int rt_names_same(const uint8_t *a, const uint8_t *b, uint32_t n)
+{
+    uint32_t at = 0;
+    for (; at + 8 <= n; at += 8)
+        if (rt_names_word(a + at) != rt_names_word(b + at))
+            return 0;
+    if (n >= 8)
+        return at == n || rt_names_word(a + n - 8) == rt_names_word(b + n - 8);
+    for (; at < n; at++)
+        if (a[at] != b[at])
+            return 0;
+    return 1;
 }
 
 /* Room for `max` names, 1 to RT_NAMES_MAX. Memory of entries that are not used is not touched. */
@@ -111,7 +125,7 @@ static inline rt_place *rt_names_place(const rt_names *names, const uint8_t *nam
         if (!place->entry)
             return place;
         const rt_entry *entry = &names->entries[place->entry - 1];
-        if (place->hash == hash >> 32 && entry->length == n && memcmp(entry->name, name, n) == 0)
+        if (place->hash == hash >> 32 && entry->length == n && rt_names_same(entry->name, name, n))
             return place;
     }
 }
