@@ -535,6 +535,8 @@ class Config:
             return
         hidden = "subscribe" in self._expanded
         for topic in self.subscribe:
+            if "*" in topic:
+                raise self._error("subscribe", "a server is asked for names; '*' is no part of one")
             try:
                 venue.check_name(topic)
             except ValueError as error:

@@ -49,9 +49,11 @@ static inline void rt_names_free(rt_names *names)
 
 /* The hash of this table alone; keys are made by another. Two words that cover the name, or 16 bytes at
  * a time of a longer one, each multiplied to 128 bits whose halves are joined, as in wyhash (Wang Yi). */
+__extension__ typedef unsigned __int128 rt_wide;
+
 static inline uint64_t rt_names_mix(uint64_t a, uint64_t b)
 {
-    unsigned __int128 product = (unsigned __int128)a * b;
+    rt_wide product = (rt_wide)a * b;
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 

@@ -20,6 +20,7 @@ from .toolchain import (
     NO_SHADOW,
     OPTIONS,
     REPORT,
+    THREAD,
     UNDEFINED,
     WARNINGS,
     Build,
@@ -49,18 +50,46 @@ def compiled(compiler: str, build: Build, where: Path, source: str) -> str:
     return str(program)
 
 
+SOURCES: Final = (
+    "ring_test.c",
+    "topics_test.c",
+    "mpsc_test.c",
+    "frames_test.c",
+    "pointer_test.c",
+)
+WITHOUT_THREADS: Final = ("frames_test.c", "pointer_test.c")
+LONG: Final = 4
+"""How many times the work of the default run the long one does."""
+
+
 def check(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stdout
     assert not REPORT.search(done.stdout), done.stdout
 
 
 @pytest.mark.parametrize(
-    "source", ["ring_test.c", "topics_test.c", "mpsc_test.c", "frames_test.c", "pointer_test.c"]
+    ("build", "source"),
+    [
+        pytest.param(build, source, id=f"{build.name}-{source}")
+        for source in SOURCES
+        for build in BUILDS
+        if build is not THREAD or source not in WITHOUT_THREADS
+    ],
 )
-@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
 def test_core(compiler: str, build: Build, source: str, tmp_path: Path) -> None:
-    program = compiled(compiler, build, tmp_path, source)
-    command = [program, str(secrets.randbits(32)), str(build.percent)]
+    run_core(compiled(compiler, build, tmp_path, source), build.percent)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
+def test_core_for_long(compiler: str, build: Build, source: str, tmp_path: Path) -> None:
+    run_core(compiled(compiler, build, tmp_path, source), LONG * build.percent)
+
+
+def run_core(program: str, percent: int) -> None:
+    """Run one of the programs, with so much of its work."""
+    command = [program, str(secrets.randbits(32)), str(percent)]
     done = run(command, **OPTIONS)
     if NO_SHADOW in done.stdout:
         done = run(["setarch", "-R", *command], **OPTIONS)

@@ -39,11 +39,11 @@ class Build:
     percent: int
 
 
-PLAIN: Final = Build("plain", ("-O2",), 50)
-THREAD: Final = Build("thread", ("-O1", "-fsanitize=thread"), 10)
-ADDRESS: Final = Build("address", ("-O1", "-fsanitize=address", "-fno-omit-frame-pointer"), 20)
+PLAIN: Final = Build("plain", ("-O2",), 25)
+THREAD: Final = Build("thread", ("-O1", "-fsanitize=thread"), 5)
+ADDRESS: Final = Build("address", ("-O1", "-fsanitize=address", "-fno-omit-frame-pointer"), 10)
 UNDEFINED: Final = Build(
-    "undefined", ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"), 20
+    "undefined", ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"), 10
 )
 BUILDS: Final = [PLAIN, THREAD, ADDRESS, UNDEFINED]
 
