@@ -114,7 +114,6 @@ cdef extern from "layout.h" nogil:
         uint32_t max_readers, max_topics
 
     uint32_t rc_descriptor_length(const rc_descriptor *)
-    uint16_t rc_descriptor_kind(const rc_descriptor *)
     uint64_t rc_data_size(const rc_geometry *)
     uint64_t rc_control_size(const rc_geometry *)
     uint64_t rc_answers_offset(const rc_geometry *)
@@ -222,8 +221,11 @@ cdef extern from "broadcast.h" nogil:
     int rc_reader_intact(const rc_reader *, uint64_t sequence)
     int rc_reader_look_up(const rc_reader *, uint64_t sequence, rc_descriptor *)
     rc_result rc_reader_peek(const rc_reader *, rc_descriptor *)
-    int rc_reader_wants(const rc_reader *, const rc_descriptor *)
-    void rc_reader_glance(const rc_descriptor *, rc_descriptor *)
+    ctypedef struct rc_glance:
+        uint32_t length, topic
+
+    rc_glance rc_reader_glance(const rc_descriptor *)
+    int rc_reader_wants(const rc_reader *, rc_glance)
     uint64_t rc_reader_pass(rc_reader *, uint64_t most)
     uint64_t rc_reader_gather(const rc_reader *, uint64_t n, rc_descriptor *out, uint64_t limit,
                               uint64_t *gone)

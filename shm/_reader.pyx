@@ -37,7 +37,7 @@ from ringcast.shm._core cimport (
     rc_answers_offset, rc_attached_reader_is_abandoned, rc_attached_reader_wait, rc_copy_out,
     rc_demoting, rc_descriptor, rc_descriptor_length, rc_endpoint_phase, rc_endpoint_rouse,
     rc_endpoint_turn, rc_endpoint_wake_up, rc_error, rc_filter_ask_snapshot, rc_filter_find,
-    rc_filter_learn, rc_filter_remove, rc_header,
+    rc_filter_learn, rc_filter_remove, rc_glance, rc_header,
     rc_load_u32, rc_load_u64, rc_lock_held, rc_now_ns, rc_reader, rc_reader_advance,
     rc_reader_available, rc_reader_blocks, rc_reader_fitting, rc_reader_flush, rc_reader_flush_due,
     rc_reader_gather, rc_reader_glance, rc_reader_holds, rc_reader_intact, rc_reader_look_up,
@@ -655,10 +655,11 @@ cdef class Reader:
     @cython.final
     cdef bint wants(self, const rc_descriptor *d) noexcept:
         """Is this message, a private copy, handed out here?"""
-        cdef int wants = rc_reader_wants(&self.a.reader, d)
+        cdef rc_glance glance = rc_reader_glance(d)
+        cdef int wants = rc_reader_wants(&self.a.reader, glance)
         if wants == RC_LEARN:
             rc_filter_learn(&self.a.filter)
-            wants = rc_reader_wants(&self.a.reader, d)
+            wants = rc_reader_wants(&self.a.reader, glance)
         return wants == RC_WANTED
 
     @cython.final
@@ -680,12 +681,10 @@ cdef class Reader:
     cdef uint64_t until_unwanted(self, const rc_descriptor *table, uint64_t n) noexcept:
         """How many of n messages, the first of which is wanted, come before one that is not. For a
         reader that does not choose among topics."""
-        cdef rc_descriptor d
         cdef uint64_t i
         if self.a.reader.skip:
             for i in range(1, n):
-                rc_reader_glance(&table[i], &d)
-                if rc_reader_wants(&self.a.reader, &d) != RC_WANTED:
+                if rc_reader_wants(&self.a.reader, rc_reader_glance(&table[i])) != RC_WANTED:
                     return i
         return n
 
@@ -1086,8 +1085,13 @@ cdef class Reader:
             name = self.names[topic] = row.name[:rc_topic_name_length(row)].decode("utf-8", "replace")
         return name
 
-    def _topic_rows(self) -> list:
-        """The ring's topic table, as `TopicRow`s."""
+    @property
+    def topics(self) -> list:
+        """The ring's topics, as `shm.TopicStatus`, in the order of their ids.
+
+        Raises:
+            RingClosed: this end is closed.
+        """
         check_open(&self.a.endpoint)
         return rows_of(&self.a.ring)
 

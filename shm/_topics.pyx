@@ -19,7 +19,7 @@ from ringcast.shm._core cimport (
 )
 from ringcast.shm._endpoint cimport Segments, Semaphores
 
-from .counters import TopicRow, Wishes
+from .counters import TopicStatus, Wishes
 
 cdef enum:
     READS = 64  # of something that changes meanwhile
@@ -36,7 +36,7 @@ def hash_key(data) -> int:
 
 
 def topic_rows(Segments segments not None) -> list:
-    """A `TopicRow` for each topic of the table, in the order of their ids."""
+    """A `TopicStatus` for each topic of the table, in the order of their ids."""
     return rows_of(&segments.ring)
 
 
@@ -74,7 +74,7 @@ cdef object topic_row(rc_ring *ring, const rc_topic *row, uint32_t topic, dict n
     for i in range(READS):
         if rc_topic_read(row, &info):
             break
-    return TopicRow(
+    return TopicStatus(
         topic, name, info.state, (<bytes>info.reason).decode("utf-8", "replace"),
         wanted_by(ring, topic) + named.get(name, 0), info.messages, info.bytes,
         <int64_t>info.seq1 - 1 if info.seq1 else None, info.time_ns, info.key)

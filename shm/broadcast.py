@@ -17,7 +17,6 @@ from .aio import EventBridge
 from .blocks import RingSizes
 from .names import check_name, ring_semaphores
 from .ownership import RING, Owner, create_ring
-from .topics import TopicStatus, status_of
 from .waiting import Blocking, WaitStrategy
 
 __all__ = ["Batch", "Message", "Reader", "Reservation", "Writer"]
@@ -215,15 +214,6 @@ class Reader(_reader.Reader):
             RingClosed: this end is closed.
         """
         self._unsubscribe(topics)
-
-    @property
-    def topics(self) -> list[TopicStatus]:
-        """The ring's topics, in the order of their ids.
-
-        Raises:
-            RingClosed: this end is closed.
-        """
-        return [status_of(row) for row in self._topic_rows()]
 
     def __aiter__(self) -> Self:
         return self

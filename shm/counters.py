@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 __all__ = [
@@ -9,7 +10,7 @@ __all__ = [
     "ReaderCounters",
     "RingCounters",
     "SlotWishes",
-    "TopicRow",
+    "TopicStatus",
     "UplinkCounters",
     "Wishes",
     "WishesAnswer",
@@ -45,8 +46,22 @@ class ReaderCounters(NamedTuple):
     waiting: bool
 
 
-class TopicRow(NamedTuple):
-    """A row of the topic table; see `shm.topics.TopicStatus`."""
+@dataclass(frozen=True, slots=True)
+class TopicStatus:
+    """One topic.
+
+    Attributes:
+        topic: its id, from 1; it means this topic as long as the ring exists.
+        name: its name.
+        state: what the ring's owner makes of it; 0 if it says nothing. A manager says 1: wanted, 2:
+            pending, 3: subscribed, 4: refused (docs/topics.md).
+        reason: a sentence that belongs to the state, or "".
+        wanted_by: readers that want it by name or pattern; those that get everything do not count.
+        messages, bytes: published under it.
+        last_sequence: of the newest message; None if there is none yet.
+        last_time_ns: when the newest message was received, Unix time; 0 if there is none yet.
+        key: hash of the name, see `hash_key`.
+    """
 
     topic: int
     name: str

@@ -184,7 +184,7 @@ def _look_at_reader(opened: OpenedRing, slot: int, published: int, end: int) -> 
         seq1, position, _ = ring.position(found.cursor)
         whole = seq1 == found.cursor + 1  # else it was overwritten: the reader is lossy and overrun
         lag_bytes = min(max(end - position, 0), ring.capacity) if whole else ring.capacity
-    wishes = read_wishes(ring, slot)
+    wishes = read_wishes(ring, slot) if found.chooses else None
     return ReaderStatus(
         slot=slot,
         pid=found.pid,

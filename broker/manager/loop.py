@@ -68,7 +68,6 @@ class Session:
         venue = load_venue(config.venue) if config.venue is not None else None
         self._naming = Naming(config, venue, rings.writer)
         self._wishes = Wishes(config, venue, rings.writer, self._naming) if venue else None
-        rings.writer.answers_wishes = self._wishes is not None  # a resumed ring's may differ
         self._ingest = Ingest(rings.writer, self._naming.finder)
         self._outbox = Outbox(rings.receiver, config, venue, self._wishes)
         self._reporter = Reporter(rings.writer, config.shown_url, self._counters)

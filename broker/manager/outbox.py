@@ -252,11 +252,10 @@ class Outbox:
         """Signs of life go first, and are paid for later."""
         texts = self._wishes.urgent() if self._wishes is not None else []
         for text in texts:
-            self._in_flight.append(_InFlight(None, text.encode(), text=True))
-            connection.put(text.encode(), text=True)
+            self._put(connection, _InFlight(None, text.encode(), text=True))
         if texts:
             if self._counts_everything:
-                self._bucket.spend(len(texts), time.monotonic())
+                self._spend(len(texts), requests=len(texts))  # `urgent` has told the wishes
             connection.flush()
 
     def _has_room(self, connection: Connection) -> bool:

@@ -63,6 +63,7 @@ def open_rings(config: Config) -> Iterator[Rings]:
 
 def _open_ring(config: Config) -> tuple[broadcast.Writer, bool]:
     """The writer, and whether it resumes a dead manager's ring."""
+    resumed = False
     try:
         writer = broadcast.Writer.create(
             config.name,
@@ -76,10 +77,9 @@ def _open_ring(config: Config) -> tuple[broadcast.Writer, bool]:
         raise ConfigError(str(error)) from error
     except shm.RingExists:
         writer = broadcast.Writer.resume(config.name)
-    else:
-        writer.answers_wishes = config.venue is not None  # before workers find out that it is not
-        return writer, False
-    if (writer.slots, writer.capacity) != (config.slots, config.capacity):
+        resumed = True
+    writer.answers_wishes = config.venue is not None  # a worker that is early does not miss it
+    if resumed and (writer.slots, writer.capacity) != (config.slots, config.capacity):
         log_event(
             logging.WARNING,
             "resumed ring keeps its size",
@@ -87,7 +87,7 @@ def _open_ring(config: Config) -> tuple[broadcast.Writer, bool]:
             slots=writer.slots,
             capacity=writer.capacity,
         )
-    return writer, True
+    return writer, resumed
 
 
 def _open_uplink(config: Config) -> tuple[mpsc.Receiver, bool]:

@@ -36,6 +36,7 @@
 #define RINGCAST_POINTER_H
 
 #include "blocks.h"
+#include "glob.h"
 #include "patterns.h"
 #include "utf8.h"
 #include "values.h"
@@ -168,36 +169,13 @@ RT_INLINE uint32_t rt_join(const rt_pass *s, const rt_pattern *pattern, uint8_t 
     return at > max || not_ascii ? rt_join_any(s, pattern, out, max) : (uint32_t)at;
 }
 
-/* Does the text fit, where * stands for any bytes? The last * takes more whenever what follows it
- * does not fit; those before it never need to be looked at again. */
-static inline int rt_fits(const uint8_t *glob, uint32_t glob_n, const uint8_t *text, uint32_t n)
-{
-    uint32_t g = 0, t = 0, star = UINT32_MAX, taken = 0;
-    while (t < n) {
-        if (g < glob_n && glob[g] == '*') {
-            star = g++;
-            taken = t;
-        } else if (g < glob_n && glob[g] == text[t]) {
-            g++;
-            t++;
-        } else if (star != UINT32_MAX) {
-            g = star + 1;
-            t = ++taken;
-        } else {
-            return 0;
-        }
-    }
-    while (g < glob_n && glob[g] == '*')
-        g++;
-    return g == glob_n;
-}
-
 static inline int rt_glob_fits(const rt_pass *s, const rt_pattern *pattern)
 {
     uint8_t joined[RT_JOINED_MAX + RT_SLACK];
     uint32_t n = rt_join(s, pattern, joined, RT_JOINED_MAX);
-    const uint8_t *glob = s->patterns->bytes + pattern->glob;
-    return n != RT_NOT_JOINED && rt_fits(glob, pattern->glob_length, joined, n);
+    const char *glob = (const char *)s->patterns->bytes + pattern->glob;
+    return n != RT_NOT_JOINED &&
+           rc_matches(glob, pattern->glob_length, (const char *)joined, n);
 }
 
 /* ---- what still matters -------------------------------------------------------------------- */

@@ -98,6 +98,25 @@ static inline void rc_copy_out(uint8_t *to, const uint8_t *arena, size_t n)
         memcpy(to, arena, n);
 #endif
 }
+
+/* Bytes in whole words of shared memory; the last word is filled up with zeros. */
+static inline void rc_store_words(_Atomic uint64_t *words, const char *bytes, uint64_t length)
+{
+    for (uint64_t at = 0; at < length; at += 8) {
+        uint64_t word = 0;
+        memcpy(&word, bytes + at, length - at < 8 ? length - at : 8);
+        rc_store(&words[at / 8], word);
+    }
+}
+
+static inline void rc_load_words(const _Atomic uint64_t *words, char *bytes, uint64_t length)
+{
+    for (uint64_t at = 0; at < length; at += 8) {
+        uint64_t word = rc_load(&words[at / 8]);
+        memcpy(bytes + at, &word, length - at < 8 ? length - at : 8);
+    }
+}
+
 /* ---- semaphores and waiting ------------------------------------------------------------- */
 
 /* How an endpoint waits. spin_ns is how long to look before sleeping; RC_BLOCKING only. */

@@ -118,6 +118,13 @@
 
 /* ---- bitmaps and slots, used from both sides -------------------------------------------- */
 
+/* All of a descriptor but seq1, which is stored last and read first. */
+static inline void rc_descriptor_copy(rc_descriptor *to, const rc_descriptor *from)
+{
+    for (int i = 1; i < 8; i++)
+        rc_store(&to->words[i], rc_load(&from->words[i]));
+}
+
 static inline rc_slot *rc_slot_at(rc_control *control, uint32_t index)
 {
     return &control->readers[index];
@@ -513,8 +520,7 @@ static inline void rc_writer_commit(rc_writer *w, rc_descriptor *message, uint64
     __builtin_prefetch(&w->descriptors[(w->next + RC_AHEAD_MESSAGES) & (w->slots - 1)], 1);
     message->f.position = start;
     message->f.epoch = w->epoch;
-    for (int i = 1; i < 8; i++)
-        rc_store(&d->words[i], rc_load(&message->words[i]));
+    rc_descriptor_copy(d, message);
     RC_FAULT(2);
     /* release: pairs with the acquire in rc_reader_peek(); payload and fields come before */
     rc_store_release(&d->words[0], w->next + 1);
@@ -862,8 +868,7 @@ static inline rc_result rc_reader_peek(const rc_reader *r, rc_descriptor *m)
     if (seq1 != r->next + 1)
         return rc_reader_nothing(r, seq1);
     rc_store(&m->words[0], seq1);
-    for (int i = 1; i < 8; i++)
-        rc_store(&m->words[i], rc_load(&d->words[i]));
+    rc_descriptor_copy(m, d);
     rc_fence_acquire(); /* evicted before the copy was whole? pairs as in rc_reader_holds() */
     if (rc_unlikely(rc_load(&r->slot->state) != r->state))
         return rc_reader_changed(r);
@@ -872,48 +877,48 @@ static inline rc_result rc_reader_peek(const rc_reader *r, rc_descriptor *m)
     return r->lossy && !rc_reader_intact(r, r->next) ? RC_OVERRUN : RC_IMPOSSIBLE;
 }
 
-/* Does this reader want a message? RC_WANTED, RC_UNWANTED, or RC_LEARN: match the topics that have
- * arrived, rc_filter_learn(), and ask again. */
-static inline int rc_reader_wants(const rc_reader *r, const rc_descriptor *m)
-{
-    if (rc_unlikely(m->f.destination != 0))
-        return m->f.destination == r->index + 1 ? RC_WANTED : RC_UNWANTED;
-    if (m->f.kind == r->skip && r->skip)
-        return RC_UNWANTED;
-    if (!r->filter || m->f.kind == RC_KIND_EVENT)
-        return RC_WANTED;
-    return rc_filter_wants(r->filter, m->f.topic);
-}
+/* What a reader has to know of a message to say whether it wants it. */
+typedef struct rc_glance {
+    uint32_t length, topic;
+    uint16_t kind, destination;
+} rc_glance;
 
-/* What rc_reader_wants() needs of a descriptor in the ring, which may change meanwhile. */
-static inline void rc_reader_glance(const rc_descriptor *d, rc_descriptor *m)
+/* At a descriptor that may change meanwhile. Two words, moved in registers: what most messages that are
+ * passed over cost is this. */
+static inline rc_glance rc_reader_glance(const rc_descriptor *d)
 {
-    rc_store(&m->words[2], rc_load(&d->words[2]));
-    rc_store(&m->words[5], rc_load(&d->words[5]));
-}
-
-/* Two words of a descriptor, as they are in registers. */
-typedef union rc_size_word {
-    uint64_t word; /* words[2] */
+    uint64_t second = rc_load(&d->words[2]), fifth = rc_load(&d->words[5]);
     struct {
         uint32_t length, topic;
-    } f;
-} rc_size_word;
-
-typedef union rc_kind_word {
-    uint64_t word; /* words[5] */
+    } size;
     struct {
         uint16_t kind, connection, destination, flags;
-    } f;
-} rc_kind_word;
+    } what;
+    static_assert(sizeof size == sizeof second && sizeof what == sizeof fifth, "words");
+    memcpy(&size, &second, sizeof size);
+    memcpy(&what, &fifth, sizeof what);
+    return (rc_glance){size.length, size.topic, what.kind, what.destination};
+}
+
+/* Does this reader want a message? RC_WANTED, RC_UNWANTED, or RC_LEARN: match the topics that have
+ * arrived, rc_filter_learn(), and ask again. */
+static inline int rc_reader_wants(const rc_reader *r, rc_glance m)
+{
+    if (rc_unlikely(m.destination != 0))
+        return m.destination == r->index + 1 ? RC_WANTED : RC_UNWANTED;
+    if (m.kind == r->skip && r->skip)
+        return RC_UNWANTED;
+    if (!r->filter || m.kind == RC_KIND_EVENT)
+        return RC_WANTED;
+    return rc_filter_wants(r->filter, m.topic);
+}
 
 /* The quick no of rc_reader_wants(), for most messages that a reader passes over: the topic is one of
  * the `known`, and not wanted. 0: ask rc_reader_wants(). */
-static inline int rc_reader_declines(const rc_filter *filter, uint32_t known, rc_size_word size,
-                                     rc_kind_word kind)
+static inline int rc_reader_declines(const rc_filter *filter, uint32_t known, rc_glance m)
 {
-    return size.f.topic - 1 < known && kind.f.destination == 0 && kind.f.kind != RC_KIND_EVENT &&
-           !rc_filter_has(filter, size.f.topic);
+    return m.topic - 1 < known && m.destination == 0 && m.kind != RC_KIND_EVENT &&
+           !rc_filter_has(filter, m.topic);
 }
 
 /* How many topics rc_reader_declines() may judge. acquire: as in rc_filter_wants() */
@@ -928,19 +933,15 @@ static inline uint64_t rc_reader_pass(rc_reader *r, uint64_t most)
 {
     uint64_t next = r->next, bytes = 0;
     uint32_t known = rc_reader_knows(r);
-    rc_descriptor m;
     for (; next - r->next < most; next++) {
         const rc_descriptor *d = &r->descriptors[next & (r->slots - 1)];
         if (rc_load_acquire(&d->words[0]) != next + 1) /* release: rc_writer_commit() */
             break;
         __builtin_prefetch(d + RC_AHEAD_PASSED);
-        rc_size_word size = {rc_load(&d->words[2])};
-        if (!rc_reader_declines(r->filter, known, size, (rc_kind_word){rc_load(&d->words[5])})) {
-            rc_reader_glance(d, &m);
-            if (rc_reader_wants(r, &m) != RC_UNWANTED)
-                break;
-        }
-        bytes += size.f.length;
+        rc_glance m = rc_reader_glance(d);
+        if (!rc_reader_declines(r->filter, known, m) && rc_reader_wants(r, m) != RC_UNWANTED)
+            break;
+        bytes += m.length;
     }
     uint64_t passed = next - r->next;
     if (passed == 0 || !(r->lossy ? rc_reader_intact(r, r->next) : rc_reader_holds(r)))
@@ -961,21 +962,18 @@ static inline uint64_t rc_reader_gather(const rc_reader *r, uint64_t n, rc_descr
     const rc_descriptor *d = &r->descriptors[r->next & (r->slots - 1)];
     uint64_t count = 0;
     uint32_t known = rc_reader_knows(r);
-    rc_descriptor m;
     for (*gone = 0; *gone < n; ++*gone) {
         __builtin_prefetch(&d[*gone + RC_AHEAD_PASSED]);
-        if (rc_reader_declines(r->filter, known, (rc_size_word){rc_load(&d[*gone].words[2])},
-                               (rc_kind_word){rc_load(&d[*gone].words[5])}))
+        rc_glance m = rc_reader_glance(&d[*gone]);
+        if (rc_reader_declines(r->filter, known, m))
             continue;
-        rc_reader_glance(&d[*gone], &m);
-        int wants = rc_reader_wants(r, &m);
+        int wants = rc_reader_wants(r, m);
         if (wants == RC_LEARN || (wants == RC_WANTED && count == limit))
             break;
         if (wants == RC_UNWANTED)
             continue;
-        for (int i = 0; i < 8; i++)
-            rc_store(&out[count].words[i], rc_load(&d[*gone].words[i]));
-        count++;
+        rc_store(&out[count].words[0], rc_load(&d[*gone].words[0]));
+        rc_descriptor_copy(&out[count++], &d[*gone]);
     }
     return count;
 }
@@ -986,8 +984,7 @@ static inline int rc_reader_look_up(const rc_reader *r, uint64_t sequence, rc_de
 {
     const rc_descriptor *d = &r->descriptors[sequence & (r->slots - 1)];
     rc_store(&m->words[0], rc_load_acquire(&d->words[0])); /* release: rc_writer_commit() */
-    for (int i = 1; i < 8; i++)
-        rc_store(&m->words[i], rc_load(&d->words[i]));
+    rc_descriptor_copy(m, d);
     return m->f.seq1 == sequence + 1 && rc_reader_intact(r, sequence);
 }
 

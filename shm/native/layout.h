@@ -178,13 +178,6 @@ static inline uint32_t rc_descriptor_length(const rc_descriptor *d)
     return copy.f.length;
 }
 
-static inline uint16_t rc_descriptor_kind(const rc_descriptor *d)
-{
-    rc_descriptor copy;
-    atomic_init(&copy.words[5], atomic_load_explicit(&d->words[5], memory_order_relaxed));
-    return copy.f.kind;
-}
-
 /* A topic: row id - 1. The name stands before the row is counted in header.topics, and never changes.
  * The writer alone writes; topics.h says how the rest is read. */
 typedef struct rc_topic {

@@ -13,33 +13,26 @@
 /* Replace the note; one thread at a time, the writer's. */
 static inline void rc_note_write(rc_header *header, const uint8_t *bytes, uint32_t length)
 {
-    uint64_t version = rc_load(&header->note_version), word;
+    uint64_t version = rc_load(&header->note_version);
     rc_note *note = &header->notes[(version + 1) & 1];
     /* release: pairs with the acquire fence in rc_note_read(): who sees a word of the new note sees
      * that the version is past the one before */
     atomic_thread_fence(memory_order_release);
     rc_store(&note->length, length);
-    for (uint32_t at = 0; at < length; at += 8) {
-        word = 0;
-        memcpy(&word, bytes + at, length - at < 8 ? length - at : 8);
-        rc_store(&note->words[at / 8], word);
-    }
+    rc_store_words(note->words, (const char *)bytes, length);
     rc_store_release(&header->note_version, version + 1); /* acquire: rc_note_read() */
 }
 
-/* Copy the note, at most RC_NOTE_MAX bytes, rounded up to words, and return its length; -1 if it
+/* Copy the note, at most RC_NOTE_MAX bytes, and return its length; -1 if it
  * changed meanwhile (look again), or is impossible. */
 static inline int32_t rc_note_read(const rc_header *header, uint8_t *bytes)
 {
-    uint64_t version = rc_load_acquire(&header->note_version), word;
+    uint64_t version = rc_load_acquire(&header->note_version);
     const rc_note *note = &header->notes[version & 1];
     uint64_t length = rc_load(&note->length);
     if (length > RC_NOTE_MAX)
         return -1;
-    for (uint32_t at = 0; at < length; at += 8) {
-        word = rc_load(&note->words[at / 8]);
-        memcpy(bytes + at, &word, 8);
-    }
+    rc_load_words(note->words, (char *)bytes, length);
     rc_fence_acquire();
     return rc_load(&header->note_version) == version ? (int32_t)length : -1;
 }

@@ -37,6 +37,7 @@
 #define RINGCAST_TOPICS_H
 
 #include "base.h"
+#include "glob.h"
 #include "layout.h"
 
 #include <stdlib.h>
@@ -61,23 +62,6 @@ static inline int rc_unchanged(const _Atomic uint64_t *version, uint64_t before)
 {
     rc_fence_acquire();
     return !(before & 1) && rc_load(version) == before;
-}
-
-static inline void rc_store_words(_Atomic uint64_t *words, const char *bytes, uint64_t length)
-{
-    for (uint64_t at = 0; at < length; at += 8) {
-        uint64_t word = 0;
-        memcpy(&word, bytes + at, length - at < 8 ? length - at : 8);
-        rc_store(&words[at / 8], word);
-    }
-}
-
-static inline void rc_load_words(const _Atomic uint64_t *words, char *bytes, uint64_t length)
-{
-    for (uint64_t at = 0; at < length; at += 8) {
-        uint64_t word = rc_load(&words[at / 8]);
-        memcpy(bytes + at, &word, length - at < 8 ? length - at : 8);
-    }
 }
 
 /* ---- the table ------------------------------------------------------------------------------ */
@@ -148,33 +132,6 @@ static inline void rc_topic_note(rc_topic *row, const rc_descriptor *message, ui
     rc_store(&row->time_ns, message->f.time_ns);
 }
 
-/* ---- names and patterns --------------------------------------------------------------------- */
-
-/* Does the whole name match, if * stands for any run of bytes, also none? Greedy with one place to go
- * back to, so at most length * name_length steps. */
-static inline int rc_matches(const char *pattern, uint32_t length, const char *name,
-                             uint32_t name_length)
-{
-    uint32_t at = 0, in = 0, star = UINT32_MAX, back = 0;
-    while (in < name_length) {
-        if (at < length && pattern[at] == '*') {
-            star = at++;
-            back = in;
-        } else if (at < length && pattern[at] == name[in]) {
-            at++;
-            in++;
-        } else if (star != UINT32_MAX) {
-            at = star + 1;
-            in = ++back;
-        } else {
-            return 0;
-        }
-    }
-    while (at < length && pattern[at] == '*')
-        at++;
-    return at == length;
-}
-
 /* ---- interest ------------------------------------------------------------------------------- */
 
 static inline _Atomic uint64_t *rc_interest_at(void *control, const rc_geometry *g)
@@ -215,11 +172,10 @@ typedef struct rc_filter {
     const rc_header *header;
     const rc_topic *topics;
     _Atomic uint64_t *interest; /* word of this slot in row 0 */
-    rc_slot *slot;
     rc_wishes *wishes;
     uint64_t slot_bit;
     uint32_t words, max_topics;
-    uint32_t others, events;
+    uint32_t others; /* 1: messages without a topic are wanted */
     _Atomic uint32_t known; /* rows that were matched */
     _Atomic uint32_t open;  /* 1: more of the topics that arrive may be wanted */
     _Atomic uint64_t *bits; /* of topic id: bits[id / 64], private memory; NULL: everything is wanted */
@@ -429,15 +385,13 @@ static inline int rc_filter_begin(rc_filter *f, const void *data, void *control,
     f->topics = rc_topics_at(data, g);
     f->words = rc_interest_words(g);
     f->interest = rc_interest_at(control, g) + index / 64;
-    f->slot = &((rc_control *)control)->readers[index];
     f->wishes = (rc_wishes *)((uint8_t *)control + rc_wishes_offset(g)) + index;
     f->answer = (const rc_answer *)((const uint8_t *)data + rc_answers_offset(g)) + index;
     f->slot_bit = rc_bit(index);
     f->max_topics = g->max_topics;
     f->others = (uint32_t)(others != 0);
-    f->events = (uint32_t)(events != 0);
     rc_filter_publish(f); /* empties what the slot's last owner wished for */
-    rc_store(&f->slot->chooses, chooses ? RC_CHOOSES | (others ? RC_OTHERS : 0) : 0);
+    rc_store(&((rc_control *)control)->readers[index].chooses, chooses ? RC_CHOOSES | (others ? RC_OTHERS : 0) : 0);
     if (!chooses)
         return 0;
     f->bits = calloc(g->max_topics / 64 + 1, sizeof *f->bits);

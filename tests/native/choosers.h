@@ -229,10 +229,10 @@ static rc_result choose(chooser *c, uint64_t batch)
     uint64_t before = r->next;
     rc_result result = rc_reader_peek(r, &m);
     if (result == RC_MESSAGE) {
-        int wants = rc_reader_wants(r, &m);
+        int wants = rc_reader_wants(r, rc_reader_glance(&m));
         if (wants == RC_LEARN) {
             rc_filter_learn(&c->filter);
-            wants = rc_reader_wants(r, &m);
+            wants = rc_reader_wants(r, rc_reader_glance(&m));
         }
         if (wants == RC_UNWANTED)
             (void)rc_reader_pass(r, r->slots / 8 + 1);

@@ -398,7 +398,7 @@ static void *receive_each(void *with)
                 continue;
             }
             CHECK(result == RC_MESSAGE);
-            int wants = rc_reader_wants(&c->guest.ring, &m);
+            int wants = rc_reader_wants(&c->guest.ring, rc_reader_glance(&m));
             if (wants == RC_LEARN)
                 rc_filter_learn(&c->filter);
             else if (wants == RC_UNWANTED)

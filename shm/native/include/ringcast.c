@@ -261,10 +261,11 @@ static ringcast_status find(ringcast_reader *r, ringcast_message *m)
             status = recover(r, result);
             continue;
         }
-        int wants = rc_reader_wants(reader, &d);
+        rc_glance glance = rc_reader_glance(&d);
+        int wants = rc_reader_wants(reader, glance);
         if (wants == RC_LEARN) {
             rc_filter_learn(&r->a.filter);
-            wants = rc_reader_wants(reader, &d);
+            wants = rc_reader_wants(reader, glance);
         }
         if (wants != RC_WANTED) {
             if (pass_over(r))
