@@ -55,7 +55,7 @@ def _check_remainder(channel: Channel, name: str, topics: bool) -> None:
     received, and how many there were."""
     last_ns = 0
     payload = b""
-    first_number = -1
+    before: int | None = None
     with ringcast.attach(name, policy="lossy", start="oldest", events=True) as feed:
         channel.send()
         channel.receive()  # the manager has ended
@@ -71,11 +71,9 @@ def _check_remainder(channel: Channel, name: str, topics: bool) -> None:
                         if payload.startswith(b"end"):
                             continue
                         number = json.loads(payload)["data"]["t"]
-                        if first_number < 0:
-                            first_number = number
-                        elif number != (first_number + 1) % _MESSAGES:
-                            raise RunFailedError(f"after message {first_number} came {number}")
-                        first_number = number
+                        if before is not None and number != (before + 1) % _MESSAGES:
+                            raise RunFailedError(f"after message {before} came {number}")
+                        before = number
                         expected = json.loads(_PAYLOADS[number])["stream"] if topics else None
                         if names.get(int(topic)) != expected or payload != _PAYLOADS[number]:
                             raise RunFailedError(f"message {number} is not what was sent")

@@ -1,11 +1,14 @@
 """Types of the native module; what the names mean stands in _topics.pyx."""
 
-from typing import Self, final
+from typing import Final, Self, final
 
 from typing_extensions import Buffer
 
 from ._endpoint import Segments
 from .counters import TopicStatus, Wishes
+
+NAME_MAX: Final[int]
+ANSWER_MAX: Final[int]
 
 def hash_key(data: str | Buffer) -> int: ...
 def topic_rows(segments: Segments) -> list[TopicStatus]: ...

@@ -11,7 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
 from ringcast.shm._core cimport (
-    RC_ACTIVE, RC_CHOOSES, RC_DEMOTED, RC_DEMOTING, RC_OTHERS, RC_WISH_MAX, rc_atomic_u64, rc_bit, rc_control,
+    RC_ACTIVE, RC_ANSWER_MAX, RC_CHOOSES, RC_DEMOTED, RC_DEMOTING, RC_OTHERS, RC_TOPIC_NAME_MAX, RC_WISH_MAX, rc_atomic_u64, rc_bit, rc_control,
     rc_hash, rc_header, rc_interest_at, rc_interest_words, rc_load_atomic, rc_load_u32, rc_load_u64, rc_post, rc_ring,
     rc_slot, rc_slot_at, rc_store_u32, rc_take_token_until, rc_topic, rc_topic_info, rc_topic_name_length,
     rc_topic_read, rc_topics_at, rc_topics_count, rc_wishes, rc_wishes_offset, rc_wishes_read, sem_t,
@@ -20,6 +20,10 @@ from ringcast.shm._core cimport (
 from ringcast.shm._endpoint cimport Segments, Semaphores
 
 from .counters import TopicStatus, Wishes
+
+#: Bytes of a topic's name, and of an answer's text, at most.
+NAME_MAX = RC_TOPIC_NAME_MAX
+ANSWER_MAX = RC_ANSWER_MAX
 
 cdef enum:
     READS = 64  # of something that changes meanwhile

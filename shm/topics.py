@@ -5,11 +5,11 @@ The table is the writer's; anybody who may attach can read it, and disturbs nobo
 
 from __future__ import annotations
 
-from ._topics import hash_key, topic_rows
+from ._topics import ANSWER_MAX, NAME_MAX, hash_key, topic_rows
 from .blocks import open_ring
 from .counters import TopicStatus
 
-__all__ = ["TopicStatus", "hash_key", "list_topics"]
+__all__ = ["ANSWER_MAX", "NAME_MAX", "TopicStatus", "hash_key", "list_topics"]
 
 
 def list_topics(name: str, *, owner: int | None = None) -> list[TopicStatus]:

@@ -13,9 +13,11 @@ have been asked for, where the same message can belong to one of several.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from ringcast.shm.topics import NAME_MAX
 
 from .rules import (
     AnswerRule,
@@ -31,7 +33,6 @@ from .rules import (
 from .templates import JsonTemplate, NameParts, glob_matches, parse_json, value_at
 
 __all__ = [
-    "NAME_BYTES_MAX",
     "Answer",
     "Confirmation",
     "Heartbeat",
@@ -41,9 +42,6 @@ __all__ = [
     "Snapshot",
     "Venue",
 ]
-
-NAME_BYTES_MAX: Final = 127
-"""Longest name of a topic, in bytes of UTF-8."""
 
 _ANSWER_BYTES_MAX: Final = 1 << 20
 """Longer control messages are not looked at: parsing one would hold up everybody."""
@@ -247,10 +245,10 @@ class Venue:
             raise ValueError(f"the topic {name!r} is not valid Unicode") from None
         if not name:
             raise ValueError("a topic's name is empty")
-        if length > NAME_BYTES_MAX:
+        if length > NAME_MAX:
             raise ValueError(
                 f"the topic {name[:40]!r}... has {length} bytes; names have at most"
-                f" {NAME_BYTES_MAX} bytes of UTF-8"
+                f" {NAME_MAX} bytes of UTF-8"
             )
         if not name.isprintable():
             raise ValueError(f"the topic {name!r} has characters that can't be printed")
@@ -318,11 +316,17 @@ class Venue:
         Raises:
             ValueError: a name can't be a topic of this venue.
         """
-
-        def template(naming: Naming) -> JsonTemplate:
-            return naming.subscribe if subscribing else naming.unsubscribe
-
-        return self._requests(names, template, ids, subscribing=subscribing)
+        topics = []
+        for name in dict.fromkeys(names):
+            naming, parts = self._read(name)
+            template = naming.subscribe if subscribing else naming.unsubscribe
+            topics.append((template, name, parts))
+        requests = self._grouped(topics, ids, subscribing=subscribing)
+        for request in requests:
+            self._memory.ask(request)
+            if self.renames:
+                self._memory.want(request)
+        return requests
 
     def snapshot(self, name: str) -> Snapshot:
         """How a late joiner of this topic gets its snapshot."""
@@ -346,25 +350,6 @@ class Venue:
                 requests += self._grouped(
                     [(template, name, self._read(name)[1]) for name in mine], ids, subscribing=True
                 )
-        return requests
-
-    def _requests(
-        self,
-        names: Iterable[str],
-        template_of: Callable[[Naming], JsonTemplate],
-        ids: Iterator[int],
-        *,
-        subscribing: bool,
-    ) -> list[Request]:
-        topics = []
-        for name in dict.fromkeys(names):
-            naming, parts = self._read(name)
-            topics.append((template_of(naming), name, parts))
-        requests = self._grouped(topics, ids, subscribing=subscribing)
-        for request in requests:
-            self._memory.ask(request)
-            if self.renames:
-                self._memory.want(request)
         return requests
 
     def _grouped(
@@ -431,7 +416,7 @@ class Venue:
 
     def replies(self, payload: bytes) -> list[str]:
         """What to send back at once to a control message."""
-        message = _parsed(payload)
+        message = _parsed(payload) if self.reply_rules else None
         if message is None:
             return []
         return [

@@ -17,13 +17,12 @@ from typing import Final, Protocol
 
 from ringcast import shm
 from ringcast.shm.counters import WishesAnswer
+from ringcast.shm.topics import ANSWER_MAX
 
 from ..topics.states import TopicState
 
-__all__ = ["ANSWER_MAX", "Asker", "SubscriptionRefused", "answer_text", "wait_for_server"]
+__all__ = ["Asker", "SubscriptionRefused", "answer_text", "wait_for_server"]
 
-ANSWER_MAX: Final = 488
-"""Bytes of an answer's text: RC_ANSWER_MAX of layout.h."""
 _PAUSE_FIRST: Final = 0.0005
 _PAUSE_MOST: Final = 0.02
 """Seconds between two looks; they double up to this."""

@@ -232,11 +232,20 @@ static inline ringcast_status rc_segment_read(const rc_segment *s, const char *o
     return RINGCAST_OK;
 }
 
+/* Map it all. The first `busy` bytes are what messages pass through: their pages are there at once, so
+ * that no message waits for one. The rest comes with its first use. */
 static inline ringcast_status rc_segment_map(rc_segment *s, const char *object, int writable,
-                                             int populate, rc_error *error)
+                                             uint64_t busy, rc_error *error)
 {
-    void *address = mmap(NULL, s->size, writable ? PROT_READ | PROT_WRITE : PROT_READ,
-                         MAP_SHARED | (populate ? MAP_POPULATE : 0), s->fd, 0);
+    int access = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    void *address = mmap(NULL, s->size, access, MAP_SHARED, s->fd, 0);
+    if (address != MAP_FAILED && busy &&
+        mmap(address, busy, access, MAP_SHARED | MAP_FIXED | MAP_POPULATE, s->fd, 0) == MAP_FAILED) {
+        int system = errno;
+        munmap(address, s->size);
+        errno = system;
+        address = MAP_FAILED;
+    }
     if (address == MAP_FAILED)
         return rc_fail(error, RINGCAST_SYSTEM, errno, "cannot map %s, %" PRIu64 " bytes: %s",
                        object, s->size, strerror(errno));
@@ -290,10 +299,10 @@ static inline ringcast_status rc_ring_check_and_map(rc_ring *r, rc_access access
                                                   r->control.size, &r->g), "ring", r->name)) ||
         (status = rc_segment_check_pages(&r->data, data, error)) ||
         (status = rc_segment_check_pages(&r->control, control, error)) ||
-        (status = rc_segment_map(&r->data, data, access == RC_WRITING, access != RC_LOOKING,
-                                 error)) ||
+        (status = rc_segment_map(&r->data, data, access == RC_WRITING,
+                                 access == RC_LOOKING ? 0 : rc_topics_offset(&r->g), error)) ||
         (status = rc_segment_map(&r->control, control, access != RC_LOOKING,
-                                 access != RC_LOOKING, error)))
+                                 access == RC_LOOKING ? 0 : rc_wishes_offset(&r->g), error)))
         return status;
     return rc_fail_check(error,
                          rc_check_segments(r->data.address, r->data.size, r->control.address,
@@ -344,7 +353,8 @@ static inline ringcast_status rc_uplink_check_and_map(rc_uplink_segment *u, rc_a
         (status = rc_fail_check(error, rc_uplink_check(head, u->segment.size, &g), "uplink",
                                 u->name)) ||
         (status = rc_segment_check_pages(&u->segment, object, error)) ||
-        (status = rc_segment_map(&u->segment, object, writable, writable, error)) ||
+        (status = rc_segment_map(&u->segment, object, writable, writable ? u->segment.size : 0,
+                                 error)) ||
         (status = rc_fail_check(error, rc_uplink_check(u->segment.address, u->segment.size, &g),
                                 "uplink", u->name)))
         return status;

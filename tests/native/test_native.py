@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -37,7 +40,7 @@ INCLUDES: Final = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def compiler() -> str:
     return find("gcc", "cc")
 
@@ -67,6 +70,30 @@ def check(done: subprocess.CompletedProcess[str]) -> None:
     assert not REPORT.search(done.stdout), done.stdout
 
 
+Cores = dict[tuple[Build, str], Future[None]]
+
+
+@pytest.fixture(scope="module")
+def cores(
+    request: pytest.FixtureRequest, compiler: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cores]:
+    """The programs of `test_core` that were selected, at work: one on each processor core."""
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+
+        def start(build: Build, source: str) -> Future[None]:
+            where = tmp_path_factory.mktemp(build.name)
+            return workers.submit(
+                lambda: run_core(compiled(compiler, build, where, source), build.percent)
+            )
+
+        wanted: list[dict[str, Any]] = [
+            dict(item.callspec.params)
+            for item in request.session.items
+            if isinstance(item, pytest.Function) and item.function is test_core
+        ]
+        yield {(each["build"], each["source"]): start(**each) for each in wanted}
+
+
 @pytest.mark.parametrize(
     ("build", "source"),
     [
@@ -76,8 +103,8 @@ def check(done: subprocess.CompletedProcess[str]) -> None:
         if build is not THREAD or source not in WITHOUT_THREADS
     ],
 )
-def test_core(compiler: str, build: Build, source: str, tmp_path: Path) -> None:
-    run_core(compiled(compiler, build, tmp_path, source), build.percent)
+def test_core(cores: Cores, build: Build, source: str) -> None:
+    cores[build, source].result()
 
 
 @pytest.mark.stress
