@@ -373,28 +373,38 @@ static inline uint64_t rc_writer_nudge(rc_writer *w)
     return middle;
 }
 
-/* Wake those who sleep and take everything, or want a message from `first` on, or topics that have
- * arrived, or lag. After the fence in rc_writer_release(), so the loads of bits can be relaxed. */
-static inline void rc_writer_wake(rc_writer *w, uint64_t first)
+/* Wake the sleeping choosers that want a message from `first` on, or topics that have arrived, or lag. */
+static inline void rc_writer_wake_choosers(rc_writer *w, uint64_t first, int arrivals)
 {
     uint64_t lagging = rc_writer_nudge(w);
-    uint32_t count = w->topic_count; /* a thread may add one while another waits for room */
-    int arrivals = count != w->announced;
-    w->announced = count;
     for (uint32_t base = 0; base < w->max_readers; base += 64) {
-        _Atomic uint64_t *waiters = &w->control->waiters[base / 64];
         _Atomic uint64_t *choosers = &w->control->choosers[base / 64];
-        uint64_t bits = rc_load(waiters);
-        if (rc_unlikely(bits))
-            rc_writer_post(w, waiters, base, bits);
-        if (rc_likely(!(bits = rc_load(choosers))))
-            continue;
-        uint64_t whom = rc_writer_wanting(w, base / 64, bits, first, arrivals);
-        if (lagging)
+        uint64_t bits = rc_load(choosers), whom = 0;
+        if (bits)
+            whom = rc_writer_wanting(w, base / 64, bits, first, arrivals);
+        if (bits && lagging)
             whom |= rc_writer_lagging(w, base, bits, lagging);
         if (whom)
             rc_writer_post(w, choosers, base, whom);
     }
+}
+
+/* Wake those who sleep and take everything, and the choosers as above. After the fence in
+ * rc_writer_release(), so the loads of bits can be relaxed. */
+static inline void rc_writer_wake(rc_writer *w, uint64_t first)
+{
+    uint32_t count = w->topic_count; /* a thread may add one while another waits for room */
+    uint64_t asleep = 0;
+    for (uint32_t base = 0; base < w->max_readers; base += 64) {
+        _Atomic uint64_t *waiters = &w->control->waiters[base / 64];
+        uint64_t bits = rc_load(waiters);
+        if (rc_unlikely(bits))
+            rc_writer_post(w, waiters, base, bits);
+        asleep |= rc_load(&w->control->choosers[base / 64]);
+    }
+    if (rc_unlikely(asleep))
+        rc_writer_wake_choosers(w, first, count != w->announced);
+    w->announced = count;
 }
 
 /* Wake the sleeping choosers whose cursor stands below a sequence. After the fence in rc_writer_want(). */
