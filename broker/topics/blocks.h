@@ -137,6 +137,16 @@ RT_INLINE void rt_shift(rt_raw *raw, unsigned bits)
     raw->commas >>= bits;
 }
 
+/* The end of a block, where no instruction has the parity. */
+RT_INLINE void rt_classified_raw(rt_blocks *b, rt_raw *raw, unsigned shift)
+{
+    rt_shift(raw, shift);
+    if (rt_unlikely(raw->slashes | b->escaped))
+        rt_classified_escapes(b, *raw);
+    else
+        rt_classified(b, raw, rt_parity(raw->quotes));
+}
+
 /* ---- passing over containers ---------------------------------------------------------------- */
 
 /* Go to the next block. 0: there is none. */
@@ -219,11 +229,7 @@ RT_INLINE void rt_words(rt_blocks *b, const uint8_t *p, unsigned shift)
         raw.closes |= rt_word_is(folded, '}') << i;
         raw.commas |= rt_word_is(word, ',') << i;
     }
-    rt_shift(&raw, shift);
-    if (rt_unlikely(raw.slashes | b->escaped))
-        rt_classified_escapes(b, raw);
-    else
-        rt_classified(b, &raw, rt_parity(raw.quotes));
+    rt_classified_raw(b, &raw, shift);
 }
 
 static RT_RARE void rt_last_words(rt_blocks *b)
@@ -266,11 +272,7 @@ RT_INLINE void rt_sse2(rt_blocks *b, const uint8_t *p, unsigned shift)
         raw.closes |= rt_sse2_bits(_mm_cmpeq_epi8(folded, close)) << i;
         raw.commas |= rt_sse2_bits(_mm_cmpeq_epi8(v, comma)) << i;
     }
-    rt_shift(&raw, shift);
-    if (rt_unlikely(raw.slashes | b->escaped))
-        rt_classified_escapes(b, raw);
-    else
-        rt_classified(b, &raw, rt_parity(raw.quotes));
+    rt_classified_raw(b, &raw, shift);
 }
 
 static RT_RARE void rt_last_sse2(rt_blocks *b)

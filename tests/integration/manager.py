@@ -275,20 +275,79 @@ def describe_event(event: dict[str, Any]) -> str:
             return str(other)
 
 
+class InThread:
+    """A manager in a thread of this process; it is ready once this is made, or has failed.
+
+    Attributes:
+        failures: what `Manager.run` raised at its end, if it did.
+    """
+
+    def __init__(self, config: Config, on_ready: Callable[[], None] | None = None) -> None:
+        self.manager = Manager(config)
+        self.failures: list[BaseException] = []
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(on_ready,), daemon=True)
+        self._thread.start()
+        assert self._ready.wait(DEADLINE)
+
+    def _run(self, on_ready: Callable[[], None] | None) -> None:
+        def ready() -> None:
+            if on_ready is not None:
+                on_ready()
+            self._ready.set()
+
+        try:
+            self.manager.run(on_ready=ready)
+        except BaseException as error:
+            self.failures.append(error)
+        finally:
+            self._ready.set()
+
+    def join(self) -> None:
+        """Wait for the manager's end."""
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive()
+
+    def end(self) -> None:
+        """Stop the manager at once."""
+        self.manager.stop()
+        self.manager.stop()
+        self.join()
+
+
+@contextlib.contextmanager
+def running(config: Config) -> Iterator[Manager]:
+    """A manager inside the block; what it raises is raised at the end."""
+    runner = InThread(config)
+    try:
+        yield runner.manager
+    finally:
+        runner.end()
+    if runner.failures:
+        raise runner.failures[0]
+
+
 @dataclass
 class Watch:
     """A manager in a thread, and a worker attached from its first record on.
 
     Attributes:
-        errors: what `Manager.run` raised at its end, if it did.
         events: those that were taken, whole.
     """
 
-    manager: Manager
+    runner: InThread
     feed: Feed
-    thread: threading.Thread
-    errors: list[str] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def manager(self) -> Manager:
+        """The manager itself."""
+        return self.runner.manager
+
+    @property
+    def errors(self) -> list[str]:
+        """What `Manager.run` raised at its end, if it did."""
+        return [str(error) for error in self.runner.failures if isinstance(error, ManagerError)]
 
     def take(self) -> str:
         """The next record, in a few words."""
@@ -311,8 +370,7 @@ class Watch:
         with contextlib.suppress(shm.RingClosed):
             while True:
                 records.append(self.take())
-        self.thread.join(DEADLINE)
-        assert not self.thread.is_alive()
+        self.runner.join()
         return records
 
     def event(self, kind: str) -> dict[str, Any]:
@@ -321,10 +379,7 @@ class Watch:
 
     def end(self) -> None:
         """Stop the manager at once."""
-        self.manager.stop()
-        self.manager.stop()
-        self.thread.join(DEADLINE)
-        assert not self.thread.is_alive()
+        self.runner.end()
         self.feed.close()
 
 
@@ -343,37 +398,21 @@ def quick(name: str, url: str, **options: Any) -> Config:
 @contextlib.contextmanager
 def watching(config: Config, **options: Any) -> Iterator[Watch]:
     """A manager and a worker inside the block; `options` are the worker's."""
-    manager = Manager(config)
-    ready = threading.Event()
     feeds: list[Feed] = []
-    errors: list[str] = []
-    failures: list[BaseException] = []
 
     def attach_first() -> None:
         feeds.append(attach(config.name, **{"start": "oldest", "events": True, **options}))
-        ready.set()
 
-    def run() -> None:
-        try:
-            manager.run(on_ready=attach_first)
-        except ManagerError as error:
-            errors.append(str(error))
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert ready.wait(DEADLINE)
-    assert feeds, failures
-    watch = Watch(manager, feeds[0], thread, errors)
+    runner = InThread(config, attach_first)
+    assert feeds, runner.failures
+    watch = Watch(runner, feeds[0])
     try:
         yield watch
     finally:
         watch.end()
-    if failures:
-        raise failures[0]
+    for failure in runner.failures:
+        if not isinstance(failure, ManagerError):
+            raise failure
 
 
 def kill(manager: Manager) -> None:

@@ -6,13 +6,12 @@ from __future__ import annotations
 import contextlib
 import random
 import re
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Final
 
-from ringcast import Config, Feed, Manager, attach, broker
+from ringcast import Config, Feed, attach, broker
 from ringcast.broker.topics.states import TopicState
 from ringcast.shm.broadcast import Message
 from tests.conftest import DEADLINE
@@ -54,35 +53,6 @@ def venue_file(folder: Path, venue: str, *changes: tuple[str, str]) -> str:
     path = folder / f"{venue}.toml"
     path.write_text(text, encoding="utf-8")
     return str(path)
-
-
-@contextlib.contextmanager
-def running(config: Config) -> Iterator[Manager]:
-    """A manager in a thread of this process; stopped at the end, at once."""
-    manager = Manager(config)
-    ready = threading.Event()
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            manager.run(on_ready=ready.set)
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert ready.wait(DEADLINE)
-    try:
-        yield manager
-    finally:
-        manager.stop()
-        manager.stop()
-        thread.join(DEADLINE)
-        assert not thread.is_alive()
-    if failures:
-        raise failures[0]
 
 
 def number_of(message: Message) -> int:

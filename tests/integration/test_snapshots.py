@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +16,8 @@ from ringcast import Feed, attach, shm
 from ringcast.shm.broadcast import Message
 from tests.conftest import DEADLINE, eventually
 
-from .subscribers import config_of, number_of, running, venue_file
+from .manager import running
+from .subscribers import config_of, number_of, venue_file
 from .venues import VenueServer
 
 # ---- subscribed again --------------------------------------------------------------------------
@@ -117,6 +120,20 @@ def contents(messages: list[Message]) -> list[Any]:
     ]
 
 
+@contextlib.contextmanager
+def joined(name: str, folder: Path, **options: Any) -> Iterator[tuple[VenueServer, Feed, Feed]]:
+    """A server, a worker that has had the topic for long, and one that joins late and asks."""
+    file = venue_file(folder, "bybit", REQUESTED)
+    with (
+        VenueServer("bybit") as server,
+        running(config_of(server.url, name, file, **options)),
+        attach(name, topics=[TRADES], timeout=DEADLINE) as early,
+        attach(name, topics=[]) as late,
+    ):
+        late.subscribe(TRADES, snapshot=True, timeout=DEADLINE)
+        yield server, early, late
+
+
 def test_an_answer_goes_to_the_worker_that_asked(name: str, tmp_path: Path) -> None:
     file = venue_file(tmp_path, "bybit", REQUESTED)
     with (
@@ -157,14 +174,7 @@ def test_an_answer_goes_to_the_worker_that_asked(name: str, tmp_path: Path) -> N
 
 
 def test_the_next_worker_in_the_slot_does_not_get_it(name: str, tmp_path: Path) -> None:
-    file = venue_file(tmp_path, "bybit", REQUESTED)
-    with (
-        VenueServer("bybit") as server,
-        running(config_of(server.url, name, file)),
-        attach(name, topics=[TRADES], timeout=DEADLINE) as early,
-        attach(name, topics=[]) as late,
-    ):
-        late.subscribe(TRADES, snapshot=True, timeout=DEADLINE)
+    with joined(name, tmp_path) as (server, early, late):
         (number,) = asked(server)
         slot = late.slot
         late.close()
@@ -179,16 +189,8 @@ def test_the_next_worker_in_the_slot_does_not_get_it(name: str, tmp_path: Path) 
 
 
 def test_once_and_in_order_when_the_ring_is_full(name: str, tmp_path: Path) -> None:
-    file = venue_file(tmp_path, "bybit", REQUESTED)
-    small = {"slots": 64, "capacity": 1 << 16}
     answers = 40
-    with (
-        VenueServer("bybit") as server,
-        running(config_of(server.url, name, file, **small)),
-        attach(name, topics=[TRADES], timeout=DEADLINE) as slow,
-        attach(name, topics=[]) as late,
-    ):
-        late.subscribe(TRADES, snapshot=True, timeout=DEADLINE)
+    with joined(name, tmp_path, slots=64, capacity=1 << 16) as (server, slow, late):
         (number,) = asked(server)
         for i in range(answers):
             server.publish(TRADES, 20)
@@ -213,14 +215,7 @@ def test_once_and_in_order_when_the_ring_is_full(name: str, tmp_path: Path) -> N
 def test_a_request_without_an_answer_is_made_again_on_the_next_connection(
     name: str, tmp_path: Path
 ) -> None:
-    file = venue_file(tmp_path, "bybit", REQUESTED)
-    with (
-        VenueServer("bybit") as server,
-        running(config_of(server.url, name, file)),
-        attach(name, topics=[TRADES], timeout=DEADLINE) as early,
-        attach(name, topics=[]) as late,
-    ):
-        late.subscribe(TRADES, snapshot=True, timeout=DEADLINE)
+    with joined(name, tmp_path) as (server, early, late):
         (first,) = asked(server)
         server.drop()
         _, second = asked(server, 2)

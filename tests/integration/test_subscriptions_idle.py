@@ -11,7 +11,8 @@ from typing import Final
 from ringcast import Manager, attach
 from tests.conftest import DEADLINE, Processes, eventually, leftovers
 
-from .subscribers import TOPICS, config_of, hold, running
+from .manager import running
+from .subscribers import TOPICS, config_of, hold
 from .venues import VenueServer
 
 VENUE: Final = "okx"

@@ -14,8 +14,8 @@ import pytest
 from ringcast import Feed, SubscriptionRefused, attach, shm
 from tests.conftest import DEADLINE, eventually
 
-from .manager import listen, url_of
-from .subscribers import TOPICS, config_of, reasons, running, states, venue_file
+from .manager import listen, running, url_of
+from .subscribers import TOPICS, config_of, reasons, states, venue_file
 from .venues import VenueServer
 
 WORDS: Final = "we don't have that"

@@ -13,8 +13,8 @@ import pytest
 from ringcast import Phase, attach
 from tests.conftest import DEADLINE, eventually
 
-from .manager import listen, url_of
-from .subscribers import TOPICS, config_of, running, venue_file
+from .manager import listen, running, url_of
+from .subscribers import TOPICS, config_of, venue_file
 from .venues import VenueServer
 
 NOT_KNOWN: Final = "not understood"

@@ -16,8 +16,7 @@ from tests.conftest import DEADLINE, eventually
 
 from . import topic_functions
 from .conftest import REPOSITORY
-from .manager import listen, quick, sending, serving, url_of
-from .subscribers import running
+from .manager import listen, quick, running, sending, serving, url_of
 
 MODULE: Final = "tests.integration.topic_functions"
 SMALL: Final = {"slots": 1024, "capacity": 1 << 20, "max_topics": 8}

@@ -362,25 +362,10 @@ static void case_passes_over_bytes(void)
 typedef struct crossing {
     party reader;
     rc_writer writer;
-    uint64_t arrived;
+    uint64_t arrived; /* at all meetings, by both */
     uint64_t got; /* messages, by the reader */
     uint64_t rounds;
 } crossing;
-
-static void meet(crossing *x)
-{
-    uint64_t both = (__atomic_fetch_add(&x->arrived, 1, __ATOMIC_RELAXED) | 1) + 1;
-    for (uint64_t looks = 1; __atomic_load_n(&x->arrived, __ATOMIC_RELAXED) < both; looks++) {
-        if (looks % 1024 == 0) {
-            in_time();
-            sched_yield();
-        }
-        rc_relax();
-    }
-    linger(roll(12));
-    for (volatile uint64_t i = roll(64); i > 0; i--)
-        ;
-}
 
 static void *receive_each(void *with)
 {
@@ -389,7 +374,7 @@ static void *receive_each(void *with)
     rc_descriptor m;
     throw_with(1);
     for (uint64_t round = 0; round < x->rounds; round++) {
-        meet(x);
+        meet(&x->arrived, 12);
         pthread_mutex_lock(&c->work);
         for (;;) {
             rc_result result = rc_reader_peek(&c->guest.ring, &m);
@@ -411,7 +396,7 @@ static void *receive_each(void *with)
         rc_reader_flush(&c->guest.ring, c->guest.ring.next);
         (void)rc_filter_remove(&c->filter, "later", 5); /* as the next rounds begin without it */
         pthread_mutex_unlock(&c->work);
-        meet(x);
+        meet(&x->arrived, 12);
     }
     return NULL;
 }
@@ -490,7 +475,7 @@ static void cross(uint64_t rounds)
     x.reader.how = ways[0];
     CHECK(pthread_create(&other, NULL, receive_each, &x) == 0);
     for (uint64_t round = 0; round < rounds; round++) {
-        meet(&x);
+        meet(&x.arrived, 12);
         for (uint64_t n = roll(3); n > 0; n--)
             put_about(&x, UNWANTED, RC_KIND_TEXT, 0, UINT64_MAX);
         if (roll(2))
@@ -499,7 +484,7 @@ static void cross(uint64_t rounds)
         for (uint64_t n = roll(3); n > 0; n--)
             put_about(&x, UNWANTED, RC_KIND_TEXT, 0, UINT64_MAX);
         rc_writer_release(&x.writer);
-        meet(&x);
+        meet(&x.arrived, 12);
     }
     CHECK(pthread_join(other, NULL) == 0);
     chooser_leaves(c);
