@@ -64,6 +64,7 @@ REFERENCE: Final = {
         (
             "ringcast:attach",
             "ringcast:Feed",
+            "ringcast:GroupFeed",
             "ringcast:ConnectionState",
             "ringcast:Phase",
             "ringcast:TopicState",
@@ -95,6 +96,21 @@ REFERENCE: Final = {
             "ringcast.shm:hash_key",
             "ringcast.shm:unlink",
             "ringcast.shm:check_name",
+        ),
+    ),
+    "reference/groups.md": Page(
+        "Work groups",
+        "`ringcast.shm.group` has the members of a ring's work groups. [Share the work in a group]"
+        "(../groups.md) says how to use them.",
+        (
+            "ringcast.shm.group:Member",
+            "ringcast.shm.group:GroupMessage",
+            "ringcast.shm.group:GroupBatch",
+            "ringcast.shm.group:list_groups",
+            "ringcast.shm.group:GroupStatus",
+            "ringcast.shm.group:SetAside",
+            "ringcast.shm.group:remove",
+            "ringcast.shm.group:partition_of_key",
         ),
     ),
     "reference/uplinks.md": Page(
@@ -204,26 +220,31 @@ def section_lines(doc: Docstring) -> Iterator[str]:
 
 @functools.cache
 def stub(module: str) -> dict[str, str]:
-    """The methods that a native module's .pyi file declares: "class.method" to source text."""
+    """What a native module's .pyi file declares: "class.method", or "function", to source text."""
     path = Path(sys.modules[module].__file__ or "")
     file = path.with_name(f"{path.name.partition('.')[0]}.pyi")
     if not file.exists():
         return {}
     source = file.read_text(encoding="utf-8")
-    return {
-        f"{owner.name}.{method.name}": ast.get_source_segment(source, method) or ""
-        for owner in ast.parse(source).body
-        if isinstance(owner, ast.ClassDef)
-        for method in owner.body
-        if isinstance(method, ast.FunctionDef)
-    }
+    found: dict[str, str] = {}
+    for thing in ast.parse(source).body:
+        if isinstance(thing, ast.FunctionDef):
+            found[thing.name] = ast.get_source_segment(source, thing) or ""
+        elif isinstance(thing, ast.ClassDef):
+            for method in thing.body:
+                if isinstance(method, ast.FunctionDef):
+                    text = ast.get_source_segment(source, method) or ""
+                    found[f"{thing.name}.{method.name}"] = text
+    return found
 
 
 def source_of(owner: type | None, name: str, function: Any) -> str:
     """The source text of a function, or of its declaration in a .pyi file; empty if neither is."""
     if inspect.isfunction(inspect.unwrap(getattr(function, "__func__", function))):
         return textwrap.dedent(inspect.getsource(function))
-    for base in owner.__mro__ if owner is not None else ():
+    if owner is None:
+        return stub(function.__module__).get(name, "")
+    for base in owner.__mro__:
         if name in vars(base):
             return stub(base.__module__).get(f"{base.__name__}.{name}", "")
     return ""

@@ -23,6 +23,7 @@ except ModuleNotFoundError as error:
     raise ImportError(
         f"{error.name}, a native module of ringcast, is not there: build it first: pip install -e ."
     ) from error
+from .counters import GroupStatus
 from .errors import (
     Evicted,
     LayoutMismatch,
@@ -50,6 +51,7 @@ __all__ = [
     "Blocking",
     "BusySpin",
     "Evicted",
+    "GroupStatus",
     "Kind",
     "LayoutMismatch",
     "MessageTooLarge",

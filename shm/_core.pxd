@@ -25,7 +25,7 @@ cdef extern from "semaphore.h" nogil:
         pass
 
 cdef extern from "time.h" nogil:
-    int CLOCK_REALTIME
+    int CLOCK_REALTIME, CLOCK_MONOTONIC_COARSE
 
 # ---- the toolbox
 
@@ -63,6 +63,9 @@ cdef extern from "hash.h" nogil:
 # ---- a ring's bytes
 
 cdef extern from "layout.h" nogil:
+    ctypedef struct rc_atomic_u64 "_Atomic uint64_t":
+        pass
+
     int RC_VERSION, RC_LOCK_WRITER, RC_LOCK_READER, RC_READERS_MAX, RC_LABEL_MAX
     int RC_DESCRIPTORS_OFFSET, RC_SLOTS_MIN, RC_CAPACITY_MIN, RC_NOTE_MAX
     uint64_t RC_SLOTS_MAX, RC_CAPACITY_MAX
@@ -70,7 +73,10 @@ cdef extern from "layout.h" nogil:
     int RC_CHOOSES, RC_OTHERS
     int RC_KIND_TEXT, RC_KIND_BINARY, RC_KIND_EVENT
     int RC_RING_CLOSED
-    int RC_FREE, RC_ACTIVE, RC_DEMOTING, RC_DEMOTED, RC_EVICTED, RC_DEAD, RC_LOSSY
+    int RC_FREE, RC_ACTIVE, RC_DEMOTING, RC_DEMOTED, RC_EVICTED, RC_DEAD, RC_LOSSY, RC_MEMBER
+    uint32_t RC_GROUPS_MAX, RC_PARTITIONS, RC_NOBODY
+    int RC_GROUP_NONE, RC_GROUP_MAKING, RC_GROUP_ACTIVE, RC_GROUP_DEMOTED
+    int RC_ANY, RC_KEY, RC_ROUND_ROBIN, RC_LOCK_GROUPS
 
     ctypedef struct rc_identity:
         uint64_t created_ns
@@ -81,7 +87,7 @@ cdef extern from "layout.h" nogil:
         uint32_t state, epoch, topics, answers_wishes
 
     ctypedef struct rc_fields "":
-        uint64_t seq1, position, time_ns, key
+        uint64_t seq1, position, time_ns, key, reserved
         uint32_t length, topic, epoch
         uint16_t kind, connection, destination
 
@@ -91,8 +97,14 @@ cdef extern from "layout.h" nogil:
 
     ctypedef struct rc_slot:
         uint64_t cursor, state, started, joined_ns, received, lost, skipped
-        uint32_t policy, pid, chooses
+        uint32_t policy, pid, chooses, group
         char label[64]
+
+    ctypedef struct rc_group_row:
+        uint64_t floor, head, state, again, gap, lost, created_ns, aside
+        uint64_t *asleep
+        rc_atomic_u64 *sleepers "asleep"
+        uint32_t balance, chooses, max_deliveries
 
     ctypedef struct rc_topic:
         char *name
@@ -108,6 +120,8 @@ cdef extern from "layout.h" nogil:
         uint64_t *waiters
         uint64_t *choosers
         uint64_t *gating
+        uint64_t wanted, groups
+        rc_group_row *group_rows
 
     ctypedef struct rc_geometry:
         uint64_t slots, capacity, max_message, instance
@@ -119,6 +133,7 @@ cdef extern from "layout.h" nogil:
     uint64_t rc_answers_offset(const rc_geometry *)
     uint64_t rc_wishes_offset(const rc_geometry *)
     uint32_t rc_interest_words(const rc_geometry *)
+    uint32_t rc_interest_stride(const rc_geometry *)
     uint64_t rc_message_limit(uint64_t capacity)
     void rc_fill_identity(rc_identity *, const rc_geometry *, uint64_t, uint64_t)
     void rc_seal(void *data, void *control)
@@ -150,9 +165,6 @@ cdef extern from "topics.h" nogil:
     uint32_t rc_topic_name_length(const rc_topic *)
     int rc_topic_read(const rc_topic *, rc_topic_info *)
     void rc_topic_say(rc_topic *, uint64_t state, const char *reason, uint64_t length)
-    ctypedef struct rc_atomic_u64 "_Atomic uint64_t":
-        pass
-
     uint64_t rc_load_atomic "rc_load"(const rc_atomic_u64 *)
 
     rc_atomic_u64 *rc_interest_at(void *control, const rc_geometry *)
@@ -240,6 +252,86 @@ cdef extern from "broadcast.h" nogil:
     int rc_reader_step_down(rc_reader *)
     int rc_reader_ready(rc_reader *)
     int rc_reader_sleep(rc_reader *, int64_t deadline_ns)
+
+    int rc_group_demote(rc_control *, uint32_t, uint32_t max_readers)
+
+# ---- work groups
+
+cdef extern from "group_table.h" nogil:
+    int64_t RC_GROUP_SLICE_NS
+    void rc_group_name(const rc_group_row *, char *)
+    rc_wishes *rc_group_wishes_at(void *control, const rc_geometry *, uint32_t)
+    int rc_group_is_active(const rc_group_row *)
+    uint32_t rc_group_next(const rc_atomic_u64 *, uint32_t max_readers, uint32_t slot)
+    rc_atomic_u64 *rc_partitions_at(void *control, const rc_geometry *, uint32_t)
+    uint32_t rc_partition_of_key(uint64_t)
+    uint32_t rc_partition_owner(uint64_t)
+    uint64_t rc_head_sequence(uint64_t)
+
+cdef extern from "group_layout.h" nogil:
+    uint32_t RC_ASIDE, RC_ASIDE_MEMBERS
+
+    ctypedef struct rc_aside:
+        uint64_t sequence1, time_ns, set_aside_ns
+        uint32_t topic, deliveries, count
+        uint32_t *pids
+
+    ctypedef struct rc_group_segment:
+        uint64_t redelivered, voided
+        uint64_t *members
+        rc_aside *aside
+
+cdef extern from "group.h" nogil:
+    int RC_LEASE_FREE, RC_LEASE_ASSIGNED, RC_LEASE_CLAIMED, RC_LEASE_KEPT, RC_LEASE_RETURNED
+    uint32_t RC_NO_HAND
+    ctypedef enum rc_sort:
+        RC_ANY_SORT, RC_FRESH, RC_SAME_ROUND
+
+
+    ctypedef struct rc_group_map:
+        rc_group_row *row
+        rc_group_segment *segment
+        rc_control *control
+        uint32_t group
+
+    ctypedef struct rc_lease:
+        uint64_t sequence, word
+        uint32_t partition
+
+    ctypedef struct rc_look:
+        uint64_t next
+
+    ctypedef struct rc_member:
+        rc_group_map map
+        rc_look look
+        uint64_t received, in_hand, position, unflushed
+        uint32_t rouse, balance, max_deliveries
+
+    void rc_group_map_at(rc_group_map *, const void *data, void *control, rc_group_segment *,
+                         const rc_geometry *, uint32_t)
+    uint64_t rc_group_advance(const rc_group_map *, uint64_t *before)
+    ctypedef struct rc_group_census:
+        uint64_t claimed, returned
+
+    void rc_group_count(const rc_group_map *, rc_group_census *)
+    int rc_group_is_gone(const rc_group_map *, uint32_t slot, uint64_t generation, int lock_fd)
+    int rc_group_has(const rc_group_map *, uint32_t slot, uint64_t generation, uint64_t mask)
+    rc_result rc_member_take(rc_member *, uint32_t hand, rc_sort, const rc_descriptor *first, rc_lease *,
+                             rc_descriptor *)
+    uint64_t rc_member_take_gap(const rc_member *)
+    int rc_member_finish(rc_member *, rc_lease *, int keep, uint64_t size)
+    void rc_member_release(rc_member *, rc_lease *, uint64_t size)
+    int rc_member_give_back(rc_member *, rc_lease *, int pause)
+    void rc_member_call(const rc_member *, uint64_t count)
+    void rc_member_flush(rc_member *)
+    int rc_member_hoards(const rc_member *)
+    rc_result rc_member_changed(const rc_member *)
+    int rc_member_look_due(const rc_member *, int64_t now_ns)
+    int rc_member_look_around(rc_member *, int64_t now_ns)
+    int rc_member_ready(const rc_member *, rc_look *, uint32_t hand)
+    int rc_member_sleep(const rc_member *, rc_look *, uint32_t hand, int64_t deadline_ns)
+    uint32_t rc_lease_deliveries(uint64_t word)
+    uint32_t rc_group_holder(const rc_group_map *, const rc_atomic_u64 *partitions)
 
 cdef extern from "stream.h" nogil:
     uint8_t *rc_stream_room(rc_writer *, uint64_t need, uint64_t want, uint64_t *room,
@@ -400,6 +492,8 @@ cdef extern from "attach.h" nogil:
         rc_filter filter
         sem_t *wishes
         int64_t looked_ns
+        rc_member *member
+        rc_segment group
 
     ctypedef struct rc_attached_sender:
         rc_uplink_segment uplink
@@ -415,6 +509,8 @@ cdef extern from "attach.h" nogil:
         const char **topics
         uint32_t topic_count, chooses, others
         uint16_t skip
+        const char *group
+        uint32_t balance, max_deliveries
 
     void rc_show_wishes(rc_attached_reader *)
     ringcast_status rc_want_topic(rc_attached_reader *, const char *, rc_error *)
@@ -429,6 +525,15 @@ cdef extern from "attach.h" nogil:
     int rc_attached_reader_is_abandoned(const rc_attached_reader *, const rc_reader *, int64_t *)
     int rc_attached_sender_is_abandoned(rc_attached_sender *)
     rc_turn rc_attached_reader_wait(rc_attached_reader *, rc_reader *, rc_wait_strategy, int64_t)
+    rc_turn rc_attached_member_wait(rc_attached_reader *, rc_look *, uint32_t hand, uint64_t taken,
+                                    rc_wait_strategy, int64_t)
+    uint32_t rc_find_group(const rc_control *, const char *)
+    ringcast_status rc_group_open(rc_segment *, const rc_ring *, const char *, uint32_t, rc_access,
+                                  rc_error *)
+    void rc_groups_tidy(const rc_ring *)
+    void rc_group_remove(rc_control *, uint32_t, sem_t *)
+    void rc_group_object(char *, const char *, const char *)
+    void rc_segment_unmap(rc_segment *)
     rc_turn rc_attached_sender_wait(rc_attached_sender *, rc_sender *,
                                     int (*)(const rc_sender *, uint64_t), uint64_t, int64_t)
     void rc_endpoint_leave(rc_endpoint *, sem_t *)

@@ -7,6 +7,7 @@ from .counters import ReaderCounters, RingCounters
 LOCK_WRITER: Final[int]
 LOCK_READER: Final[int]
 LOSSY: Final[int]
+MEMBER: Final[int]
 FREE: Final[int]
 EVICTED: Final[int]
 READERS_MAX: Final[int]
@@ -67,7 +68,9 @@ class Semaphores:
 
 @final
 class Segments:
-    def __new__(cls, name: str, access: Literal["look", "write"], owner: int | None) -> Self: ...
+    def __new__(
+        cls, name: str, access: Literal["look", "change", "write"], owner: int | None
+    ) -> Self: ...
     @property
     def name(self) -> str: ...
     @property

@@ -17,14 +17,14 @@ from libc.string cimport memset
 
 from ringcast.shm._core cimport (
     CLOCK_REALTIME, RC_CAPACITY_MAX, RC_CAPACITY_MIN, RC_CHOOSES, RC_DESCRIPTORS_OFFSET, RC_EVICTED,
-    RC_FORKED, RC_FREE,
-    RC_LABEL_MAX, RC_LOCK_READER, RC_LOCK_WRITER, RC_LOOKING, RC_LOSSY, RC_NAME_MAX, RC_NOTE_MAX,
+    RC_FORKED, RC_FREE, RC_GROUPS_MAX,
+    RC_LABEL_MAX, RC_LOCK_READER, RC_LOCK_WRITER, RC_LOOKING, RC_LOSSY, RC_MEMBER, RC_NAME_MAX, RC_NOTE_MAX,
     RC_READERS_MAX, RC_READING, RC_RING_CLOSED, RC_SLOTS_MAX, RC_SLOTS_MIN, RC_TOPICS_MAX, RC_WRITING,
     RINGCAST_CLOSED, RINGCAST_CORRUPT, RINGCAST_EVICTED, RINGCAST_INVALID,
     RINGCAST_LAYOUT_MISMATCH, RINGCAST_NO_MEMORY, RINGCAST_NOT_FOUND, RINGCAST_OK, RINGCAST_SYSTEM,
     RINGCAST_TOO_MANY_READERS, RINGCAST_TOO_MANY_SENDERS, is_finalizing, rc_access, rc_bit,
     rc_clock_ns, rc_control_size, rc_data_size, rc_descriptor, rc_endpoint_leave,
-    rc_fill_identity, rc_geometry, rc_is_name, rc_leads_to, rc_load_u32, rc_load_u64,
+    rc_control, rc_fill_identity, rc_geometry, rc_is_name, rc_leads_to, rc_load_u32, rc_load_u64,
     rc_lock_held, rc_lock_release, rc_lock_try, rc_message_limit, rc_note_read, rc_now_ns,
     rc_ring_open, rc_ring_unmap, rc_seal, rc_segment_name, rc_semaphore_name, rc_slot,
     rc_slot_at, rc_wait_kind, ringcast_status,
@@ -65,6 +65,7 @@ cdef extern from "attach.h" nogil:  # what only the module with the registry may
 LOCK_WRITER = RC_LOCK_WRITER
 LOCK_READER = RC_LOCK_READER
 LOSSY = RC_LOSSY
+MEMBER = RC_MEMBER
 FREE = RC_FREE
 EVICTED = RC_EVICTED
 READERS_MAX = RC_READERS_MAX
@@ -374,7 +375,8 @@ cdef class Segments:
 
     Args:
         name: the ring's.
-        access: "look": nothing is mapped for writing; "write": the data segment is, too.
+        access: "look": nothing is mapped for writing; "change": the control segment is; "write": the
+            data segment, too.
         owner: user id they must belong to; None for the caller's own or root.
 
     Raises:
@@ -383,7 +385,9 @@ cdef class Segments:
 
     def __cinit__(self, str name not None, str access not None, owner):
         cdef rc_error error
-        cdef rc_access how = RC_WRITING if access == "write" else RC_LOOKING
+        cdef rc_access how = RC_LOOKING
+        if access != "look":
+            how = RC_WRITING if access == "write" else RC_READING
         if rc_ring_open(&self.ring, name.encode(), how, owner_of(owner), &error):
             raise error_of(&error)
         self.name = name
@@ -458,8 +462,14 @@ cdef class Segments:
             rc_load_u64(&slot.cursor), rc_load_u64(&slot.received), rc_load_u64(&slot.lost),
             rc_load_u64(&slot.skipped), rc_load_u32(&slot.chooses) & RC_CHOOSES != 0,
             bool(rc_load_u64(&c.gating[index // 64]) & rc_bit(index)),
-            bool((rc_load_u64(&c.waiters[index // 64]) | rc_load_u64(&c.choosers[index // 64]))
-                 & rc_bit(index)))
+            bool((rc_load_u64(&c.waiters[index // 64]) | rc_load_u64(&c.choosers[index // 64])
+                  | asleep_in_group(c, slot, index // 64)) & rc_bit(index)))
+
+
+cdef uint64_t asleep_in_group(rc_control *control, rc_slot *slot, uint32_t word) noexcept:
+    """Of a member's group, the bits of those that sleep."""
+    cdef uint32_t group = rc_load_u32(&slot.group) - 1
+    return rc_load_u64(&control.group_rows[group].asleep[word]) if group < RC_GROUPS_MAX else 0
 
 
 cdef bytes read_note(const rc_header *header, str name):

@@ -1,9 +1,12 @@
 # cython: language_level=3
 """The fields of readers, messages and batches; see _reader.pyx."""
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from ringcast.shm._core cimport rc_attached_reader, rc_descriptor, rc_header, rc_result, rc_topic
+from ringcast.shm._core cimport (
+    rc_attached_reader, rc_descriptor, rc_header, rc_lease, rc_result, rc_topic,
+)
 from ringcast.shm._endpoint cimport WaitStrategy
 
 # A member of a reader's list of pins; see _reader.pyx. `message` is the Message it belongs to, or
@@ -17,6 +20,12 @@ ctypedef struct rc_pin:
     void *message
 
 
+cdef void pin_link(rc_pin *pins, rc_pin *pin, uint64_t sequence) noexcept
+cdef void pin_unlink(rc_pin *pin) noexcept
+
+
+# no_gc here, too: subclasses in other modules share its free list
+@cython.no_gc
 cdef class Message:
     cdef rc_descriptor descriptor
     cdef rc_pin pin
@@ -25,8 +34,13 @@ cdef class Message:
     cdef uint8_t *owned
     cdef Py_ssize_t size
     cdef uint64_t missed
+    # of a work group's message, see _group.pyx
+    cdef rc_lease lease
+    cdef void *hand
+    cdef Py_ssize_t place
     cdef int check(self) except -1
     cdef int detach(self) noexcept
+    cdef void unexported(self) noexcept
 
 
 cdef class View:
@@ -35,6 +49,7 @@ cdef class View:
     cdef Py_ssize_t size
 
 
+@cython.no_gc
 cdef class Batch:
     cdef rc_pin pin
     cdef Reader reader
@@ -47,6 +62,9 @@ cdef class Batch:
     cdef Py_ssize_t count
     cdef uint64_t missed
     cdef bint released
+    # of a work group's batch, see _group.pyx
+    cdef rc_lease *leases
+    cdef void *hand
     cdef void unpin(self) noexcept
     cdef int check(self) except -1
     cdef View view(self, const uint8_t *data, Py_ssize_t size)
@@ -65,7 +83,8 @@ cdef class Reader:
     cdef dict names  # of topics, by id, as far as they were asked for
     cdef object __weakref__
     cdef int attach_to(self, str name, bint lossy, object start, WaitStrategy wait, object label,
-                       object owner, uint16_t skip, object topics, bint others) except -1
+                       object owner, uint16_t skip, object topics, bint others, object group,
+                       uint32_t balance, uint32_t max_deliveries) except -1
     cdef const rc_header *header(self) noexcept
     cdef bint is_open(self) noexcept
     cdef object evicted(self)

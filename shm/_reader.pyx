@@ -103,7 +103,6 @@ cdef void pin_unlink(rc_pin *pin) noexcept:
 # ---- the reader ----------------------------------------------------------------------------
 
 
-@cython.final
 @cython.no_gc
 @cython.freelist(256)
 cdef class Message:
@@ -121,6 +120,7 @@ cdef class Message:
         pin_unlink(&self.pin)
         free(self.owned)
 
+    @cython.final
     cdef int check(self) except -1:
         """May the payload be looked at?"""
         if self.pin.linked:
@@ -222,11 +222,16 @@ cdef class Message:
 
     def __releasebuffer__(self, Py_buffer *view):
         self.pin.exports -= 1
-        if self.pin.exports == 0 and self.pin.linked and self.reader.lingering:
+        if self.pin.exports == 0 and self.pin.linked:
+            self.unexported()
+
+    cdef void unexported(self) noexcept:
+        """The last buffer was released of a message that lies in the arena."""
+        if self.reader.lingering:
             self.reader.let_go()
 
     def __repr__(self):
-        return (f"<Message {self.sequence} kind={self.kind!r} topic={self.topic}"
+        return (f"<{type(self).__name__} {self.sequence} kind={self.kind!r} topic={self.topic}"
                 f" {self.size} bytes>")
 
 
@@ -249,7 +254,6 @@ cdef class View:
             self.batch.unpin()
 
 
-@cython.final
 @cython.no_gc
 cdef class Batch:
     """Many messages at once, valid until its ``with`` block ends, or longer where an array or view
@@ -291,6 +295,7 @@ cdef class Batch:
         if self.reader.is_open():
             self.reader.flush_if_due()
 
+    @cython.final
     cdef int check(self) except -1:
         if self.released:
             raise ValueError("the batch is over: use it inside its with block")
@@ -302,6 +307,7 @@ cdef class Batch:
                 raise self.reader.evicted()
         return 0
 
+    @cython.final
     cdef View view(self, const uint8_t *data, Py_ssize_t size):
         cdef View view = View.__new__(View)
         view.batch = self
@@ -309,10 +315,12 @@ cdef class Batch:
         view.size = size
         return view
 
+    @cython.final
     cdef uint64_t position(self, Py_ssize_t index) noexcept:
         """Of a payload in what it lies in; loaded once, it may be anything."""
         return self.places[index] if self.places != NULL else rc_load_u64(&self.table[index].words[1])
 
+    @cython.final
     cdef const uint8_t *place(self, uint64_t position, uint64_t length) except NULL:
         """Where a payload lies; the numbers are private copies and may be anything."""
         cdef uint64_t offset
@@ -390,6 +398,7 @@ cdef class Batch:
         flat = numpy.frombuffer(self.view(start, span), dtype=numpy.uint8)
         return numpy.ndarray((self.count,), dtype, buffer=flat, strides=(stride,))
 
+    @cython.final
     cdef int check_lengths(self, uint64_t size) except -1:
         """Has every message this length?"""
         cdef Py_ssize_t i
@@ -402,6 +411,7 @@ cdef class Batch:
                     f" {self.first + i} has {length}: use payload(i)")
         return 0
 
+    @cython.final
     cdef uint64_t spacing(self, uint64_t size, uint64_t *origin, uint64_t *last) except? 0:
         """Bytes from each payload to the next, the same for all; and the positions of the first and
         the last. Each position is loaded once: it may be anything."""
@@ -422,7 +432,7 @@ cdef class Batch:
         return stride
 
     def __repr__(self):
-        return f"<Batch of {self.count} messages from {self.first}>"
+        return f"<{type(self).__name__} of {self.count} messages from {self.first}>"
 
 
 cdef bytes check_topic(topic):
@@ -447,13 +457,16 @@ cdef class Reader:
         check_making(args, "readers are made by Reader.attach(name)")
         self.pins.previous = &self.pins
         self.pins.following = &self.pins
-        _, name, lossy, start, wait, label, owner, skip, topics, others = args
+        _, name, lossy, start, wait, label, owner, skip, topics, others, group, balance, most = args[:13]
         self.names = {}
-        self.attach_to(name, lossy, start, wait, label, owner, skip, topics, others)
+        self.attach_to(name, lossy, start, wait, label, owner, skip, topics, others, group, balance,
+                       most)
 
     cdef int attach_to(self, str name, bint lossy, start, WaitStrategy wait, label, owner,
-                       uint16_t skip, topics, bint others) except -1:
+                       uint16_t skip, topics, bint others, group, uint32_t balance,
+                       uint32_t max_deliveries) except -1:
         cdef rc_reader_options how
+        cdef bytes group_bytes = b"" if group is None else group.encode()
         cdef bytes label_bytes = label_of(label)
         cdef list encoded = [check_topic(topic) for topic in topics or ()]
         cdef const char **texts = <const char **>calloc(len(encoded) + 1, sizeof(char *))
@@ -469,6 +482,11 @@ cdef class Reader:
         how.chooses = topics is not None
         how.others = others
         how.skip = skip
+        how.group = NULL
+        if group is not None:
+            how.group = group_bytes
+        how.balance = balance
+        how.max_deliveries = max_deliveries
         if start == "latest":
             how.start = RINGCAST_LATEST
         elif start == "oldest":
@@ -523,7 +541,6 @@ cdef class Reader:
         """The oldest sequence still needed here."""
         return self.pins.following.sequence if self.pins.following != &self.pins else self.a.reader.next
 
-    @cython.final
     cdef void flush(self) noexcept:
         """Tell the writer how far we are; not from a forked child, nor once the slot is given up."""
         if self.joined and rc_endpoint_phase(&self.a.endpoint) in (RC_OPEN, RC_CLOSING):
@@ -534,7 +551,6 @@ cdef class Reader:
         if rc_reader_flush_due(&self.a.reader):
             rc_reader_flush(&self.a.reader, self.floor())
 
-    @cython.final
     cdef int settle(self) except -1:
         """Detach every message without an exported buffer, and store the cursor."""
         cdef int error = self.detach_all()

@@ -11,8 +11,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
 from ringcast.shm._core cimport (
-    RC_ACTIVE, RC_ANSWER_MAX, RC_CHOOSES, RC_DEMOTED, RC_DEMOTING, RC_OTHERS, RC_TOPIC_NAME_MAX, RC_WISH_MAX, rc_atomic_u64, rc_bit, rc_control,
-    rc_hash, rc_header, rc_interest_at, rc_interest_words, rc_load_atomic, rc_load_u32, rc_load_u64, rc_post, rc_ring,
+    RC_ACTIVE, RC_ANSWER_MAX, RC_CHOOSES, RC_DEMOTED, RC_DEMOTING, RC_GROUPS_MAX, RC_OTHERS, RC_TOPIC_NAME_MAX, RC_WISH_MAX, rc_atomic_u64, rc_bit, rc_control,
+    rc_group_is_active, rc_group_wishes_at, rc_hash, rc_header, rc_interest_at, rc_interest_stride, rc_load_atomic, rc_load_u32, rc_load_u64, rc_post, rc_ring,
     rc_slot, rc_slot_at, rc_store_u32, rc_take_token_until, rc_topic, rc_topic_info, rc_topic_name_length,
     rc_topic_read, rc_topics_at, rc_topics_count, rc_wishes, rc_wishes_offset, rc_wishes_read, sem_t,
     write,
@@ -63,8 +63,8 @@ cdef dict named_by_the_rest(rc_ring *ring):
     cdef rc_slot *slot
     for index in range(ring.g.max_readers):
         slot = rc_slot_at(<rc_control *>ring.control.address, index)
-        if not is_held(slot) or rc_load_u32(&slot.chooses) & RC_CHOOSES:
-            continue
+        if not is_held(slot) or rc_load_u32(&slot.chooses) & RC_CHOOSES or rc_load_u32(&slot.group):
+            continue  # what a member wants its group wants
         wishes = wishes_of(ring, index)
         for name in set(wishes.topics) if wishes is not None else ():
             named[name] = named.get(name, 0) + 1
@@ -89,15 +89,20 @@ cdef str row_name(const rc_topic *row):
 
 
 cdef int wanted_by(rc_ring *ring, uint32_t topic) noexcept:
-    """How many readers that hold a slot want a topic by name or pattern."""
+    """How many readers that hold a slot want a topic by name or pattern, and work groups."""
     cdef rc_control *control = <rc_control *>ring.control.address
     cdef rc_atomic_u64 *interest = rc_interest_at(control, &ring.g)
-    cdef uint32_t words = rc_interest_words(&ring.g)
+    cdef uint32_t words = rc_interest_stride(&ring.g)
     cdef uint32_t index
+    cdef uint64_t groups
     cdef int count = 0
     for index in range(ring.g.max_readers):
         if rc_load_atomic(&interest[<uint64_t>topic * words + index // 64]) & rc_bit(index):
             count += holds(rc_slot_at(control, index))
+    groups = rc_load_atomic(&interest[<uint64_t>topic * words + words - 1])
+    for index in range(RC_GROUPS_MAX):
+        if groups >> index & 1 and rc_group_is_active(&control.group_rows[index]):
+            count += 1
     return count
 
 
@@ -119,13 +124,25 @@ def read_wishes(Segments segments not None, uint32_t index):
     return wishes_of(&segments.ring, index)
 
 
+def read_group_wishes(Segments segments not None, uint32_t group):
+    """What a work group wants, as `read_wishes` gives it."""
+    if group >= RC_GROUPS_MAX:
+        raise IndexError(f"a ring has rows for {RC_GROUPS_MAX} groups")
+    cdef rc_control *control = <rc_control *>segments.ring.control.address
+    return wishes_at(rc_group_wishes_at(control, &segments.ring.g, group),
+                     rc_load_u32(&control.group_rows[group].chooses))
+
+
 cdef object wishes_of(rc_ring *ring, uint32_t index):
-    cdef const rc_wishes *wishes
+    return wishes_at(<const rc_wishes *>(<uint8_t *>ring.control.address
+                                         + rc_wishes_offset(&ring.g)) + index,
+                     rc_load_u32(&rc_slot_at(<rc_control *>ring.control.address, index).chooses))
+
+
+cdef object wishes_at(const rc_wishes *wishes, uint32_t chooses):
     cdef bytes text
     cdef int64_t length
     cdef uint64_t version = 0
-    wishes = <const rc_wishes *>(<uint8_t *>ring.control.address
-                                 + rc_wishes_offset(&ring.g)) + index
     text = PyBytes_FromStringAndSize(NULL, RC_WISH_MAX)
     length = rc_wishes_read(wishes, PyBytes_AS_STRING(text), &version)
     if length < 0:
@@ -134,8 +151,7 @@ cdef object wishes_of(rc_ring *ring, uint32_t index):
         listed, _, asked = ("\0" + text[:length].decode()).partition("\0\0")
     except UnicodeDecodeError:
         return None
-    others = rc_load_u32(&rc_slot_at(<rc_control *>ring.control.address, index).chooses) & RC_OTHERS != 0
-    return Wishes(version, names_in(listed), names_in(asked), others)
+    return Wishes(version, names_in(listed), names_in(asked), chooses & RC_OTHERS != 0)
 
 
 cdef tuple names_in(str text):
@@ -149,6 +165,14 @@ def wishes_version(Segments segments not None, uint32_t index) -> int:
     if index >= segments.ring.g.max_readers:
         raise IndexError(f"the ring has {segments.ring.g.max_readers} reader slots")
     return rc_load_u64(&wishes.version)
+
+
+def group_wishes_version(Segments segments not None, uint32_t group) -> int:
+    """The same of a work group's list."""
+    if group >= RC_GROUPS_MAX:
+        raise IndexError(f"a ring has rows for {RC_GROUPS_MAX} groups")
+    return rc_load_u64(&rc_group_wishes_at(segments.ring.control.address, &segments.ring.g,
+                                           group).version)
 
 
 @cython.final

@@ -37,6 +37,7 @@ cdef class Writer(OwnerEnd):
     cdef int begin_turn(self, int64_t deadline) except -1
     cdef int end_turn(self) except -1
     cdef object full(self, uint64_t length, uint64_t published)
+    cdef object slowest_group(self, uint32_t i, uint64_t floor)
     cdef object slowest(self)
     cdef int put(self, rc_descriptor *d, const uint8_t *bytes, uint32_t length,
                  int64_t deadline) except -1
@@ -51,3 +52,4 @@ cdef class Writer(OwnerEnd):
                              uint64_t first) except -1
     cdef int read_ids(self) except -1
     cdef int check_slot(self, uint32_t slot) except -1
+    cdef void wake_group_of(self, uint32_t slot) noexcept

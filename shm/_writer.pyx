@@ -21,9 +21,10 @@ from libc.string cimport memset
 
 from ringcast.shm._core cimport (
     CLOCK_REALTIME, RC_ACTIVE, RC_ANSWER_MAX, RC_DEMOTED, RC_DEMOTING, RC_EVICTED, RC_FORKED, RC_FREE, RC_KIND_BINARY, RC_KIND_EVENT, RC_KIND_TEXT,
-    RC_LOCK_READER, RC_MY_TURN, RC_NOTE_MAX, RC_OPEN, RC_REASON_MAX, RC_ROOM_SLICE_NS,
+    RC_GROUPS_MAX, RC_LOCK_READER, RC_MY_TURN, RC_NOBODY, RC_NOTE_MAX, RC_OPEN, RC_REASON_MAX, RC_ROOM_SLICE_NS,
     RC_TOPIC_NAME_MAX, rc_answer, rc_answer_say, rc_answers_offset, rc_clock_ns, rc_control,
-    rc_descriptor, rc_endpoint_phase, rc_endpoint_turn, rc_endpoint_wake_up, rc_load_u32,
+    rc_descriptor, rc_find_group, rc_group_demote, rc_group_is_active, rc_group_name, rc_group_next, rc_groups_tidy,
+    rc_endpoint_phase, rc_endpoint_turn, rc_endpoint_wake_up, rc_load_u32,
     rc_load_u64, rc_lock_release, rc_lock_try, rc_note_write, rc_now_ns, rc_post, rc_slot_at,
     rc_slot_demote, rc_slot_evict, rc_slot_free, rc_store_u32, rc_topic_name_length, rc_topic_say,
     rc_turn, rc_writer, rc_writer_add_topic, rc_writer_commit,
@@ -41,7 +42,7 @@ import os
 import threading
 
 from ._endpoint import semaphore_name
-from ._topics import read_wishes, wishes_version
+from ._topics import group_wishes_version, read_group_wishes, read_wishes, wishes_version
 from .counters import SlotWishes
 from .errors import MessageTooLarge, RingCorrupt, RingFull, TooManyTopics
 
@@ -206,6 +207,8 @@ cdef class Writer(OwnerEnd):
             if rc_lock_try(fd, RC_LOCK_READER + i) == 0:
                 rc_slot_free(control, i, self.ring.space)
                 rc_lock_release(fd, RC_LOCK_READER + i)
+        if rc_load_u64(&control.wanted):
+            rc_groups_tidy(&self.segments.ring)
         self.reaped_ns = rc_now_ns()
 
     @cython.final
@@ -293,12 +296,28 @@ cdef class Writer(OwnerEnd):
             if reader.gating and reader.state != RC_EVICTED and reader.cursor < lowest:
                 lowest = reader.cursor
                 culprit = (i, reader)
+        for i in range(RC_GROUPS_MAX):
+            if rc_group_is_active(&self.ring.control.group_rows[i]) and (
+                    rc_load_u64(&self.ring.control.group_rows[i].floor) < lowest):
+                lowest = rc_load_u64(&self.ring.control.group_rows[i].floor)
+                culprit = (i, None)
         if culprit is None:
             return "the reader that held it full has left: try again"
+        if culprit[1] is None:
+            return self.slowest_group(culprit[0], lowest)
         i, reader = culprit
         return (f"reader slot {i} (process {reader.pid}, {reader.label!r}, at {reader.cursor}) holds"
                 f" it full. Let it read faster or attach with policy='lossy', give the ring more"
                 f" room (slots=, capacity=), or demote it: writer.demote({i})")
+
+    @cython.final
+    cdef object slowest_group(self, uint32_t i, uint64_t floor):
+        cdef char name[33]
+        rc_group_name(&self.ring.control.group_rows[i], name)
+        group = (<bytes>name).decode("utf-8", "replace")
+        return (f"work group {group!r} holds it full: message {floor} is not done. Let it have more or faster"
+                f" members, give the ring more room (slots=, capacity=), remove the group, or demote it:"
+                f" writer.demote_group({group!r})")
 
     @cython.final
     cdef int put(self, rc_descriptor *d, const uint8_t *bytes, uint32_t length,
@@ -553,13 +572,51 @@ cdef class Writer(OwnerEnd):
         if not rc_slot_evict(self.ring.control, slot):
             return False
         rc_post(self.semaphores.handles[slot])
+        self.wake_group_of(slot)
         return True
+
+    @cython.final
+    cdef void wake_group_of(self, uint32_t slot) noexcept:
+        """Another member of an evicted one's group sweeps what it had; it would look anyway, later."""
+        cdef uint32_t group = rc_load_u32(&rc_slot_at(self.ring.control, slot).group) - 1
+        cdef uint32_t other
+        if group < RC_GROUPS_MAX:
+            other = rc_group_next(&self.ring.control.group_rows[group].sleepers[0],
+                                  self.ring.max_readers, slot)
+            if other != RC_NOBODY:
+                rc_post(self.semaphores.handles[other])
 
     @cython.final
     cdef int check_slot(self, uint32_t slot) except -1:
         if slot >= self.ring.max_readers:
             raise IndexError(f"the ring has reader slots 0 to {self.ring.max_readers - 1}")
         return 0
+
+    def demote_group(self, str group not None) -> bool:
+        """End the hold of a work group on the ring, at once, and evict its members: it goes on, when a
+        member comes, at the oldest message still there, and is told the gap. For a group whose messages
+        nobody takes. False if there is no group of this name that holds the ring."""
+        cdef uint32_t i, slot
+        check_open(&self.endpoint.c)
+        i = rc_find_group(self.ring.control, group.encode())
+        if i == RC_NOBODY or not rc_group_demote(self.ring.control, i, self.ring.max_readers):
+            return False
+        for slot in range(self.ring.max_readers):
+            if rc_load_u32(&rc_slot_at(self.ring.control, slot).group) == i + 1:
+                rc_post(self.semaphores.handles[slot])
+        return True
+
+    @property
+    def set_aside(self) -> int:
+        """How many messages work groups have set aside, all groups together: a cheap look whether
+        `shm.group.list_groups` has something new."""
+        cdef uint64_t count = 0
+        cdef uint32_t i
+        check_open(&self.endpoint.c)
+        for i in range(RC_GROUPS_MAX):
+            if rc_group_is_active(&self.ring.control.group_rows[i]):
+                count += rc_load_u64(&self.ring.control.group_rows[i].aside)
+        return count
 
     # -- topics
 
@@ -636,13 +693,16 @@ cdef class Writer(OwnerEnd):
         cdef bytes encoded = cut(text, RC_ANSWER_MAX)
         cdef rc_answer *answer
         check_open(&self.endpoint.c)
+        if slot >= self.ring.max_readers:
+            return  # a group's: its members have lists of their own, and their answers
         self.check_slot(slot)
         answer = <rc_answer *>(<uint8_t *>self.segments.ring.data.address
                                + rc_answers_offset(&self.segments.ring.g)) + slot
         rc_answer_say(answer, version, encoded, len(encoded))
 
     def wishers(self) -> list:
-        """The readers that live and are not evicted, as `SlotWishes`; slots of the dead are freed."""
+        """The readers that live and are not evicted, as `SlotWishes`, and the work groups that hold the
+        ring, whose numbers come after those of the slots; slots of the dead are freed."""
         cdef rc_control *control = self.ring.control
         cdef uint32_t i
         cdef list found = []
@@ -653,6 +713,11 @@ cdef class Writer(OwnerEnd):
             if rc_load_u64(&rc_slot_at(control, i).state) & 0xff in (RC_ACTIVE, RC_DEMOTING, RC_DEMOTED):
                 found.append(SlotWishes(i, rc_load_u64(&rc_slot_at(control, i).joined_ns),
                                         wishes_version(self.segments, i)))
+        for i in range(RC_GROUPS_MAX):
+            if rc_group_is_active(&control.group_rows[i]):
+                found.append(SlotWishes(self.ring.max_readers + i,
+                                        rc_load_u64(&control.group_rows[i].created_ns),
+                                        group_wishes_version(self.segments, i)))
         return found
 
     def watch_wishes(self) -> WishWatch:
@@ -660,10 +725,12 @@ cdef class Writer(OwnerEnd):
         return WishWatch(semaphore_name(self.segments.name, self.segments.instance, "wish"))
 
     def wishes(self, uint32_t slot):
-        """What the reader in a slot wishes for, as `Wishes`; None while that changes, or if it is
-        impossible. Names are not checked, but that they are UTF-8."""
+        """What the reader in a slot wishes for, or a work group, as `wishers` numbers them: `Wishes`;
+        None while that changes, or if it is impossible. Names are not checked, but that they are
+        UTF-8."""
         check_open(&self.endpoint.c)
-        self.check_slot(slot)
+        if slot >= self.ring.max_readers:
+            return read_group_wishes(self.segments, slot - self.ring.max_readers)
         return read_wishes(self.segments, slot)
 
     # -- the note

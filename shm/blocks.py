@@ -11,15 +11,16 @@ import contextlib
 import errno
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker, shared_memory
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, Final, Literal
 
 import posix_ipc
 
-from . import _endpoint, _uplink, semaphores
+from . import _endpoint, _group, _uplink, semaphores
 from .errors import RingError, RingNotFound
 from .names import (
     SHM,
@@ -27,6 +28,7 @@ from .names import (
     check_name,
     control_name,
     data_name,
+    group_segments,
     ring_semaphores,
     uplink_name,
     uplink_semaphores,
@@ -45,6 +47,7 @@ __all__ = [
     "open_endpoint",
     "open_ring",
     "open_uplink",
+    "remove_group",
     "remove_ring",
     "remove_uplink",
     "ring_geometry",
@@ -52,6 +55,10 @@ __all__ = [
 ]
 
 MODES = (0o600, 0o640)
+
+_GROUPS_WAIT: Final = 5.0
+"""Seconds to wait for another that makes or joins a group."""
+_GROUPS_PAUSE: Final = 0.001
 
 
 class _NoTracker(ModuleType):
@@ -255,13 +262,18 @@ def open_endpoint(name: str, segment: SegmentName) -> _endpoint.Endpoint | None:
         raise RingError(f"cannot open ring {name!r}: {error.strerror}{hint}") from error
 
 
-def open_ring(name: str, *, writable: bool = False, owner: int | None = None) -> OpenedRing:
+def open_ring(
+    name: str,
+    *,
+    access: Literal["look", "change", "write"] = "look",
+    owner: int | None = None,
+) -> OpenedRing:
     """Open a ring that exists; everything is checked before it is mapped.
 
     Args:
         name: the ring's.
-        writable: map both segments for writing (the writer); else neither, and no page is touched
-            before it is looked at.
+        access: "write": map both segments for writing (the writer); "change": the control segment
+            alone; "look": neither, and no page is touched before it is looked at.
         owner: user id the segments must belong to; None for the caller's own or root.
 
     Raises:
@@ -274,7 +286,7 @@ def open_ring(name: str, *, writable: bool = False, owner: int | None = None) ->
             f"there is no ring {name!r}: start its writer or manager; `ringcast ls` lists the rings"
         )
     try:
-        segments = _endpoint.Segments(name, "write" if writable else "look", owner)
+        segments = _endpoint.Segments(name, access, owner)
         return OpenedRing(segments, endpoint)
     except BaseException:
         endpoint.close()
@@ -307,7 +319,41 @@ def remove_ring(name: str) -> None:
     """Unlink whatever there is of a ring. The caller holds the writer lock. Processes that have it
     mapped keep their mapping."""
     semaphores.remove(name, uplink=False)
-    _remove_segments(data_name(name), control_name(name))
+    _remove_segments(*group_segments(name), data_name(name), control_name(name))
+
+
+def remove_group(name: str, group: str, *, owner: int | None = None) -> None:
+    """Remove a work group without members, from its ring and from /dev/shm.
+
+    Raises:
+        RingNotFound: there is no such ring, or no such group of it.
+        RingError: it has living members, or a process that makes or joins a group comes to no end.
+    """
+    check_name(group)
+    opened = open_ring(name, owner=owner, access="change")
+    try:
+        _lock_groups(name, opened.endpoint)
+        space, wishes = ring_semaphores(name, opened.segments.instance, 0)
+        if not _group.remove_group(
+            opened.segments, opened.endpoint, _endpoint.Semaphores([space, wishes]), group
+        ):
+            raise RingNotFound(
+                f"ring {name!r} has no group {group!r}: `ringcast group {name}` lists them"
+            )
+        _remove_segments(_group.segment_name(name, group))
+    finally:
+        opened.endpoint.close()
+
+
+def _lock_groups(name: str, endpoint: _endpoint.Endpoint) -> None:
+    end = time.monotonic() + _GROUPS_WAIT
+    while not endpoint.try_lock(_group.LOCK_GROUPS):
+        if time.monotonic() >= end:
+            raise RingError(
+                f"a process that makes or joins a group of ring {name!r} does not come to an end:"
+                " is it stopped? Let it go on, or kill it"
+            )
+        time.sleep(_GROUPS_PAUSE)
 
 
 def remove_uplink(name: str) -> None:

@@ -86,7 +86,7 @@ class Writer(Owner, _writer.Writer):
             RingClosed: its writer ended it.
             LayoutMismatch, RingCorrupt: it can't be used.
         """
-        opened = blocks.open_ring(name, writable=True)
+        opened = blocks.open_ring(name, access="write")
         try:
             RING.take_over(name, opened.endpoint, opened.segments.counters)
             return cls._open_ring(opened, wait, resume=True)
@@ -187,6 +187,9 @@ class Reader(_reader.Reader):
             skip,
             topics if topics is None else list(topics),
             others,
+            None,
+            0,
+            0,
         )
         reader._awaited = 0
         reader._bridge = None

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 __all__ = [
+    "GroupStatus",
     "LaneCounters",
     "ReaderCounters",
     "RingCounters",
+    "SetAside",
     "SlotWishes",
     "TopicStatus",
     "UplinkCounters",
@@ -73,6 +75,73 @@ class TopicStatus:
     last_sequence: int | None
     last_time_ns: int
     key: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A message that a work group delivered too often.
+
+    Attributes:
+        sequence, topic, time_ns: the message's.
+        set_aside_ns: when it was set aside, Unix time.
+        deliveries: how often it was handed to a program.
+        pids: the processes of the members that had it, the newest first, as far as they are known.
+    """
+
+    sequence: int
+    topic: int
+    time_ns: int
+    set_aside_ns: int
+    deliveries: int
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """A work group of a ring.
+
+    Attributes:
+        name: its name.
+        balance: "any", "key" or "round-robin".
+        state: "active"; "demoted": it held the ring full for too long, and goes on at the oldest
+            message still there when a member comes.
+        members: reader slots of its members.
+        floor: the oldest sequence that is not done.
+        lag: messages published from the floor on.
+        in_flight: messages in the hands of members.
+        returned: messages that wait to be delivered again.
+        redelivered: deliveries beyond the first, in all.
+        set_aside: messages that were delivered too often, in all.
+        newest_set_aside: records of the last 64 of these, oldest first.
+        lost: messages that went while the group was demoted, in all.
+        voided: impossible words that members have found and thrown away.
+        holder: the slot of the member that the floor waits for; None if it is nobody's.
+        topics: the names and patterns that it wants; None if it wants every message.
+        others: whether it wants messages without a topic, if it chooses.
+        max_deliveries: after how many deliveries a message is set aside.
+        created_ns: when it was made, Unix time.
+        detail: why its segment can't be read, or "".
+    """
+
+    name: str
+    balance: str
+    state: str
+    members: tuple[int, ...]
+    floor: int
+    lag: int
+    in_flight: int
+    returned: int
+    redelivered: int
+    set_aside: int
+    newest_set_aside: tuple[SetAside, ...]
+    lost: int
+    voided: int
+    holder: int | None
+    topics: tuple[str, ...] | None
+    others: bool
+    max_deliveries: int
+    created_ns: int
+    detail: str
 
 
 class Wishes(NamedTuple):

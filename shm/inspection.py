@@ -11,13 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from . import _endpoint, mpsc
+from . import _endpoint, _group, mpsc
 from ._topics import read_wishes
 from .blocks import OpenedRing, open_ring
+from .counters import GroupStatus
 from .errors import RingError, RingNotFound
 from .mpsc import UplinkStatus
-from .names import SHM, control_name, data_name, ring_names, uplink_name, uplink_names
+from .names import (
+    SHM,
+    control_name,
+    data_name,
+    group_segments,
+    ring_names,
+    uplink_name,
+    uplink_names,
+)
 
+_POLICIES: Final = {_endpoint.LOSSY: "lossy", _endpoint.MEMBER: "group"}
 _STATES: Final = ("free", "joining", "active", "demoting", "demoted", "evicted", "dead")
 
 
@@ -29,7 +39,8 @@ class ReaderStatus:
         slot: number of the slot.
         pid: process id.
         label: what the reader calls itself.
-        policy: "block" or "lossy".
+        policy: "block" or "lossy"; "group" for a member of a work group, whose floor holds the
+            ring.
         state: "joining", "active", "demoting", "demoted", "evicted", or "dead" for one whose
             process has died and whose slot nobody has needed yet.
         cursor: next sequence it needs, as it last stored it; behind by up to an eighth of the ring.
@@ -42,6 +53,7 @@ class ReaderStatus:
         waiting: it sleeps on its semaphore.
         gating: the writer does not overwrite what it has not read.
         joined_ns: when it attached, Unix time.
+        group: of a member, its group's name; None for a reader for itself.
     """
 
     slot: int
@@ -60,6 +72,7 @@ class ReaderStatus:
     waiting: bool
     gating: bool
     joined_ns: int
+    group: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +85,7 @@ class RingStatus:
         epoch: 1 for the first writer, one more for each that resumed.
         slots, capacity_bytes, max_message: sizes: messages, bytes, bytes.
         max_readers: reader slots.
-        used_slots, used_bytes: what the slowest gating reader still needs.
+        used_slots, used_bytes: what the slowest gating reader or work group still needs.
         occupancy: 0..1, the larger of the two as a share of the ring.
         sequence: next sequence to be published.
         oldest: oldest sequence that is certainly still there.
@@ -80,6 +93,7 @@ class RingStatus:
         created_ns, writer_since_ns: Unix time.
         note: what the writer says of itself; see `Writer.note`.
         readers: the slots in use.
+        groups: the work groups.
     """
 
     name: str
@@ -99,6 +113,7 @@ class RingStatus:
     writer_since_ns: int
     note: bytes
     readers: tuple[ReaderStatus, ...]
+    groups: tuple[GroupStatus, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +158,18 @@ def _look(opened: OpenedRing) -> RingStatus:
     alive = opened.endpoint.is_held(_endpoint.LOCK_WRITER)
     _, last, length = ring.position(published - 1) if published else (0, 0, 0)
     end = last + length
+    groups = _group.read_groups(ring)
+    names = {slot: group.name for group in groups for slot in group.members}
     readers = []
     for slot in range(ring.max_readers):
-        reader = _look_at_reader(opened, slot, published, end)
+        reader = _look_at_reader(opened, slot, published, end, names.get(slot))
         if reader is not None:
             readers.append(reader)
-    gating = [reader for reader in readers if reader.gating]
-    used_slots = max((reader.lag for reader in gating), default=0)
-    used_bytes = max((reader.lag_bytes for reader in gating), default=0)
+    floors = [group.floor for group in groups if group.state == "active"]
+    gating = [(reader.lag, reader.lag_bytes) for reader in readers if reader.gating]
+    gating += [_lag(ring, floor, published, end) for floor in floors]
+    used_slots = max((lag for lag, _ in gating), default=0)
+    used_bytes = max((lag_bytes for _, lag_bytes in gating), default=0)
     return RingStatus(
         name=ring.name,
         state="closed" if counters.closed else "open" if alive else "orphaned",
@@ -169,27 +188,35 @@ def _look(opened: OpenedRing) -> RingStatus:
         writer_since_ns=counters.writer_since_ns,
         note=ring.note(),
         readers=tuple(readers),
+        groups=tuple(groups),
     )
 
 
-def _look_at_reader(opened: OpenedRing, slot: int, published: int, end: int) -> ReaderStatus | None:
+def _lag(ring: _endpoint.Segments, cursor: int, published: int, end: int) -> tuple[int, int]:
+    """Messages and arena bytes from a cursor to the newest message's end."""
+    lag = min(max(published - cursor, 0), ring.slots)
+    if not lag:
+        return 0, 0
+    seq1, position, _ = ring.position(cursor)
+    whole = seq1 == cursor + 1  # else it was overwritten: it is lossy and overrun
+    return lag, min(max(end - position, 0), ring.capacity) if whole else ring.capacity
+
+
+def _look_at_reader(
+    opened: OpenedRing, slot: int, published: int, end: int, group: str | None
+) -> ReaderStatus | None:
     ring = opened.segments
     found = ring.reader_counters(slot)
     if found.state == _endpoint.FREE:
         return None
     alive = opened.endpoint.is_held(_endpoint.LOCK_READER + slot)
-    lag = min(max(published - found.cursor, 0), ring.slots)
-    lag_bytes = 0
-    if lag:
-        seq1, position, _ = ring.position(found.cursor)
-        whole = seq1 == found.cursor + 1  # else it was overwritten: the reader is lossy and overrun
-        lag_bytes = min(max(end - position, 0), ring.capacity) if whole else ring.capacity
+    lag, lag_bytes = _lag(ring, found.cursor, published, end)
     wishes = read_wishes(ring, slot) if found.chooses else None
     return ReaderStatus(
         slot=slot,
         pid=found.pid,
         label=found.label,
-        policy="lossy" if found.policy == _endpoint.LOSSY else "block",
+        policy=_POLICIES.get(found.policy, "block"),
         state=_STATES[found.state] if alive and found.state < len(_STATES) else "dead",
         cursor=found.cursor,
         lag=lag,
@@ -202,6 +229,7 @@ def _look_at_reader(opened: OpenedRing, slot: int, published: int, end: int) -> 
         waiting=found.waiting,
         gating=found.gating and found.state != _endpoint.EVICTED,
         joined_ns=found.joined_ns,
+        group=group,
     )
 
 
@@ -218,7 +246,7 @@ def list_rings() -> list[RingEntry]:
 
 def _entry(name: str, look: Callable[[str], RingStatus | UplinkStatus], detail: str) -> RingEntry:
     size = 0
-    for path in (data_name(name), control_name(name), uplink_name(name)):
+    for path in (data_name(name), control_name(name), uplink_name(name), *group_segments(name)):
         with contextlib.suppress(FileNotFoundError):
             size += (SHM / path.removeprefix("/")).stat().st_size
     try:

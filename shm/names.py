@@ -1,7 +1,8 @@
 """Names: which a ring may have, and what its shared-memory objects are called.
 
 A ring NAME is ``/rc.NAME.d`` (data, written by the writer alone), ``/rc.NAME.c`` (control, written
-by readers too) and semaphores ``/rc.NAME.INSTANCE.*``. An uplink NAME is ``/rc.NAME.u`` and
+by readers too), ``/rc.NAME.g.GROUP`` for each of its work groups, and semaphores
+``/rc.NAME.INSTANCE.*``. An uplink NAME is ``/rc.NAME.u`` and
 semaphores. The rules are native/attach.h's, which C programs attach by.
 """
 
@@ -21,6 +22,7 @@ __all__ = [
     "check_name",
     "control_name",
     "data_name",
+    "group_segments",
     "is_uplink_semaphore",
     "ring_names",
     "ring_semaphores",
@@ -34,6 +36,7 @@ SHM: Final = Path("/dev/shm")
 SegmentName = Callable[[str], str]
 """`control_name` or `uplink_name`: the segment that carries the locks."""
 
+_GROUP: Final = "g"
 _OBJECT_PARTS: Final = 3
 """Of the name of a segment: rc, the ring's name, what it is. A semaphore's has one more."""
 
@@ -82,6 +85,12 @@ def uplink_name(name: str) -> str:
     return _endpoint.segment_name(name, "u")
 
 
+def group_segments(name: str) -> list[str]:
+    """Shared-memory names of the segments of a ring's work groups that there are."""
+    start = f"rc.{name}.{_GROUP}."
+    return sorted(f"/{entry.name}" for entry in os.scandir(SHM) if entry.name.startswith(start))
+
+
 def ring_semaphores(name: str, instance: int, max_readers: int) -> list[str]:
     """Names of a ring's semaphores: every reader's, by reader slot, then the writer's, and last the
     one that is posted when readers' wishes change."""
@@ -117,9 +126,11 @@ def _found(*, uplink: bool) -> list[str]:
         parts = entry.name.removeprefix("sem.").split(".")
         if parts[0] != "rc" or len(parts) < _OBJECT_PARTS or not _endpoint.is_name(parts[1]):
             continue
-        of_uplink = (
-            parts[-1] == "u" if len(parts) == _OBJECT_PARTS else is_uplink_semaphore(entry.name)
-        )
+        if len(parts) == _OBJECT_PARTS:
+            of_uplink = parts[-1] == "u"
+        else:
+            is_semaphore = entry.name.startswith("sem.")
+            of_uplink = is_semaphore and is_uplink_semaphore(entry.name)
         if of_uplink is uplink:
             found.add(parts[1])
     return sorted(found)

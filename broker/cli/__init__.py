@@ -17,7 +17,7 @@ from ringcast import shm
 
 from ..config import ConfigError
 from ..manager import ManagerError
-from . import bench, clean, demo, inspect, ls, replay, send, serve, tail, topics, venues
+from . import bench, clean, demo, group, inspect, ls, replay, send, serve, tail, topics, venues
 from .output import visible
 
 __all__ = ["app", "main"]
@@ -28,8 +28,8 @@ written once, into shared memory; workers attach to it by name.
 
 [bold]demo[/] shows it at work on this machine; [bold]serve[/] is the real thing. \
 [bold]venues[/] lists the exchanges whose topics it knows. \
-[bold]ls[/], [bold]inspect[/], [bold]topics[/] and [bold]tail[/] show what there is without \
-holding anybody up; \
+[bold]ls[/], [bold]inspect[/], [bold]topics[/], [bold]group[/] and [bold]tail[/] show what there \
+is without holding anybody up; \
 [bold]send[/] sends a message to the server; \
 [bold]clean[/] removes what killed processes left; \
 [bold]replay[/] is a server to try clients with; \
@@ -71,6 +71,7 @@ app.command()(venues.venues)
 app.command()(ls.ls)
 app.command()(inspect.inspect)
 app.command()(topics.topics)
+app.command()(group.group)
 app.command()(tail.tail)
 app.command()(send.send)
 app.command()(replay.replay)

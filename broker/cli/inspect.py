@@ -18,6 +18,7 @@ from ringcast import shm
 from ringcast.shm import mpsc
 
 from ..worker import state
+from .group import group_as_json, groups_table
 from .output import (
     AsJson,
     Name,
@@ -109,6 +110,7 @@ def _as_json(now: Snapshot) -> dict[str, Any]:
         "sequence": status.sequence,
         "readers": [_reader_as_json(reader) for reader in status.readers],
         "uplink": _uplink_as_json(now.uplink),
+        "groups": [group_as_json(group) for group in status.groups],
         "connection": _connection_as_json(state.connection(status)),
     }
 
@@ -150,6 +152,7 @@ def _reader_as_json(reader: shm.ReaderStatus) -> dict[str, Any]:
         "skipped": reader.skipped,
         "waiting": reader.waiting,
         "topics": reader.topics,
+        "group": reader.group,
     }
 
 
@@ -194,6 +197,8 @@ def ring_view(console: Console, now: Snapshot, before: Snapshot | None) -> Rende
     choosers = [reader for reader in status.readers if reader.topics is not None]
     if choosers:
         parts += [Text(), _choosers_table(choosers)]
+    if status.groups:
+        parts += [Text(), groups_table(list(status.groups), {})]
     if now.uplink is not None and now.uplink.senders:
         parts += [Text(), _senders_table(now.uplink)]
     return Group(*parts)

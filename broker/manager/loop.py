@@ -31,6 +31,7 @@ from ..connection import (
 )
 from ..topics.venue_file import load_venue
 from ..worker.state import ConnectionState, Phase
+from .groups import Groups
 from .naming import Naming
 from .outbox import Outbox
 from .reporting import Counters, Reporter
@@ -71,6 +72,7 @@ class Session:
         self._ingest = Ingest(rings.writer, self._naming.finder)
         self._outbox = Outbox(rings.receiver, config, venue, self._wishes)
         self._reporter = Reporter(rings.writer, config.shown_url, self._counters)
+        self._groups = Groups(rings.writer, self._reporter)
         self._slow_readers = SlowReaders(rings.writer, config)
         # Connecting.
         self._backoff = Backoff(config)
@@ -246,6 +248,7 @@ class Session:
         if time.monotonic() >= self._reporter.refresh_at:
             self._reporter.show()
             self._naming.look()
+            self._groups.look()
 
     def _open_connection(self) -> Connection | None:
         """The connection, if messages can still be sent there."""
@@ -346,12 +349,17 @@ class Session:
         return time.monotonic() < until and not self._stop.at_once
 
     def _is_being_read(self) -> bool:
-        """Has any living reader that gates not read to the end?"""
+        """Has any living reader that gates not read to the end, or a group that has living
+        members?"""
         try:
-            readers = shm.status(self._config.name).readers
+            status = shm.status(self._config.name)
         except shm.RingError:  # somebody has removed it
             return False
-        return any(r.gating and r.lag and r.state != "dead" for r in readers)
+        alive = [reader for reader in status.readers if reader.state != "dead"]
+        if any(reader.gating and reader.lag for reader in alive):
+            return True
+        working = {reader.group for reader in alive if reader.state != "evicted"}
+        return any(group.lag and group.name in working for group in status.groups)
 
     def _close(self, connection: Connection) -> None:
         """The closing handshake, to its end."""

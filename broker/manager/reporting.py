@@ -77,13 +77,18 @@ class Reporter:
         """Change the phase: in the note at once, among the messages when `publish` finds room."""
         self.phase = phase
         self._since_ns = time.time_ns()
+        self.announce(event, level, **fields)
+        self.show()
+
+    def announce(self, event: str, level: int = logging.INFO, **fields: Any) -> None:
+        """Report something that changes no phase: in the log at once, among the messages when
+        `publish` finds room."""
         log_event(level, event, ring=self._writer.name, url=self._url, **fields)
         if len(self._waiting) >= _WAITING_MAX:
             self._waiting.popleft()
             self._coalesced += 1
-        record = {"event": event, "time_ns": self._since_ns, "url": self._url}
+        record = {"event": event, "time_ns": time.time_ns(), "url": self._url}
         self._waiting.append({**record, "connection": self._counters().connections, **fields})
-        self.show()
 
     def show(self) -> None:
         """Bring the note up to date."""

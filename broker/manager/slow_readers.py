@@ -1,4 +1,4 @@
-"""Readers that keep the ring full: when to demote them, and when to evict them."""
+"""Readers and work groups that keep the ring full: when to demote them, and when to evict them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ class _Member(NamedTuple):
 class SlowReaders:
     """Asks readers that keep the ring full to become lossy, and evicts those that do not answer.
 
+    Of a work group it is the member that the group's floor waits for: it is asked to let go, and
+    evicted if it does not, and its work goes to others. A group whose messages nobody takes is
+    demoted.
+
     The clock counts only waits for room, and starts anew when a sixteenth of what the ring held was
     freed.
     """
@@ -57,19 +61,48 @@ class SlowReaders:
 
     def _demote_or_evict(self, seconds: float) -> None:
         try:
-            readers = shm.status(self._writer.name).readers
+            status = shm.status(self._writer.name)
         except shm.RingError:  # somebody has removed the names; attached readers read on
             return
-        for reader in readers:
-            if not reader.gating or reader.cursor >= self._goal:
+        holders = {reader.slot for reader in status.readers if reader.gating}
+        alive = {reader.slot for reader in status.readers if reader.state != "dead"}
+        for group in status.groups:
+            if group.state != "active" or group.floor >= self._goal:
+                continue
+            # Nobody's; or of a member that was killed with all the others.
+            if group.holder is None or group.holder not in alive:
+                self._demote_group(group)
+            else:
+                holders.add(group.holder)
+        for reader in status.readers:
+            if reader.slot not in holders:
+                continue
+            if reader.gating and reader.cursor >= self._goal:
                 continue
             if reader.state == "active":
                 self._demote(reader)
             elif self._config.evict_after is not None:
-                member = _Member(reader.slot, reader.joined_ns)
-                self._unanswered[member] = self._unanswered.get(member, 0.0) + seconds
-                if self._unanswered[member] >= self._config.evict_after:
-                    self._evict(reader)
+                self._evict_later(reader, seconds)
+
+    def _evict_later(self, reader: shm.ReaderStatus, seconds: float) -> None:
+        """It was asked; evict it once it has not answered for long enough."""
+        assert self._config.evict_after is not None
+        member = _Member(reader.slot, reader.joined_ns)
+        self._unanswered[member] = self._unanswered.get(member, 0.0) + seconds
+        if self._unanswered[member] >= self._config.evict_after:
+            self._evict(reader)
+
+    def _demote_group(self, group: shm.GroupStatus) -> None:
+        if self._writer.demote_group(group.name):
+            log_event(
+                logging.WARNING,
+                "group demoted",
+                ring=self._writer.name,
+                group=group.name,
+                members=len(group.members),
+                lag=group.lag,
+                after_s=self._config.demote_after,
+            )
 
     def _demote(self, reader: shm.ReaderStatus) -> None:
         if self._writer.demote(reader.slot):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, overload
 
 from ringcast import shm
-from ringcast.shm import broadcast
+from ringcast.shm import broadcast, group
+from ringcast.shm.group import Balance
 
 from .sending import MessageKind, MessageSender
 from .state import ConnectionState, Phase
@@ -16,54 +17,28 @@ from .subscribing import wait_for_server
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Feed", "attach"]
+__all__ = ["Feed", "GroupFeed", "attach"]
 
 NO_KIND: Final = 0xFFFF
 """Of no message: a feed passes nothing over but what is for another worker alone."""
 
 
-class Feed(broadcast.Reader):
-    """The server's messages, one after the other; made with `attach`.
+class Connected:
+    """What every feed knows and does besides reading: the connection's state, and sending. Stands
+    before the reader, which has the rest."""
 
-    It has everything that `shm.broadcast.Reader` has (iteration plain and ``async``, `read`,
-    `read_available`, `batch`, `cursor`, `lag`, `lost`, `topics`, `latest`, `close`, ``with``),
-    knows the connection's state, and sends to the server through the manager. If the manager has a
-    venue, what it subscribes to is asked for at the server, once for all workers. Threads may share
-    it.
-    """
-
-    __slots__ = ("_messages",)
+    __slots__ = ()
 
     _messages: MessageSender
 
-    @classmethod
-    def attach(
-        cls,
-        name: str,
-        *,
-        policy: Literal["block", "lossy"] = "block",
-        start: Literal["latest", "oldest"] | int = "latest",
-        wait: shm.WaitStrategy | None = None,
-        label: str | None = None,
-        owner: int | None = None,
-        skip: int = shm.Kind.EVENT,
-        topics: Iterable[str] | None = None,
-        others: bool = False,
-    ) -> Self:
-        """As the function `attach`; `skip` as in `shm.broadcast.Reader.attach`."""
-        feed = super().attach(
-            name,
-            policy=policy,
-            start=start,
-            wait=wait,
-            label=label,
-            owner=owner,
-            skip=skip,
-            topics=topics,
-            others=others,
-        )
-        feed._messages = MessageSender(name, label=label, owner=owner, max_message=feed.max_message)
-        return feed
+    if TYPE_CHECKING:  # the reader has them
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def note(self) -> bytes: ...
+        @property
+        def writer_alive(self) -> bool: ...
 
     @property
     def state(self) -> ConnectionState:
@@ -81,44 +56,6 @@ class Feed(broadcast.Reader):
         if state.phase is not Phase.STOPPED and not self.writer_alive:
             return dataclasses.replace(state, phase=Phase.ORPHANED)
         return state
-
-    # -- subscribing
-
-    def subscribe(
-        self,
-        *topics: str,
-        timeout: float | None = None,
-        wait: bool = True,
-        snapshot: bool = False,
-    ) -> None:
-        """Want these topics, too, and have the server asked for them. It holds for every message
-        published after it returns, and for topics that appear later.
-
-        Names are asked for at the server, unless it has them already for another worker; patterns,
-        in which `*` stands for any run of characters, select among the topics that there are. What
-        is wanted stands until `unsubscribe`, `close` or this process's end, also while there is no
-        connection or no manager. If the manager has no venue, nobody is asked, and this returns at
-        once.
-
-        Args:
-            topics: names and patterns.
-            timeout: seconds to wait for the server's answer; None waits as long as it takes.
-            wait: False does not wait for it.
-            snapshot: and have the server send the present state of what these topics describe, such
-                as an order book, as far as the venue offers it: for a worker that joins late.
-
-        Raises:
-            SubscriptionRefused: the server refuses a topic, in its words, or the manager does: it
-                is not in `Config.allow`, or there are too many. The wish stands; unsubscribe to
-                give it up. Others of these topics are not affected.
-            TimeoutError: no answer in time; the wish stands.
-            ValueError: no topic can have such a name, or the list would become too long: its names
-                and patterns take 32,759 bytes at most. Nothing has changed then.
-            shm.RingClosed: the manager has stopped, or this end is closed.
-        """
-        self._subscribe(topics, snapshot)
-        if wait:
-            wait_for_server(self, topics, timeout)
 
     def check_manager(self) -> None:
         """Raise RingClosed if no manager will answer any more."""
@@ -218,12 +155,174 @@ class Feed(broadcast.Reader):
     def close(self) -> None:
         """Leave the ring and the uplink; what was sent is sent, and calls that wait raise
         RingClosed. Raises as the reader's does."""
-        super().close()
+        super().close()  # type: ignore[misc]
         self._messages.close()
 
     def __exit__(self, *exc: object) -> None:
         self._messages.close()
-        super().__exit__(*exc)
+        super().__exit__(*exc)  # type: ignore[misc]
+
+
+class Feed(Connected, broadcast.Reader):
+    """The server's messages, one after the other; made with `attach`.
+
+    It has everything that `shm.broadcast.Reader` has (iteration plain and ``async``, `read`,
+    `read_available`, `batch`, `cursor`, `lag`, `lost`, `topics`, `latest`, `close`, ``with``),
+    knows the connection's state, and sends to the server through the manager. If the manager has a
+    venue, what it subscribes to is asked for at the server, once for all workers. Threads may share
+    it.
+    """
+
+    __slots__ = ("_messages",)
+
+    _messages: MessageSender
+
+    @classmethod
+    def attach(
+        cls,
+        name: str,
+        *,
+        policy: Literal["block", "lossy"] = "block",
+        start: Literal["latest", "oldest"] | int = "latest",
+        wait: shm.WaitStrategy | None = None,
+        label: str | None = None,
+        owner: int | None = None,
+        skip: int = shm.Kind.EVENT,
+        topics: Iterable[str] | None = None,
+        others: bool = False,
+    ) -> Self:
+        """As the function `attach`; `skip` as in `shm.broadcast.Reader.attach`."""
+        feed = super().attach(
+            name,
+            policy=policy,
+            start=start,
+            wait=wait,
+            label=label,
+            owner=owner,
+            skip=skip,
+            topics=topics,
+            others=others,
+        )
+        feed._messages = MessageSender(name, label=label, owner=owner, max_message=feed.max_message)
+        return feed
+
+    # -- subscribing
+
+    def subscribe(
+        self,
+        *topics: str,
+        timeout: float | None = None,
+        wait: bool = True,
+        snapshot: bool = False,
+    ) -> None:
+        """Want these topics, too, and have the server asked for them. It holds for every message
+        published after it returns, and for topics that appear later.
+
+        Names are asked for at the server, unless it has them already for another worker; patterns,
+        in which `*` stands for any run of characters, select among the topics that there are. What
+        is wanted stands until `unsubscribe`, `close` or this process's end, also while there is no
+        connection or no manager. If the manager has no venue, nobody is asked, and this returns at
+        once.
+
+        Args:
+            topics: names and patterns.
+            timeout: seconds to wait for the server's answer; None waits as long as it takes.
+            wait: False does not wait for it.
+            snapshot: and have the server send the present state of what these topics describe, such
+                as an order book, as far as the venue offers it: for a worker that joins late.
+
+        Raises:
+            SubscriptionRefused: the server refuses a topic, in its words, or the manager does: it
+                is not in `Config.allow`, or there are too many. The wish stands; unsubscribe to
+                give it up. Others of these topics are not affected.
+            TimeoutError: no answer in time; the wish stands.
+            ValueError: no topic can have such a name, or the list would become too long: its names
+                and patterns take 32,759 bytes at most. Nothing has changed then.
+            shm.RingClosed: the manager has stopped, or this end is closed.
+        """
+        self._subscribe(topics, snapshot)
+        if wait:
+            wait_for_server(self, topics, timeout)
+
+
+class GroupFeed(Connected, group.Member):
+    """The server's messages shared out among the members of a work group; made with `attach`.
+
+    It has everything that `shm.group.Member` has, knows the connection's state, and sends to the
+    server through the manager. What the group wants is asked for at the server, as long as the
+    group exists and is not demoted, with or without members. Records of kind EVENT go to no member.
+    """
+
+    __slots__ = ("_messages",)
+
+    _messages: MessageSender
+
+    @classmethod
+    def attach(
+        cls,
+        name: str,
+        group: str,
+        *,
+        balance: Balance = "any",
+        auto_ack: bool = True,
+        max_deliveries: int | None = None,
+        start: Literal["latest", "oldest"] | int = "latest",
+        wait: shm.WaitStrategy | None = None,
+        label: str | None = None,
+        owner: int | None = None,
+        topics: Iterable[str] | None = None,
+        others: bool = False,
+    ) -> Self:
+        """As the function `attach`, and as `shm.group.Member.attach`."""
+        feed = super().attach(
+            name,
+            group,
+            balance=balance,
+            auto_ack=auto_ack,
+            max_deliveries=max_deliveries,
+            start=start,
+            wait=wait,
+            label=label,
+            owner=owner,
+            topics=topics,
+            others=others,
+        )
+        feed._messages = MessageSender(name, label=label, owner=owner, max_message=feed.max_message)
+        return feed
+
+
+@overload
+def attach(
+    name: str,
+    *,
+    policy: Literal["block", "lossy"] = ...,
+    start: Literal["latest", "oldest"] | int = ...,
+    wait: shm.WaitStrategy | None = ...,
+    label: str | None = ...,
+    owner: int | None = ...,
+    events: bool = ...,
+    topics: Iterable[str] | None = ...,
+    others: bool = ...,
+    timeout: float | None = ...,
+) -> Feed: ...
+
+
+@overload
+def attach(
+    name: str,
+    *,
+    group: str,
+    balance: Balance = ...,
+    auto_ack: bool = ...,
+    max_deliveries: int | None = ...,
+    start: Literal["latest", "oldest"] | int = ...,
+    wait: shm.WaitStrategy | None = ...,
+    label: str | None = ...,
+    owner: int | None = ...,
+    topics: Iterable[str] | None = ...,
+    others: bool = ...,
+    timeout: float | None = ...,
+) -> GroupFeed: ...
 
 
 def attach(
@@ -238,7 +337,11 @@ def attach(
     topics: Iterable[str] | None = None,
     others: bool = False,
     timeout: float | None = None,
-) -> Feed:
+    group: str | None = None,
+    balance: Balance | None = None,
+    auto_ack: bool | None = None,
+    max_deliveries: int | None = None,
+) -> Feed | GroupFeed:
     """Attach to a manager's ring by name.
 
     Args:
@@ -256,10 +359,41 @@ def attach(
             acknowledgements and errors.
         timeout: seconds to wait until the server has acknowledged the topics that `topics` names;
             None does not wait, and `Feed.topics` shows what becomes of them.
+        group: join this work group, whose members share the messages out; made if there is none.
+            Its first member's `start` counts, and all name the same `topics` and `others`.
+        balance: how a group shares out: "any", by default: whoever is free takes the next; "key":
+            messages of one key in their order, by one member at a time; "round-robin": in turn.
+        auto_ack: with a group, by default, asking for the next message says that the last one is
+            done; False: each is acknowledged with its `ack`.
+        max_deliveries: after how many deliveries a group sets a message aside; 5 by default.
+
+    Returns:
+        A `Feed`; with `group` a `GroupFeed`, whose messages have `ack`, `nack` and `deliveries`.
 
     Raises: as `shm.broadcast.Reader.attach` does; RingNotFound while there is no manager. With
         `timeout` also as `Feed.subscribe` does.
     """
+    if group is not None:
+        if policy != "block" or events:
+            raise ValueError(
+                "a group is lossless and handles messages: it has no policy and no events"
+            )
+        return _attach_to_group(
+            name,
+            group,
+            timeout,
+            balance=balance or "any",
+            auto_ack=auto_ack is not False,
+            max_deliveries=max_deliveries,
+            start=start,
+            wait=wait,
+            label=label,
+            owner=owner,
+            topics=topics,
+            others=others,
+        )
+    if balance is not None or auto_ack is not None or max_deliveries is not None:
+        raise ValueError("balance, auto_ack and max_deliveries are for members of a group: name it")
     feed = Feed.attach(
         name,
         policy=policy,
@@ -271,10 +405,22 @@ def attach(
         topics=topics,
         others=others,
     )
-    if timeout is not None:
-        try:
-            wait_for_server(feed, feed.subscriptions, timeout)
-        except BaseException:
-            feed.close()
-            raise
+    _wait_for_topics(feed, timeout)
     return feed
+
+
+def _attach_to_group(name: str, group: str, timeout: float | None, **options: Any) -> GroupFeed:
+    feed = GroupFeed.attach(name, group, **options)
+    _wait_for_topics(feed, timeout)
+    return feed
+
+
+def _wait_for_topics(feed: Feed | GroupFeed, timeout: float | None) -> None:
+    """Wait until the server has acknowledged what a new feed wants; or leave it again."""
+    if timeout is None:
+        return
+    try:
+        wait_for_server(feed, feed.subscriptions, timeout)
+    except BaseException:
+        feed.close()
+        raise

@@ -22,6 +22,7 @@
 
 #include "broadcast.h"
 #include "endpoint.h"
+#include "group.h"
 #include "include/ringcast.h"
 #include "mpsc.h"
 
@@ -167,7 +168,8 @@ typedef struct rc_segment {
 static inline ringcast_status rc_segment_check(const rc_segment *s, const char *object,
                                                int64_t owner, rc_error *error)
 {
-    mode_t others = object[strlen(object) - 1] == 'd' ? 022 : 002;
+    const char *part = strchr(object + sizeof "/rc." - 1, '.'); /* after the ring's name */
+    mode_t others = part && strcmp(part, ".d") == 0 ? 022 : 002;
     int64_t uid = (int64_t)s->status.st_uid;
     if (!S_ISREG(s->status.st_mode))
         return rc_fail(error, RINGCAST_CORRUPT, 0, "%s is no shared-memory segment", object);
@@ -293,7 +295,7 @@ static inline ringcast_status rc_ring_check_and_map(rc_ring *r, rc_access access
     if ((status = rc_segment_open(&r->data, data, access == RC_WRITING, owner, error)) ||
         (status = rc_segment_open(&r->control, control, access != RC_LOOKING, owner, error)) ||
         (status = rc_segment_read(&r->data, data, heads[0], RC_DESCRIPTORS_OFFSET, error)) ||
-        (status = rc_segment_read(&r->control, control, heads[1], RC_READERS_OFFSET, error)) ||
+        (status = rc_segment_read(&r->control, control, heads[1], RC_DESCRIPTORS_OFFSET, error)) ||
         (status = rc_fail_check(error,
                                 rc_check_segments(heads[0], r->data.size, heads[1],
                                                   r->control.size, &r->g), "ring", r->name)) ||
@@ -391,6 +393,9 @@ typedef struct rc_attached_reader {
     rc_waits waits; /* used by the one thread whose turn it is */
     sem_t *wake, *space, *wishes;
     int64_t looked_ns; /* the reading thread's, for rc_attached_reader_is_abandoned() */
+    rc_member *member; /* of a work group; NULL: reads for itself */
+    rc_segment group;  /* the group's */
+    sem_t *_Atomic *wakes; /* of its members, by reader slot, as far as they were needed */
 } rc_attached_reader;
 
 /* A sender of an uplink, likewise. */
@@ -431,6 +436,10 @@ static inline int rc_attached_reader_is_abandoned(const rc_attached_reader *a,
     if (!rc_look_due(looked_ns) ||
         !rc_is_abandoned(&a->endpoint, RC_LOCK_WRITER, a->ring.name, 'c'))
         return 0;
+    if (a->member) {
+        rc_look look = a->member->look;
+        return !rc_member_ready(a->member, &look, RC_NO_HAND);
+    }
     rc_reader snapshot = rc_reader_snapshot(reader);
     return !rc_reader_ready(&snapshot);
 }
@@ -452,6 +461,26 @@ static inline rc_turn rc_attached_reader_wait(rc_attached_reader *a, rc_reader *
     if (turn == RC_MY_TURN) {
         rc_wait_strategy now = rc_wait_begins(&a->waits, strategy, snapshot->received);
         rc_reader_wait(snapshot, now, limit);
+        rc_wait_ended(&a->waits, strategy);
+        rc_endpoint_wake_up(&a->endpoint);
+    }
+    return turn;
+}
+
+/* The same for a member; `look` is a copy of its look, `hand` who waits. */
+static inline rc_turn rc_attached_member_wait(rc_attached_reader *a, rc_look *look, uint32_t hand,
+                                              uint64_t taken, rc_wait_strategy strategy,
+                                              int64_t deadline_ns)
+{
+    int64_t limit = rc_now_ns() + RC_GROUP_SLICE_NS, pause = rc_look_pause_ends(look);
+    if (deadline_ns < limit)
+        limit = deadline_ns;
+    if (pause < limit)
+        limit = pause;
+    rc_turn turn = rc_endpoint_turn(&a->endpoint, limit);
+    if (turn == RC_MY_TURN) {
+        rc_wait_strategy now = rc_wait_begins(&a->waits, strategy, taken);
+        rc_member_wait(a->member, look, hand, now, limit);
         rc_wait_ended(&a->waits, strategy);
         rc_endpoint_wake_up(&a->endpoint);
     }
@@ -521,7 +550,13 @@ typedef struct rc_reader_options {
     uint32_t chooses; /* 0: everything is wanted */
     uint32_t others;
     uint16_t skip; /* a kind that is passed over; 0: none */
+    const char *group; /* join this work group; NULL: read for itself */
+    uint32_t balance;
+    uint32_t max_deliveries; /* 0: as the group has it, or RC_DELIVERIES */
 } rc_reader_options;
+
+#define RC_DELIVERIES 5u       /* of a message, before it is set aside */
+#define RC_DELIVERIES_MAX 200u /* what a lease can count, and some room */
 
 /* A list of names and patterns changed: show it, and have it read. */
 static inline void rc_show_wishes(rc_attached_reader *a)
@@ -623,6 +658,12 @@ static inline void rc_close_endpoint(rc_endpoint *e)
     rc_endpoint_free(e);
 }
 
+#endif
+
+#include "attach_group.h"
+
+#ifdef RC_ENDPOINT_REGISTRY
+
 /* Take the lock of a reader slot that no living process holds. */
 static inline ringcast_status rc_take_reader_slot(rc_attached_reader *a, uint32_t *slot,
                                                   rc_error *error)
@@ -658,14 +699,14 @@ static inline ringcast_status rc_begin_filter(rc_attached_reader *a, uint32_t sl
 {
     ringcast_status status = RINGCAST_OK;
     if (rc_filter_begin(&a->filter, a->ring.data.address, a->ring.control.address, &a->ring.g, slot,
-                        (int)options->chooses, (int)options->others,
+                        options->chooses && !options->group, (int)options->others,
                         options->skip != RC_KIND_EVENT))
         return rc_fail(error, RINGCAST_NO_MEMORY, ENOMEM, "no memory for topics");
     for (uint32_t i = 0; i < options->topic_count && status == RINGCAST_OK; i++)
         status = rc_want_topic(a, options->topics[i], error);
     if (status == RINGCAST_OK && options->topic_count)
         rc_filter_publish(&a->filter); /* read once the slot is active: see rc_join_reader() */
-    a->reader.filter = options->chooses ? &a->filter : NULL;
+    a->reader.filter = options->chooses && !options->group ? &a->filter : NULL;
     a->reader.skip = options->skip;
     return status;
 }
@@ -695,6 +736,14 @@ static inline ringcast_status rc_join_reader(rc_attached_reader *a, uint32_t slo
         return rc_fail(error, RINGCAST_INVALID, 0,
                        "sequence %" PRIu64 " is not published yet: the next one is %" PRIu64, start,
                        published);
+    }
+    if (options->group) {
+        if ((status = rc_join_group(a, start, options, error))) {
+            rc_reader_leave(r);
+        } else if (options->topic_count) {
+            rc_post(a->wishes);
+        }
+        return status;
     }
     if (!rc_reader_join(r, start)) {
         rc_reader_leave(r);
@@ -739,6 +788,7 @@ static inline void rc_detach_reader(rc_attached_reader *a)
     if (a->wishes)
         rc_semaphore_close(a->wishes);
     rc_filter_end(&a->filter);
+    rc_detach_group(a);
     rc_ring_unmap(&a->ring);
     rc_close_endpoint(&a->endpoint);
 }
@@ -750,11 +800,20 @@ static inline ringcast_status rc_attach_reader(rc_attached_reader *a, const char
     ringcast_status status = RINGCAST_EVICTED;
     if (!rc_is_name(name)) /* says why */
         return rc_ring_open(&a->ring, name, RC_READING, options->owner, error);
+    if (options->group && !rc_is_name(options->group))
+        return rc_fail(error, RINGCAST_INVALID, 0,
+                       "'%.40s' can't name a group: use 1 to 20 of a-z, 0-9, _ and -, starting with a"
+                       " letter or digit", options->group);
+    if (options->group && (options->balance < RC_ANY || options->balance > RC_ROUND_ROBIN ||
+                           options->max_deliveries > RC_DELIVERIES_MAX))
+        return rc_fail(error, RINGCAST_INVALID, 0,
+                       "a group's balance is any, key or round-robin, and its max_deliveries 1 to %u",
+                       RC_DELIVERIES_MAX);
     for (int i = 0; i < RC_JOIN_TRIES && status == RINGCAST_EVICTED; i++) {
         memset(a, 0, sizeof *a);
         if ((status = rc_open_locks(&a->endpoint, "ring", name, 'c', error)))
             return status;
-        a->ring.data.fd = a->ring.control.fd = -1;
+        a->ring.data.fd = a->ring.control.fd = a->group.fd = -1;
         status = rc_attach_reader_once(a, name, options, error);
         if (status != RINGCAST_OK)
             rc_detach_reader(a);
@@ -767,6 +826,7 @@ static inline ringcast_status rc_attach_reader(rc_attached_reader *a, const char
 static inline void rc_leave_reader(rc_attached_reader *a)
 {
     int wished = a->filter.count != 0;
+    rc_leave_group(a);
     rc_reader_leave(&a->reader);
     rc_endpoint_finish(&a->endpoint);
     if (wished)

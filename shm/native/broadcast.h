@@ -106,6 +106,7 @@
 #define RINGCAST_BROADCAST_H
 
 #include "base.h"
+#include "group_table.h"
 #include "layout.h"
 #include "topics.h"
 
@@ -154,6 +155,10 @@ static inline void rc_wake_writer(rc_control *control, sem_t *space)
  * release: the owner's reads come before; pairs with the acquire in rc_lowest_cursor(). */
 static inline void rc_slot_silence(rc_control *control, uint32_t index)
 {
+    uint32_t group = rc_load(&control->readers[index].group) - 1;
+    if (group < RC_GROUPS_MAX)
+        atomic_fetch_and_explicit(&control->group_rows[group].asleep[index / 64], ~rc_bit(index),
+                                  memory_order_acq_rel);
     atomic_fetch_and_explicit(&control->gating[index / 64], ~rc_bit(index), memory_order_acq_rel);
     atomic_fetch_and_explicit(&control->waiters[index / 64], ~rc_bit(index), memory_order_acq_rel);
     atomic_fetch_and_explicit(&control->choosers[index / 64], ~rc_bit(index), memory_order_acq_rel);
@@ -175,12 +180,13 @@ static inline void rc_slot_free(rc_control *control, uint32_t index, sem_t *spac
     rc_wake_writer(control, space);
 }
 
-/* Ask the reader to step down. 0 if it is not a gating, active reader. */
+/* Ask the reader to step down, or a member to let go of what it holds. 0 if it is neither. */
 static inline int rc_slot_demote(rc_control *control, uint32_t index)
 {
     rc_slot *slot = &control->readers[index];
     uint64_t word = rc_load_acquire(&slot->state);
-    if ((word & 0xff) != RC_ACTIVE || rc_load(&slot->policy) != RC_BLOCK)
+    uint32_t policy = rc_load(&slot->policy);
+    if ((word & 0xff) != RC_ACTIVE || (policy != RC_BLOCK && policy != RC_MEMBER))
         return 0;
     /* acq_rel: pairs with the load at the head of rc_reader_peek() */
     return atomic_compare_exchange_strong_explicit(&slot->state, &word,
@@ -191,11 +197,10 @@ static inline int rc_slot_demote(rc_control *control, uint32_t index)
 /* Take the hold on the ring away from the reader that is in the slot now; never from the next. 0 if
  * nobody is in it. The state changes before any byte is overwritten: rc_reader_holds() relies on
  * that order. */
-static inline int rc_slot_evict(rc_control *control, uint32_t index)
+static inline int rc_slot_evict_one(rc_control *control, uint32_t index, uint64_t generation)
 {
     rc_slot *slot = &control->readers[index];
     uint64_t word = rc_load_acquire(&slot->state);
-    uint64_t generation = word >> 8;
     while (word >> 8 == generation) { /* a generation has no more than six states */
         uint64_t state = word & 0xff;
         if (state == RC_FREE || state == RC_DEAD || state == RC_EVICTED)
@@ -208,7 +213,54 @@ static inline int rc_slot_evict(rc_control *control, uint32_t index)
     return 0;
 }
 
+/* The same of whoever is in the slot now. */
+static inline int rc_slot_evict(rc_control *control, uint32_t index)
+{
+    return rc_slot_evict_one(control, index, rc_load_acquire(&control->readers[index].state) >> 8);
+}
+
+/* Evict all members of a group. */
+static inline void rc_group_evict(rc_control *control, uint32_t group, uint32_t max_readers)
+{
+    for (uint32_t i = 0; i < max_readers; i++) {
+        /* acquire: pairs with the swap of the state in rc_member_enter(), after the group is set */
+        uint64_t word = rc_load_acquire(&control->readers[i].state);
+        if (rc_load(&control->readers[i].group) == group + 1)
+            rc_slot_evict_one(control, i, word >> 8);
+    }
+}
+
+/* End a group's hold on the ring: its members are evicted, and the writer minds its floor no more, since
+ * it minds those of ACTIVE groups alone. 0 if it holds nothing. The state changes before the slots are
+ * looked at, and a member that joins looks at the state after its slot shows it: so either it is evicted
+ * here, or it finds the group demoted. Only the writer does this, so it overwrites nothing before all are
+ * evicted; rc_writer_resume() does the rest for one that died in the midst. */
+static inline int rc_group_demote(rc_control *control, uint32_t group, uint32_t max_readers)
+{
+    rc_group_row *row = &control->group_rows[group];
+    uint64_t word = rc_load_acquire(&row->state);
+    if ((word & 0xff) != RC_GROUP_ACTIVE ||
+        !atomic_compare_exchange_strong_explicit(&row->state, &word,
+                                                 rc_group_state(word >> 8, RC_GROUP_DEMOTED),
+                                                 memory_order_seq_cst, memory_order_relaxed))
+        return 0;
+    RC_FAULT(90);
+    rc_fence(); /* pairs with the fence in rc_member_enter() */
+    rc_group_evict(control, group, max_readers);
+    RC_FAULT(91);
+    return 1;
+}
+
 /* ---- the writer -------------------------------------------------------------------------- */
+
+/* What the writer remembers of a group. */
+typedef struct rc_group_memory {
+    uint64_t generation; /* of the row when the rest was learned */
+    uint64_t floor;      /* the highest that was seen */
+    uint64_t sequence;   /* RC_ROUND_ROBIN: whose turn it is was foretold up to here */
+    uint32_t turn;       /* the slot whose turn is last before it */
+    uint32_t woken;      /* RC_ANY: the slot that was woken last */
+} rc_group_memory;
 
 typedef struct rc_writer {
     rc_header *header;
@@ -229,13 +281,16 @@ typedef struct rc_writer {
     uint64_t nudged_position; /* the head then */
     rc_topic *topics;
     const _Atomic uint64_t *interest;
-    uint32_t interest_words;
+    uint32_t interest_stride;
     uint32_t max_topics;
     uint32_t topic_count;
     uint32_t announced; /* rows for whose arrival readers were woken, or are about to be */
     uint32_t max_readers;
     uint32_t epoch;
     uint32_t wants; /* control.wanted is up */
+    rc_group_view view;
+    rc_geometry geometry;
+    rc_group_memory groups[RC_GROUPS_MAX];
 } rc_writer;
 
 static inline void rc_writer_map(rc_writer *w, void *data, void *control, const rc_geometry *g,
@@ -254,8 +309,10 @@ static inline void rc_writer_map(rc_writer *w, void *data, void *control, const 
     w->max_readers = g->max_readers;
     w->topics = (rc_topic *)((uint8_t *)data + rc_topics_offset(g));
     w->interest = rc_interest_at(control, g);
-    w->interest_words = rc_interest_words(g);
+    w->interest_stride = rc_interest_stride(g);
     w->max_topics = g->max_topics;
+    w->view = rc_group_view_of(data, control, g);
+    w->geometry = *g;
 }
 
 static inline void rc_writer_sign(rc_writer *w, uint32_t epoch, uint64_t pid, uint64_t now_ns)
@@ -274,6 +331,66 @@ static inline uint64_t rc_writer_position(const rc_writer *w, uint64_t sequence)
     if (sequence >= w->published)
         return w->head;
     return rc_load(&w->descriptors[sequence & (w->slots - 1)].words[1]);
+}
+
+/* What the writer remembers of this group, and not of an earlier one of the row; NULL if it does not hold
+ * the ring. */
+static inline rc_group_memory *rc_writer_group(rc_writer *w, uint32_t group)
+{
+    rc_group_memory *memory = &w->groups[group];
+    /* acquire: pairs with the release in rc_group_hold(); loaded before the floor */
+    uint64_t state = rc_load_acquire(&w->control->group_rows[group].state);
+    if ((state & 0xff) != RC_GROUP_ACTIVE)
+        return NULL;
+    if (rc_unlikely(memory->generation != state >> 8))
+        *memory = (rc_group_memory){.generation = state >> 8, .woken = RC_NOBODY};
+    return memory;
+}
+
+/* Move the floor of a group over messages that it does not want, which may be while nobody of it is
+ * awake. Below the gate it is one that joins. */
+static inline void rc_writer_pass_unwanted(rc_writer *w, uint32_t group)
+{
+    rc_group_row *row = &w->control->group_rows[group];
+    rc_group_memory *memory = rc_writer_group(w, group);
+    uint64_t floor = rc_load_acquire(&row->floor), next = floor;
+    if (!memory || floor < w->gate)
+        return;
+    for (; next < w->published; next++) {
+        const rc_descriptor *d = &w->descriptors[next & (w->slots - 1)];
+        if (rc_group_wants(&w->view, row, group, d->f.topic, d->f.kind, d->f.destination))
+            break;
+    }
+    if (next > floor && rc_writer_group(w, group) == memory &&
+        memory->generation == rc_load(&row->state) >> 8)
+        /* if a member was faster, it has come at least as far, or the next look helps */
+        atomic_compare_exchange_strong_explicit(&row->floor, &floor, next, memory_order_acq_rel,
+                                                memory_order_relaxed);
+}
+
+/* The lowest floor of the groups, at most `lowest`. One above `published` is not believed: its group
+ * loses its hold; nor is one that goes back. */
+static inline uint64_t rc_lowest_floor(rc_writer *w, uint64_t lowest)
+{
+    /* acquire: pairs with the release in rc_group_hold(), so the floor is there before the bit */
+    uint64_t bits = rc_load_acquire(&w->control->groups) & RC_GROUP_MASK;
+    for (; bits; bits &= bits - 1) {
+        uint32_t group = (uint32_t)__builtin_ctzll(bits);
+        rc_group_memory *memory = rc_writer_group(w, group);
+        if (!memory)
+            continue;
+        /* acquire: pairs with the release in rc_group_advance(): all that was done below is done */
+        uint64_t floor = rc_load_acquire(&w->control->group_rows[group].floor);
+        if (floor > w->published) {
+            w->evictions += (uint64_t)rc_group_demote(w->control, group, w->max_readers);
+            continue;
+        }
+        if (floor > memory->floor)
+            memory->floor = floor;
+        if (memory->floor < lowest)
+            lowest = memory->floor;
+    }
+    return lowest;
 }
 
 /* Lowest cursor of the gating readers, at most `published`. A cursor above that is a lie or a
@@ -302,7 +419,7 @@ static inline uint64_t rc_lowest_cursor(rc_writer *w)
                 lowest = cursor;
         }
     }
-    return lowest;
+    return rc_lowest_floor(w, lowest);
 }
 
 /* Take bits of sleepers, and post each that was still there: acq_rel, since whoever's bit this takes is
@@ -322,7 +439,7 @@ static inline void rc_writer_post(rc_writer *w, _Atomic uint64_t *sleepers, uint
 static inline uint64_t rc_writer_interest(const rc_writer *w, uint32_t row, uint32_t word)
 {
     /* relaxed: the caller's fence orders it; pairs with rc_filter_mark() */
-    return rc_load(&w->interest[(uint64_t)row * w->interest_words + word]);
+    return rc_load(&w->interest[(uint64_t)row * w->interest_stride + word]);
 }
 
 /* Which of these sleeping choosers want a message from `first` on, or wait for topics, if some have
@@ -358,6 +475,74 @@ static inline uint64_t rc_writer_lagging(const rc_writer *w, uint32_t base, uint
             found |= rc_bit(index);
     }
     return found;
+}
+
+/* Who of a round-robin group has the turn at a sequence that it wants: counted from what its members
+ * have dealt out, over what they have not. */
+static inline uint32_t rc_writer_foretell(rc_writer *w, uint32_t group, uint64_t sequence)
+{
+    rc_group_row *row = &w->control->group_rows[group];
+    rc_group_memory *memory = &w->groups[group];
+    uint64_t head = rc_load(&row->head), dealt = rc_head_sequence(head);
+    if (dealt > memory->sequence && dealt <= sequence) {
+        memory->sequence = dealt;
+        memory->turn = rc_head_turn(head);
+    }
+    if (memory->sequence < w->gate)
+        memory->sequence = w->gate;
+    for (; memory->sequence <= sequence; memory->sequence++) {
+        const rc_descriptor *d = &w->descriptors[memory->sequence & (w->slots - 1)];
+        if (rc_group_wants(&w->view, row, group, d->f.topic, d->f.kind, d->f.destination))
+            memory->turn = rc_group_next(row->members, w->max_readers, memory->turn);
+    }
+    return memory->turn;
+}
+
+/* Whom of a group that has sleepers this message is to wake; RC_NOBODY: nobody. */
+static inline uint32_t rc_writer_addressee(rc_writer *w, uint32_t group, uint64_t sequence)
+{
+    rc_group_row *row = &w->control->group_rows[group];
+    const rc_descriptor *d = &w->descriptors[sequence & (w->slots - 1)];
+    if (!rc_group_wants(&w->view, row, group, d->f.topic, d->f.kind, d->f.destination))
+        return RC_NOBODY;
+    switch (rc_load(&row->balance)) {
+    case RC_KEY: {
+        const _Atomic uint64_t *partitions = rc_partitions_at(w->control, &w->geometry, group);
+        uint32_t p = rc_group_partition(&w->view, d->f.key, d->f.topic);
+        return rc_partition_owner(rc_load(&partitions[p])) - 1;
+    }
+    case RC_ROUND_ROBIN:
+        return rc_writer_foretell(w, group, sequence);
+    default:
+        return w->groups[group].woken =
+                   rc_group_next(row->asleep, w->max_readers, w->groups[group].woken);
+    }
+}
+
+static inline int rc_group_has_sleepers(const rc_group_row *row, uint32_t max_readers)
+{
+    uint64_t any = 0;
+    for (uint32_t base = 0; base < max_readers; base += 64)
+        any |= rc_load(&row->asleep[base / 64]);
+    return any != 0;
+}
+
+/* Wake a sleeper of each group for each message from `first` on that the group wants, as long as it has
+ * some. After the fence in rc_writer_release(), which pairs with that in rc_member_sleep(). */
+static inline void rc_writer_wake_groups(rc_writer *w, uint64_t first)
+{
+    uint64_t bits = rc_load(&w->control->groups) & RC_GROUP_MASK;
+    for (; bits; bits &= bits - 1) {
+        uint32_t group = (uint32_t)__builtin_ctzll(bits);
+        rc_group_row *row = &w->control->group_rows[group];
+        for (uint64_t s = first; s < w->next; s++) {
+            if (rc_likely(!rc_group_has_sleepers(row, w->max_readers)) || !rc_writer_group(w, group))
+                break;
+            uint32_t slot = rc_writer_addressee(w, group, s);
+            if (slot < w->max_readers)
+                rc_writer_post(w, &row->asleep[slot / 64], slot & ~63u, rc_bit(slot));
+        }
+    }
 }
 
 /* An eighth of the ring was filled since choosers that lag were woken: the sequence below which a cursor
@@ -404,6 +589,8 @@ static inline void rc_writer_wake(rc_writer *w, uint64_t first)
     }
     if (rc_unlikely(asleep))
         rc_writer_wake_choosers(w, first, count != w->announced);
+    if (rc_unlikely(rc_load(&w->control->groups)))
+        rc_writer_wake_groups(w, first);
     w->announced = count;
 }
 
@@ -480,6 +667,10 @@ static inline uint64_t rc_gate_wished(const rc_writer *w, uint64_t end, uint64_t
 static inline int rc_writer_make_room(rc_writer *w, uint64_t end)
 {
     rc_writer_release(w); /* readers can't free what they have not been shown */
+    /* acquire: pairs with the release in rc_group_hold() */
+    uint64_t bits = rc_load_acquire(&w->control->groups) & RC_GROUP_MASK;
+    for (; bits; bits &= bits - 1)
+        rc_writer_pass_unwanted(w, (uint32_t)__builtin_ctzll(bits));
     uint64_t lowest = rc_lowest_cursor(w);
     if (lowest <= w->gate)
         return rc_writer_fits(w, end);
@@ -636,6 +827,15 @@ static inline int rc_writer_wait(rc_writer *w, uint64_t length, rc_wait_strategy
     return rc_writer_sleep(w, length, deadline_ns);
 }
 
+/* Match the newest row of the topic table with what groups want. */
+static inline void rc_writer_match_newest(rc_writer *w)
+{
+    rc_fence(); /* pairs with the fence in rc_group_make() */
+    for (uint32_t group = 0; group < RC_GROUPS_MAX && w->topic_count; group++)
+        if ((rc_load_acquire(&w->control->group_rows[group].state) & 0xff) != RC_GROUP_NONE)
+            rc_group_match(&w->view, w->control, &w->geometry, group, w->topic_count);
+}
+
 /* Add a topic to the table; its id, or 0 if the table is full. The name is at most RC_TOPIC_NAME_MAX
  * bytes without a NUL, and not there yet. */
 static inline uint32_t rc_writer_add_topic(rc_writer *w, const char *name, uint32_t length,
@@ -650,6 +850,7 @@ static inline uint32_t rc_writer_add_topic(rc_writer *w, const char *name, uint3
     RC_FAULT(80);
     rc_store_release(&w->header->topics, ++w->topic_count); /* acquire: rc_topics_count() */
     RC_FAULT(81);
+    rc_writer_match_newest(w);
     return w->topic_count; /* those who may want it are woken by the next rc_writer_release() */
 }
 
@@ -681,6 +882,10 @@ static inline int rc_writer_resume(rc_writer *w)
     w->topic_count = rc_topics_count(w->header, w->max_topics);
     w->announced = 0; /* the dead writer may have added rows and not woken anybody */
     rc_writer_recount(w, rc_load(&w->header->published), next);
+    rc_writer_match_newest(w); /* the dead writer may not have come to it, nor to its evictions */
+    for (uint32_t group = 0; group < RC_GROUPS_MAX; group++)
+        if ((rc_load_acquire(&w->control->group_rows[group].state) & 0xff) == RC_GROUP_DEMOTED)
+            rc_group_evict(w->control, group, w->max_readers);
     w->next = next;
     w->published = next;
     w->nudged = next;
@@ -784,6 +989,7 @@ static inline void rc_reader_claim(rc_reader *r, int lossy)
     rc_store(&r->slot->received, 0);
     rc_store(&r->slot->lost, 0);
     rc_store(&r->slot->skipped, 0);
+    rc_store(&r->slot->group, 0);
     rc_store_release(&r->slot->state, r->state);
     rc_drain(r->wake);
     RC_FAULT(50);

@@ -5,6 +5,8 @@
  *   /rc.NAME.d   data      written by the writer only; readers map it PROT_READ
  *   /rc.NAME.c   control   written by the writer and by readers; its inode carries the locks
  *
+ * and for each work group a segment /rc.NAME.g.GROUP of its members, which group_layout.h describes.
+ *
  * Data segment                                       Control segment
  *
  *   0x0000 +--------------------------------+          0x0000 +--------------------------------+
@@ -18,17 +20,25 @@
  *          |         topics answers         |          0x0200 +--------------------------------+
  *   0x0200 +--------------------------------+                 | choosers  1024 bits            |
  *          | note: version, two copies      |          0x0280 +--------------------------------+
- *   0x0a80 +--------------------------------+                 | slot 0: cursor                 |
- *          | zero                           |          0x0300 |         identity, state        |
- *   0x1000 +--------------------------------+          0x0380 |         statistics             |
- *          | descriptors  slots * 64 bytes  |          0x0400 +--------------------------------+
+ *   0x0a80 +--------------------------------+                 | groups      32 bits            |
+ *          | zero                           |          0x0300 +--------------------------------+
+ *   0x1000 +--------------------------------+                 | group rows  32 of 640 bytes    |
+ *          | descriptors  slots * 64 bytes  |          0x5300 +--------------------------------+
+ *          +--------------------------------+                 | slot 0: cursor                 |
+ *          | arena        capacity bytes    |          0x5380 |         identity, state        |
+ *          +--------------------------------+          0x5400 |         statistics             |
+ *          | topics       max_topics rows   |          0x5480 +--------------------------------+
  *          +--------------------------------+                 | slot 1 ...   max_readers slots |
- *          | arena        capacity bytes    |                 +--------------------------------+
+ *          | answers      max_readers rows  |                 +--------------------------------+
  *          +--------------------------------+                 | interest: a row of bits for    |
- *          | topics       max_topics rows   |                 |   each topic, a bit per slot   |
- *          +--------------------------------+                 +--------------------------------+
- *          | answers      max_readers rows  |                 | wishes     max_readers lists   |
- *          +--------------------------------+                 +--------------------------------+
+ *                                                             |   each topic, a bit per slot   |
+ *                                                             |   and a bit per group          |
+ *                                                             +--------------------------------+
+ *                                                             | partitions  32 tables of words |
+ *                                                             +--------------------------------+
+ *                                                             | wishes      max_readers lists, |
+ *                                                             |   and one per group            |
+ *                                                             +--------------------------------+
  *
  * Lines are 128 bytes, not 64: adjacent-line prefetchers move lines in pairs, and what one side
  * writes must not share a pair with what the other side writes.
@@ -51,13 +61,18 @@
 
 #define RC_MAGIC_DATA UINT64_C(0x0a44474e49526372)    /* "rcRING" 'D' '\n' on little endian */
 #define RC_MAGIC_CONTROL UINT64_C(0x0a43474e49526372) /* "rcRING" 'C' '\n' */
-#define RC_VERSION 3u
+#define RC_VERSION 4u
 #define RC_LINE 128u
 
 #define RC_DESCRIPTORS_OFFSET 4096u
-#define RC_READERS_OFFSET 640u
+#define RC_GROUP_ROWS_OFFSET 768u
+#define RC_READERS_OFFSET 21248u
 #define RC_READERS_MAX 1024u
 #define RC_BITMAP_WORDS (RC_READERS_MAX / 64u)
+#define RC_GROUPS_MAX 32u
+#define RC_MEMBERS_MAX 256u   /* of one group */
+#define RC_PARTITIONS 1024u   /* of one group */
+#define RC_GROUP_NAME_WORDS 4u /* as long as a ring's, with its NUL */
 
 #define RC_SLOTS_MIN 4u
 #define RC_SLOTS_MAX (UINT64_C(1) << 26)
@@ -87,6 +102,7 @@
  * numbers for fcntl, not contents. */
 #define RC_LOCK_WRITER 0
 #define RC_LOCK_READER 1 /* + slot index */
+#define RC_LOCK_GROUPS 4096 /* who makes, revives or removes a group, or joins one */
 
 /* kind */
 enum { RC_KIND_TEXT = 1, RC_KIND_BINARY = 2, RC_KIND_EVENT = 16 };
@@ -105,8 +121,14 @@ enum {
     RC_DEAD = 6,
 };
 
-/* reader policy */
-enum { RC_BLOCK = 1, RC_LOSSY = 2 };
+/* reader policy; a member's hold on the ring is its group's */
+enum { RC_BLOCK = 1, RC_LOSSY = 2, RC_MEMBER = 3 };
+
+/* Low byte of a group row's state word; the rest is the row's generation. */
+enum { RC_GROUP_NONE = 0, RC_GROUP_MAKING = 1, RC_GROUP_ACTIVE = 2, RC_GROUP_DEMOTED = 3 };
+
+/* group balance */
+enum { RC_ANY = 1, RC_KEY = 2, RC_ROUND_ROBIN = 3 };
 
 /* slot.chooses: what a reader takes. 0: every message; else these, and the topics that it wants. */
 enum { RC_CHOOSES = 1, RC_OTHERS = 2 /* messages without a topic */ };
@@ -221,7 +243,27 @@ typedef struct rc_slot {
     _Atomic uint64_t lost;                   /* messages missed */
     _Atomic uint64_t skipped;                /* messages passed over */
     _Atomic uint32_t chooses;                /* RC_CHOOSES, RC_OTHERS */
+    _Atomic uint32_t group;                  /* of a member: its group's row + 1 */
 } rc_slot;
+
+/* A work group, as far as the writer minds it; group_table.h has the protocol. */
+typedef struct rc_group_row {
+    _Alignas(128) _Atomic uint64_t floor; /* all below it is done; members and writer, never back */
+    _Alignas(128) _Atomic uint64_t head;  /* rc_head(): next sequence to be claimed, whose turn was last */
+    _Alignas(128) _Atomic uint64_t state; /* generation << 8 | state */
+    _Atomic uint64_t again;  /* goes up when members are to look again from the floor on */
+    _Atomic uint64_t gap;    /* messages missed and not yet reported with a message */
+    _Atomic uint64_t lost;   /* messages missed in all */
+    _Atomic uint64_t created_ns; /* Unix time */
+    _Atomic uint64_t name[RC_GROUP_NAME_WORDS]; /* NUL-terminated */
+    _Atomic uint32_t balance;
+    _Atomic uint32_t chooses; /* RC_CHOOSES, RC_OTHERS */
+    _Atomic uint32_t max_deliveries;
+    uint32_t zero;
+    _Atomic uint64_t aside; /* messages set aside, in all */
+    _Alignas(128) _Atomic uint64_t asleep[RC_BITMAP_WORDS];  /* members, by reader slot */
+    _Alignas(128) _Atomic uint64_t members[RC_BITMAP_WORDS]; /* likewise */
+} rc_group_row;
 
 typedef struct rc_control {
     _Alignas(128) rc_identity identity;
@@ -230,6 +272,8 @@ typedef struct rc_control {
     _Alignas(128) _Atomic uint64_t waiters[RC_BITMAP_WORDS];
     _Alignas(128) _Atomic uint64_t gating[RC_BITMAP_WORDS];
     _Alignas(128) _Atomic uint64_t choosers[RC_BITMAP_WORDS];
+    _Alignas(128) _Atomic uint64_t groups; /* rows where the writer is to look */
+    _Alignas(128) rc_group_row group_rows[RC_GROUPS_MAX];
     _Alignas(128) rc_slot readers[]; /* max_readers */
 } rc_control;
 
@@ -264,12 +308,22 @@ static_assert(offsetof(rc_control, wanted) == 0x080, "");
 static_assert(offsetof(rc_control, waiters) == 0x100, "");
 static_assert(offsetof(rc_control, gating) == 0x180, "");
 static_assert(offsetof(rc_control, choosers) == 0x200, "");
+static_assert(offsetof(rc_control, groups) == 0x280, "");
+static_assert(offsetof(rc_control, group_rows) == RC_GROUP_ROWS_OFFSET, "");
+static_assert(sizeof(rc_group_row) == 640, "");
+static_assert(offsetof(rc_group_row, head) == 0x080, "");
+static_assert(offsetof(rc_group_row, state) == 0x100, "");
+static_assert(offsetof(rc_group_row, name) == 0x128, "");
+static_assert(offsetof(rc_group_row, balance) == 0x148, "");
+static_assert(offsetof(rc_group_row, asleep) == 0x180, "");
+static_assert(offsetof(rc_group_row, members) == 0x200, "");
 static_assert(offsetof(rc_control, readers) == RC_READERS_OFFSET, "");
 static_assert(sizeof(rc_slot) == 384, "");
 static_assert(offsetof(rc_slot, state) == 0x080, "");
 static_assert(offsetof(rc_slot, label) == 0x0a0, "");
 static_assert(offsetof(rc_slot, received) == 0x100, "");
 static_assert(offsetof(rc_slot, skipped) == 0x110, "");
+static_assert(offsetof(rc_slot, group) == 0x11c, "");
 static_assert(sizeof(rc_topic) == 384, "");
 static_assert(offsetof(rc_topic, messages) == 0x080, "");
 static_assert(offsetof(rc_topic, version) == 0x100, "");
@@ -295,7 +349,9 @@ static inline uint64_t rc_layout_hash(void)
         offsetof(rc_identity, max_topics), offsetof(rc_header, topics), sizeof(rc_topic),
         offsetof(rc_topic, messages), offsetof(rc_topic, version), sizeof(rc_answer),
         sizeof(rc_wishes), offsetof(rc_control, choosers), offsetof(rc_slot, skipped),
-        RC_INTEREST_ROWS,
+        RC_INTEREST_ROWS, RC_GROUPS_MAX, RC_PARTITIONS, RC_LOCK_GROUPS, sizeof(rc_group_row),
+        offsetof(rc_control, groups), offsetof(rc_group_row, head), offsetof(rc_group_row, state),
+        offsetof(rc_group_row, name), offsetof(rc_group_row, asleep), offsetof(rc_slot, group),
     };
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
@@ -346,27 +402,42 @@ static inline uint64_t rc_data_size(const rc_geometry *g)
     return rc_answers_offset(g) + (uint64_t)g->max_readers * sizeof(rc_answer);
 }
 
-/* Words of a row of the interest table: a bit for each reader slot. */
+/* Words of a row of the interest table that have a bit for each reader slot. One more has a bit for
+ * each group. */
 static inline uint32_t rc_interest_words(const rc_geometry *g)
 {
     return (g->max_readers + 63) / 64;
 }
+
+/* Words from one row of the interest table to the next. */
+static inline uint32_t rc_interest_stride(const rc_geometry *g) { return rc_interest_words(g) + 1; }
 
 static inline uint64_t rc_interest_offset(const rc_geometry *g)
 {
     return RC_READERS_OFFSET + (uint64_t)g->max_readers * sizeof(rc_slot);
 }
 
-static inline uint64_t rc_wishes_offset(const rc_geometry *g)
+static inline uint64_t rc_partitions_offset(const rc_geometry *g)
 {
     uint64_t rows = (uint64_t)g->max_topics + RC_INTEREST_ROWS;
-    uint64_t end = rc_interest_offset(g) + rows * rc_interest_words(g) * sizeof(uint64_t);
+    uint64_t end = rc_interest_offset(g) + rows * rc_interest_stride(g) * sizeof(uint64_t);
     return (end + RC_LINE - 1) / RC_LINE * RC_LINE;
+}
+
+static inline uint64_t rc_wishes_offset(const rc_geometry *g)
+{
+    return rc_partitions_offset(g) + (uint64_t)RC_GROUPS_MAX * RC_PARTITIONS * sizeof(uint64_t);
+}
+
+/* Of a group's list; those of the readers come first. */
+static inline uint64_t rc_group_wishes_offset(const rc_geometry *g, uint32_t group)
+{
+    return rc_wishes_offset(g) + ((uint64_t)g->max_readers + group) * sizeof(rc_wishes);
 }
 
 static inline uint64_t rc_control_size(const rc_geometry *g)
 {
-    return rc_wishes_offset(g) + (uint64_t)g->max_readers * sizeof(rc_wishes);
+    return rc_group_wishes_offset(g, RC_GROUPS_MAX);
 }
 
 static inline uint64_t rc_message_limit(uint64_t capacity)

@@ -383,7 +383,7 @@ static inline int rc_filter_begin(rc_filter *f, const void *data, void *control,
     memset(f, 0, sizeof *f);
     f->header = data;
     f->topics = rc_topics_at(data, g);
-    f->words = rc_interest_words(g);
+    f->words = rc_interest_stride(g);
     f->interest = rc_interest_at(control, g) + index / 64;
     f->wishes = (rc_wishes *)((uint8_t *)control + rc_wishes_offset(g)) + index;
     f->answer = (const rc_answer *)((const uint8_t *)data + rc_answers_offset(g)) + index;

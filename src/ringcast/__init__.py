@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from .broker.config import Config, ConfigError
     from .broker.manager import Manager, ManagerError
     from .broker.topics.states import TopicState
-    from .broker.worker import ConnectionState, Feed, Phase, SubscriptionRefused, attach
+    from .broker.worker import (
+        ConnectionState,
+        Feed,
+        GroupFeed,
+        Phase,
+        SubscriptionRefused,
+        attach,
+    )
     from .shm.errors import (
         Evicted,
         LayoutMismatch,
@@ -48,6 +55,7 @@ __all__ = [
     "ConnectionState",
     "Evicted",
     "Feed",
+    "GroupFeed",
     "LayoutMismatch",
     "Manager",
     "ManagerError",
@@ -73,7 +81,14 @@ _ROOMS = {
     ".broker.config": ("Config", "ConfigError"),
     ".broker.manager": ("Manager", "ManagerError"),
     ".broker.topics.states": ("TopicState",),
-    ".broker.worker": ("ConnectionState", "Feed", "Phase", "SubscriptionRefused", "attach"),
+    ".broker.worker": (
+        "ConnectionState",
+        "Feed",
+        "GroupFeed",
+        "Phase",
+        "SubscriptionRefused",
+        "attach",
+    ),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

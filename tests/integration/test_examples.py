@@ -196,6 +196,11 @@ def test_plain_ring(name: str) -> None:
         )
 
 
+def test_work_group(name: str) -> None:
+    with running(EXAMPLES / "work_group.py", name) as process:
+        assert output(process) == "3 members handled 10000 messages; in order: True\n"
+
+
 def test_manager_that_is_stopped(name: str, exchange: Exchange) -> None:
     with running(EXAMPLES / "manager.py", name, exchange.url, "0.2") as process:
         assert output(process) == "the manager was stopped\n"

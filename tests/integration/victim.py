@@ -9,6 +9,9 @@ each message that it has published. It ends with exit code 0 if the step never c
     victim.py choose NAME
     victim.py send NAME WHO                     through an uplink
     victim.py receive NAME create|resume HOW    from an uplink
+    victim.py work NAME BALANCE                 as a member of group "g": join, work, leave, many
+    times victim.py remove NAME                       group "g" victim.py demote NAME
+    the same, as the ring's next writer
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import cast
 
 from ringcast import shm
+from ringcast.shm import group
 from ringcast.shm.broadcast import Reader, Writer
 from ringcast.shm.mpsc import Receiver, Sender
 from tests.integration import numbered, topical, traffic
@@ -88,6 +92,43 @@ def receive(name: str, how: str, auto_ack: str) -> None:
         os.write(1, b".")
 
 
+def work(name: str, balance: str) -> None:
+    """Join, handle some messages, give some back, wait, leave; so many times. What is given back is
+    set aside at its second delivery."""
+    os.write(1, b"r")
+    os.read(0, 1)
+    for _ in range(MESSAGES):
+        with group.Member.attach(
+            name,
+            "g",
+            balance=cast(group.Balance, balance),
+            start="oldest",
+            max_deliveries=2,
+            wait=shm.Blocking(spin_us=0),
+        ) as member:
+            for n in range(20):
+                message = member.read(timeout=0.005)
+                if message is not None and (n % 3 == 0 or message.deliveries > 1):
+                    message.nack()
+            with member.batch(limit=5, timeout=0):
+                pass
+
+
+def remove(name: str) -> None:
+    """Remove group "g"."""
+    os.write(1, b"r")
+    os.read(0, 1)
+    group.remove(name, "g")
+
+
+def demote(name: str) -> None:
+    """Take the ring over, and demote group "g"."""
+    writer = Writer.resume(name)
+    os.write(1, b"r")
+    os.read(0, 1)
+    writer.demote_group("g")
+
+
 ROLES: dict[str, Callable[..., None]] = {
     "write": write,
     "write_topics": write_topics,
@@ -95,6 +136,9 @@ ROLES: dict[str, Callable[..., None]] = {
     "choose": choose,
     "send": send,
     "receive": receive,
+    "work": work,
+    "remove": remove,
+    "demote": demote,
 }
 
 if __name__ == "__main__":

@@ -279,7 +279,7 @@ static void check_filter(const chooser *c, const rc_writer *w)
     for (uint32_t topic = 1; topic <= w->topic_count; topic++) {
         int wants = model_wants_name(c, topic_names[topic - 1]);
         CHECK(rc_filter_wants(f, topic) == (wants ? RC_WANTED : RC_UNWANTED));
-        CHECK(((rc_load(&w->interest[topic * w->interest_words]) & f->slot_bit) != 0) == wants);
+        CHECK(((rc_load(&w->interest[topic * w->interest_stride]) & f->slot_bit) != 0) == wants);
     }
     for (int i = 0; i < c->count; i++) {
         int found = strchr(c->wants[i], '*') != NULL;

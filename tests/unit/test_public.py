@@ -13,13 +13,14 @@ import pytest
 
 import ringcast
 from ringcast import shm
-from ringcast.shm import broadcast, mpsc
+from ringcast.shm import broadcast, group, mpsc
 
 NAMES = [
     "DESCRIPTOR",
     "Blocking",
     "BusySpin",
     "Evicted",
+    "GroupStatus",
     "Kind",
     "LayoutMismatch",
     "MessageTooLarge",
@@ -54,10 +55,21 @@ C_TYPES = {"uint64_t": "u8", "uint32_t": "u4", "uint16_t": "u2"}
 def test_names_of_the_package() -> None:
     assert sorted(shm.__all__) == sorted(NAMES)
     assert sorted(broadcast.__all__) == ["Batch", "Message", "Reader", "Reservation", "Writer"]
+    assert group.__all__ == [
+        "Balance",
+        "GroupBatch",
+        "GroupMessage",
+        "GroupStatus",
+        "Member",
+        "SetAside",
+        "list_groups",
+        "partition_of_key",
+        "remove",
+    ]
 
 
 TOP: Final = (
-    "Config ConfigError ConnectionState Evicted Feed LayoutMismatch Manager ManagerError"
+    "Config ConfigError ConnectionState Evicted Feed GroupFeed LayoutMismatch Manager ManagerError"
     " MessageTooLarge Phase RingClosed RingCorrupt RingError RingExists RingFull RingNotFound"
     " SendRejected SendUnconfirmed SubscriptionRefused TooManyReaders TooManySenders TooManyTopics"
     " TopicState attach"
@@ -81,18 +93,20 @@ def test_a_worker_loads_no_websocket_client(use: str) -> None:
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("module", [shm, broadcast])
+@pytest.mark.parametrize("module", [shm, broadcast, group])
 def test_every_public_name_is_there_and_explained(module: object) -> None:
     for name in module.__all__:  # type: ignore[attr-defined]
-        assert getattr(module, name).__doc__, name
+        if name != "Balance":  # an alias has no place for it
+            assert getattr(module, name).__doc__, name
 
 
 def test_methods_of_reader_and_writer() -> None:
     public = {
         broadcast.Writer: (
             "abandon abandoned answer_wishes answers_wishes capacity close closed create demote"
-            " epoch evict max_message name note oldest publish publish_many reserve resume sequence"
-            " set_topic_state slots topic try_publish unlink"
+            " demote_group epoch evict max_message name note oldest publish publish_many reserve"
+            " resume sequence"
+            " set_aside set_topic_state slots topic try_publish unlink"
             " watch_wishes wishers wishes"
         ),
         broadcast.Reader: (
@@ -103,6 +117,16 @@ def test_methods_of_reader_and_writer() -> None:
         broadcast.Message: "epoch gap key kind payload sequence text time_ns topic topic_name",
         broadcast.Batch: "descriptors first gap payload records release",
         broadcast.Reservation: "commit",
+        group.Member: (
+            "ack attach balance batch chooses close closed cursor group lag latest lost max_message"
+            " name note policy read read_available received skipped slot subscribe subscriptions"
+            " topic_id topic_state topics unsubscribe wait_into wishes_answer wishes_version"
+            " writer_alive"
+        ),
+        group.GroupMessage: (
+            "ack deliveries epoch gap key kind nack payload sequence text time_ns topic topic_name"
+        ),
+        group.GroupBatch: ("ack deliveries descriptors first gap nack payload records release"),
     }
     for cls, names in public.items():
         assert [n for n in dir(cls) if not n.startswith("_")] == names.split(), cls
@@ -135,13 +159,24 @@ def test_kinds() -> None:
     assert {kind.name: int(kind) for kind in shm.Kind} == {"TEXT": 1, "BINARY": 2, "EVENT": 16}
 
 
-@pytest.mark.parametrize("cls", [broadcast.Message, broadcast.Batch, broadcast.Reservation])
+@pytest.mark.parametrize(
+    "cls",
+    [
+        broadcast.Message,
+        broadcast.Batch,
+        broadcast.Reservation,
+        group.GroupMessage,
+        group.GroupBatch,
+    ],
+)
 def test_what_a_ring_hands_out_is_not_made_by_hand(cls: type) -> None:
     with pytest.raises(TypeError, match="come from"):
         cls()
 
 
-@pytest.mark.parametrize("cls", [broadcast.Reader, broadcast.Writer, mpsc.Sender, mpsc.Receiver])
+@pytest.mark.parametrize(
+    "cls", [broadcast.Reader, broadcast.Writer, group.Member, mpsc.Sender, mpsc.Receiver]
+)
 def test_endpoints_are_not_made_by_hand(cls: Any) -> None:
     for call in (cls, lambda: cls("md"), lambda: cls.__new__(cls)):
         with pytest.raises(TypeError, match="are made by"):
@@ -159,6 +194,15 @@ def test_blank_objects_raise_and_do_not_crash() -> None:
     room = broadcast.Reservation.__new__(broadcast.Reservation)
     with pytest.raises((AttributeError, ValueError)):
         room.commit()
+    member_message = group.GroupMessage.__new__(group.GroupMessage)
+    assert (len(member_message), bytes(member_message), member_message.deliveries) == (0, b"", 0)
+    member_batch = group.GroupBatch.__new__(group.GroupBatch)
+    assert (len(member_batch), member_batch.deliveries) == (0, 0)
+    for call in (member_message.ack, member_message.nack, member_batch.ack, member_batch.nack):
+        with pytest.raises(AttributeError):
+            call()
+    with member_batch:
+        pass
 
 
 # ---- waiting -------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ def test_of_a_new_ring(name: str) -> None:
             writer_since_ns=status.writer_since_ns,
             note=b"",
             readers=(),
+            groups=(),
         )
 
 
@@ -77,6 +78,7 @@ def test_of_a_new_reader(writer: Writer) -> None:
             waiting=False,
             gating=True,
             joined_ns=status.joined_ns,
+            group=None,
         )
     assert shm.status(writer.name).readers == ()
 

@@ -17,6 +17,8 @@
 #define LOOKS_EACH 256  /* messages that are sent between two looks at the clock */
 #define PASSES_IN_A_ROUND 8 /* of the ring, at least: between them the cursor is stored */
 #define RECOVERIES 64   /* of a lossy reader that is lapped, before it looks at its deadline */
+#define HAND_FIRST 64   /* places for messages in a member's hands, at first */
+#define HAND 1          /* the only one of a member here: one thread works it */
 
 /* What an attached end has beside what attach.h knows. The second thread, that calls ringcast_wait(),
  * must not look into `a.reader`, which the first one changes: it works on a snapshot that it makes
@@ -29,6 +31,25 @@ struct ringcast_reader {
     uint8_t *copy;                /* of a lossy reader's message */
     size_t copy_size;
     int held;         /* messages were handed out and not given back */
+};
+
+/* A message in a member's hands. */
+typedef struct held {
+    rc_lease lease; /* word 0: this place is empty */
+    uint32_t length;
+} held;
+
+/* A member. The thread in ringcast_member_wait() works on a copy of what the other has shown it. */
+struct ringcast_member {
+    rc_attached_reader a;
+    rc_wait_strategy strategy;
+    held *hand; /* by sequence: open addressing with linear probing, half empty at least */
+    size_t size, count;
+    pthread_mutex_t mutex; /* for the next two */
+    rc_look shown;
+    uint64_t shown_received;
+    int64_t waiter_looked_ns;
+    char group[RC_NAME_MAX + 1];
 };
 
 struct ringcast_sender {
@@ -103,7 +124,9 @@ static ringcast_status check_open(rc_endpoint *e)
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
-static ringcast_status strategy_of(const ringcast_reader_options *options, rc_wait_strategy *out)
+/* What the options say, of readers and of members. */
+static ringcast_status parse(const ringcast_reader_options *options, rc_reader_options *how,
+                             rc_wait_strategy *strategy)
 {
     static const rc_wait_kind kinds[] = {RC_BLOCKING, RC_BUSY_SPIN, RC_YIELDING};
     int32_t spin_us = options->spin_us == 0 ? DEFAULT_SPIN_US : options->spin_us;
@@ -113,8 +136,20 @@ static ringcast_status strategy_of(const ringcast_reader_options *options, rc_wa
         options->topic_count > UINT32_MAX || (options->topic_count && !options->topics))
         return FAIL(RINGCAST_INVALID,
                     "the options are out of range: begin with all zero and set what differs");
-    out->kind = kinds[options->wait];
-    out->spin_ns = spin_us < 0 ? 0 : (int64_t)spin_us * 1000;
+    strategy->kind = kinds[options->wait];
+    strategy->spin_ns = spin_us < 0 ? 0 : (int64_t)spin_us * 1000;
+    *how = (rc_reader_options){
+        .policy = options->policy,
+        .start = options->start,
+        .sequence = options->sequence,
+        .owner = options->owner,
+        .label = options->label ? options->label : program_invocation_short_name,
+        .topics = options->topics,
+        .topic_count = (uint32_t)options->topic_count,
+        .chooses = options->choose || options->topic_count,
+        .others = (uint32_t)(options->others != 0),
+        .skip = options->events ? 0 : RC_KIND_EVENT,
+    };
     return RINGCAST_OK;
 }
 
@@ -138,19 +173,7 @@ ringcast_status ringcast_reader_attach(ringcast_reader **reader, const char *nam
     ringcast_reader *r = calloc(1, sizeof *r);
     if (!r)
         return FAIL(RINGCAST_NO_MEMORY, "no memory for a reader");
-    how = (rc_reader_options){
-        .policy = options->policy,
-        .start = options->start,
-        .sequence = options->sequence,
-        .owner = options->owner,
-        .label = options->label ? options->label : program_invocation_short_name,
-        .topics = options->topics,
-        .topic_count = (uint32_t)options->topic_count,
-        .chooses = options->choose || options->topic_count,
-        .others = (uint32_t)(options->others != 0),
-        .skip = options->events ? 0 : RC_KIND_EVENT,
-    };
-    if ((status = strategy_of(options, &r->strategy)) != RINGCAST_OK ||
+    if ((status = parse(options, &how, &r->strategy)) != RINGCAST_OK ||
         (status = rc_attach_reader(&r->a, name, &how, &last_error)) != RINGCAST_OK) {
         free(r);
         return status;
@@ -169,11 +192,16 @@ static ringcast_status evicted(const ringcast_reader *r)
                 r->a.reader.index);
 }
 
-static ringcast_status corrupt(const ringcast_reader *r)
+static ringcast_status spoilt(const char *name, uint64_t sequence)
 {
     return FAIL(RINGCAST_CORRUPT,
-                "ring '%s' holds an impossible descriptor or counter at sequence %" PRIu64,
-                r->a.ring.name, r->a.reader.next);
+                "ring '%s' holds an impossible descriptor or counter at sequence %" PRIu64, name,
+                sequence);
+}
+
+static ringcast_status corrupt(const ringcast_reader *r)
+{
+    return spoilt(r->a.ring.name, r->a.reader.next);
 }
 
 void ringcast_release(ringcast_reader *reader)
@@ -204,18 +232,19 @@ static ringcast_status copy_out(ringcast_reader *r, const rc_descriptor *d, ring
     return rc_reader_intact(&r->a.reader, r->a.reader.next) ? RINGCAST_OK : RINGCAST_TIMEOUT;
 }
 
-static void describe(const ringcast_reader *r, const rc_descriptor *d, ringcast_message *m)
+static void describe(const rc_reader *r, const rc_descriptor *d, uint64_t gap, ringcast_message *m)
 {
-    m->payload = r->a.reader.arena + (d->f.position & (r->a.reader.capacity - 1));
+    m->payload = r->arena + (d->f.position & (r->capacity - 1));
     m->length = d->f.length;
     m->sequence = d->f.seq1 - 1;
     m->time_ns = d->f.time_ns;
-    m->gap = r->a.reader.gap;
+    m->gap = gap;
     m->key = d->f.key;
     m->topic = d->f.topic;
     m->epoch = d->f.epoch;
     m->kind = d->f.kind;
     m->connection = d->f.connection;
+    m->deliveries = 0;
 }
 
 /* Something stands in the way of the next message: deal with it. RINGCAST_OK: look again. */
@@ -274,7 +303,7 @@ static ringcast_status find(ringcast_reader *r, ringcast_message *m)
                 status = recover(r, RC_OVERRUN);
             continue;
         }
-        describe(r, &d, m);
+        describe(reader, &d, reader->gap, m);
         if (reader->lossy && (status = copy_out(r, &d, m)) != RINGCAST_OK) {
             if (status == RINGCAST_TIMEOUT)
                 status = recover(r, RC_OVERRUN);
@@ -300,6 +329,13 @@ static ringcast_status take(ringcast_reader *r, ringcast_message *m)
     return status;
 }
 
+static ringcast_status abandoned(const rc_attached_reader *a)
+{
+    return FAIL(RINGCAST_CLOSED,
+                "ring '%s' has no writer and was removed, so no message can come any more",
+                a->ring.name);
+}
+
 /* Wait for a reason to look; RINGCAST_TIMEOUT: the deadline is over. A call that does not wait looks
  * around all the same. */
 static ringcast_status wait_until(ringcast_reader *r, rc_reader *snapshot,
@@ -310,9 +346,7 @@ static ringcast_status wait_until(ringcast_reader *r, rc_reader *snapshot,
         rc_attached_reader_wait(&r->a, snapshot, r->strategy, deadline) == RC_CLOSED_MEANWHILE)
         return check_open(&r->a.endpoint);
     if (rc_attached_reader_is_abandoned(&r->a, snapshot, looked_ns))
-        return FAIL(RINGCAST_CLOSED,
-                    "ring '%s' has no writer and was removed, so no message can come any more",
-                    r->a.ring.name);
+        return abandoned(&r->a);
     return over ? RINGCAST_TIMEOUT : RINGCAST_OK;
 }
 
@@ -429,12 +463,16 @@ ringcast_status ringcast_unsubscribe(ringcast_reader *reader, const char *const 
     return RINGCAST_OK;
 }
 
+static const char *topic_name(const rc_ring *ring, uint32_t topic)
+{
+    if (topic == 0 || topic > rc_topics_count(ring->data.address, ring->g.max_topics))
+        return NULL;
+    return rc_topics_at(ring->data.address, &ring->g)[topic - 1].name;
+}
+
 const char *ringcast_topic_name(const ringcast_reader *reader, uint32_t topic)
 {
-    const rc_geometry *g = &reader->a.ring.g;
-    if (topic == 0 || topic > rc_topics_count(reader->a.ring.data.address, g->max_topics))
-        return NULL;
-    return rc_topics_at(reader->a.ring.data.address, g)[topic - 1].name;
+    return topic_name(&reader->a.ring, topic);
 }
 
 ringcast_status ringcast_note(ringcast_reader *reader, char *note, size_t size, size_t *length)
@@ -469,6 +507,324 @@ void ringcast_reader_close(ringcast_reader *reader)
     rc_detach_reader(&reader->a);
     free(reader->copy);
     free(reader);
+}
+
+/* ---- work groups --------------------------------------------------------------------------- */
+
+ringcast_status ringcast_member_attach(ringcast_member **member, const char *name, const char *group,
+                                       const ringcast_member_options *options)
+{
+    static const ringcast_member_options defaults;
+    static const uint32_t balances[] = {RC_ANY, RC_KEY, RC_ROUND_ROBIN};
+    rc_reader_options how;
+    ringcast_status status = prepare(name);
+    if (status != RINGCAST_OK)
+        return status;
+    if (!group)
+        return FAIL(RINGCAST_INVALID, "the group's name is NULL");
+    if (!options)
+        options = &defaults;
+    if ((unsigned)options->balance > RINGCAST_ROUND_ROBIN || options->max_deliveries < 0)
+        return FAIL(RINGCAST_INVALID, "balance is RINGCAST_ANY, _KEY or _ROUND_ROBIN, and max_deliveries"
+                                      " 0, or 1 to %u", RC_DELIVERIES_MAX);
+    ringcast_reader_options common = {
+        .start = options->start,
+        .sequence = options->sequence,
+        .wait = options->wait,
+        .spin_us = options->spin_us,
+        .label = options->label,
+        .owner = options->owner,
+        .topics = options->topics,
+        .topic_count = options->topic_count,
+        .choose = options->choose,
+        .others = options->others,
+    };
+    ringcast_member *m = calloc(1, sizeof *m);
+    if (m)
+        m->hand = calloc(HAND_FIRST, sizeof *m->hand);
+    if (!m || !m->hand) {
+        free(m);
+        return FAIL(RINGCAST_NO_MEMORY, "no memory for a member");
+    }
+    if ((status = parse(&common, &how, &m->strategy)) == RINGCAST_OK) {
+        how.group = group;
+        how.balance = balances[options->balance];
+        how.max_deliveries = (uint32_t)options->max_deliveries;
+        status = rc_attach_reader(&m->a, name, &how, &last_error);
+    }
+    if (status != RINGCAST_OK) {
+        free(m->hand);
+        free(m);
+        return status;
+    }
+    m->size = HAND_FIRST;
+    m->waiter_looked_ns = m->a.looked_ns;
+    m->shown = m->a.member->look;
+    pthread_mutex_init(&m->mutex, NULL);
+    strcpy(m->group, group);
+    *member = m;
+    return RINGCAST_OK;
+}
+
+static ringcast_status cut_off(const ringcast_member *m)
+{
+    return FAIL(RINGCAST_EVICTED,
+                "member %u of group '%s' was evicted: it held the ring '%s' full for too long. What it has"
+                " not acknowledged is others' now; attach again", m->a.reader.index, m->group,
+                m->a.ring.name);
+}
+
+/* Where a message stands in the hand, or would. */
+static held *place_of(const ringcast_member *m, uint64_t sequence)
+{
+    size_t i = sequence & (m->size - 1);
+    while (m->hand[i].lease.word && m->hand[i].lease.sequence != sequence)
+        i = (i + 1) & (m->size - 1);
+    return &m->hand[i];
+}
+
+/* Room in the hand for one more. 0: there is no memory. */
+static int make_room(ringcast_member *m)
+{
+    held *before = m->hand;
+    size_t size = m->size;
+    if (2 * (m->count + 1) <= size)
+        return 1;
+    m->hand = calloc(2 * size, sizeof *m->hand);
+    if (!m->hand) {
+        m->hand = before;
+        return 0;
+    }
+    m->size = 2 * size;
+    for (size_t i = 0; i < size; i++)
+        if (before[i].lease.word)
+            *place_of(m, before[i].lease.sequence) = before[i];
+    free(before);
+    return 1;
+}
+
+/* This place is empty from now on. What stands after it moves up if that brings it nearer to where it
+ * would stand alone. */
+static void put_down(ringcast_member *m, held *place)
+{
+    size_t mask = m->size - 1, hole = (size_t)(place - m->hand), i = hole;
+    while (m->hand[i = (i + 1) & mask].lease.word) {
+        size_t home = m->hand[i].lease.sequence & mask;
+        if (((i - home) & mask) < ((i - hole) & mask))
+            continue;
+        m->hand[hole] = m->hand[i];
+        hole = i;
+    }
+    m->hand[hole].lease.word = 0;
+    m->count--;
+}
+
+/* Take what is there, if anything is: else RINGCAST_TIMEOUT. RC_FRESH: to go with others. */
+static ringcast_status claim(ringcast_member *m, rc_sort sort, ringcast_message *message)
+{
+    rc_member *member = m->a.member;
+    rc_descriptor d;
+    rc_lease lease;
+    ringcast_status status = check_open(&m->a.endpoint);
+    if (status != RINGCAST_OK)
+        return status;
+    if (sort != RC_FRESH) {
+        int64_t now = rc_clock_ns(CLOCK_MONOTONIC_COARSE);
+        if (rc_member_look_due(member, now) && !rc_member_look_around(member, now))
+            return cut_off(m);
+    }
+    if (rc_unlikely(!make_room(m)))
+        return FAIL(RINGCAST_NO_MEMORY, "no memory for more than %zu messages in hand", m->count);
+    switch (rc_member_take(member, HAND, sort, NULL, &lease, &d)) {
+    case RC_MESSAGE:
+        break;
+    case RC_ENDED:
+        return RINGCAST_ENDED;
+    case RC_TAKEN_AWAY:
+        return cut_off(m);
+    case RC_IMPOSSIBLE:
+        (void)rc_member_give_back(member, &lease, 1);
+        return spoilt(m->a.ring.name, lease.sequence);
+    default:
+        return RINGCAST_TIMEOUT;
+    }
+    *place_of(m, lease.sequence) = (held){lease, d.f.length};
+    m->count++;
+    describe(&m->a.reader, &d, rc_member_take_gap(member), message);
+    message->deliveries = rc_lease_deliveries(lease.word);
+    return RINGCAST_OK;
+}
+
+/* Wait for a reason to look; RINGCAST_TIMEOUT: the deadline is over. */
+static ringcast_status rest(ringcast_member *m, rc_look *look, uint64_t received, int64_t *looked_ns,
+                            int64_t deadline)
+{
+    int over = rc_now_ns() >= deadline;
+    if (!over && rc_attached_member_wait(&m->a, look, HAND, received, m->strategy, deadline) ==
+                     RC_CLOSED_MEANWHILE)
+        return check_open(&m->a.endpoint);
+    if (rc_look_due(looked_ns) &&
+        rc_is_abandoned(&m->a.endpoint, RC_LOCK_WRITER, m->a.ring.name, 'c') &&
+        !rc_member_ready(m->a.member, look, HAND))
+        return abandoned(&m->a);
+    return over ? RINGCAST_TIMEOUT : RINGCAST_OK;
+}
+
+/* Nothing is there: say what was done, and show the thread in ringcast_member_wait() how far we are. */
+static rc_look settle(ringcast_member *m)
+{
+    rc_look look = m->a.member->look;
+    if (rc_endpoint_phase(&m->a.endpoint) != RC_OPEN)
+        return look;
+    rc_member_flush(m->a.member);
+    pthread_mutex_lock(&m->mutex);
+    m->shown = look;
+    m->shown_received = m->a.member->received;
+    pthread_mutex_unlock(&m->mutex);
+    return look;
+}
+
+ringcast_status ringcast_take(ringcast_member *member, ringcast_message *message, int64_t timeout_ns)
+{
+    int64_t deadline = 0;
+    for (;;) {
+        ringcast_status status = claim(member, RC_ANY_SORT, message);
+        if (rc_likely(status == RINGCAST_OK))
+            return status;
+        rc_look look = settle(member);
+        if (status != RINGCAST_TIMEOUT)
+            return status;
+        if (!deadline)
+            deadline = deadline_of(timeout_ns);
+        if ((status = rest(member, &look, member->a.member->received, &member->a.looked_ns,
+                           deadline)) != RINGCAST_OK)
+            return status;
+    }
+}
+
+ringcast_status ringcast_take_many(ringcast_member *member, ringcast_message *messages, size_t limit,
+                                   size_t *count, int64_t timeout_ns)
+{
+    *count = 0;
+    if (limit == 0)
+        return FAIL(RINGCAST_INVALID, "limit is a number of messages, 1 or more");
+    ringcast_status status = ringcast_take(member, messages, timeout_ns);
+    if (status != RINGCAST_OK)
+        return status;
+    for (*count = 1; *count < limit && messages->deliveries == 1; ++*count)
+        if (claim(member, RC_FRESH, &messages[*count]) != RINGCAST_OK)
+            break; /* what it is, the next call reports */
+    return RINGCAST_OK;
+}
+
+/* Acknowledge one message or give it back. An evicted member does neither: the bytes that were used may
+ * have been another message's, or another has the message already. */
+static ringcast_status let_go(ringcast_member *m, const ringcast_message *message, int back)
+{
+    rc_fence_acquire(); /* the message was used before; pairs with the order in rc_slot_evict() */
+    if (rc_unlikely(rc_member_changed(m->a.member) != RC_EMPTY))
+        return cut_off(m);
+    held *place = place_of(m, message->sequence), found = *place;
+    if (!found.lease.word || rc_lease_deliveries(found.lease.word) != message->deliveries)
+        return FAIL(RINGCAST_INVALID,
+                    "message %" PRIu64 " is not in this member's hands: it was acknowledged or given back"
+                    " before", message->sequence);
+    put_down(m, place);
+    if (back ? rc_member_give_back(m->a.member, &found.lease, 1)
+             : rc_member_finish(m->a.member, &found.lease, 0, found.length))
+        return RINGCAST_OK;
+    return cut_off(m);
+}
+
+static ringcast_status let_all_go(ringcast_member *m, const ringcast_message *messages, size_t count,
+                                  int back)
+{
+    ringcast_status status = check_open(&m->a.endpoint), bad = RINGCAST_OK;
+    size_t returned = 0;
+    if (status != RINGCAST_OK)
+        return status;
+    for (size_t i = 0; i < count && status != RINGCAST_EVICTED; i++) {
+        status = let_go(m, &messages[i], back);
+        returned += status == RINGCAST_OK;
+        if (status != RINGCAST_OK)
+            bad = status;
+    }
+    if (back && returned)
+        rc_member_call(m->a.member, returned);
+    return bad;
+}
+
+ringcast_status ringcast_acknowledge(ringcast_member *member, const ringcast_message *messages,
+                                     size_t count)
+{
+    return let_all_go(member, messages, count, 0);
+}
+
+ringcast_status ringcast_give_back(ringcast_member *member, const ringcast_message *messages,
+                                   size_t count)
+{
+    return let_all_go(member, messages, count, 1);
+}
+
+ringcast_status ringcast_member_wait(ringcast_member *member, int64_t timeout_ns)
+{
+    int64_t deadline = deadline_of(timeout_ns), look_around = rc_now_ns() + RC_GROUP_SLICE_NS;
+    for (;;) {
+        ringcast_status status = check_open(&member->a.endpoint);
+        if (status != RINGCAST_OK)
+            return status;
+        pthread_mutex_lock(&member->mutex);
+        rc_look look = member->shown;
+        uint64_t received = member->shown_received;
+        pthread_mutex_unlock(&member->mutex);
+        if (rc_member_ready(member->a.member, &look, HAND))
+            return RINGCAST_OK;
+        int64_t until = deadline < look_around ? deadline : look_around;
+        status = rest(member, &look, received, &member->waiter_looked_ns, until);
+        if (status == RINGCAST_TIMEOUT && until < deadline)
+            return RINGCAST_OK; /* whoever takes looks whether the others live */
+        if (status != RINGCAST_OK)
+            return status;
+    }
+}
+
+const char *ringcast_member_topic_name(const ringcast_member *member, uint32_t topic)
+{
+    return topic_name(&member->a.ring, topic);
+}
+
+ringcast_status ringcast_member_get_info(ringcast_member *member, ringcast_member_info *info)
+{
+    const rc_member *m = member->a.member;
+    ringcast_status status = check_open(&member->a.endpoint);
+    if (status != RINGCAST_OK)
+        return status;
+    uint64_t published = rc_member_published(m), floor = rc_load(&m->map.row->floor);
+    *info = (ringcast_member_info){
+        .lag = published > floor ? published - floor : 0,
+        .received = m->received,
+        .in_hand = member->count,
+        .lost = rc_load(&m->map.row->lost),
+        .max_message = m->max_message,
+        .members = rc_group_members(&m->map),
+        .slot = m->index,
+        .writer_alive = rc_lock_held(member->a.endpoint.lock_fd, RC_LOCK_WRITER) == 1,
+    };
+    return RINGCAST_OK;
+}
+
+void ringcast_member_close(ringcast_member *member)
+{
+    if (!member)
+        return;
+    if (rc_endpoint_phase(&member->a.endpoint) == RC_OPEN) {
+        rc_endpoint_leave(&member->a.endpoint, member->a.wake);
+        rc_leave_reader(&member->a);
+        pthread_mutex_destroy(&member->mutex);
+    }
+    rc_detach_reader(&member->a);
+    free(member->hand);
+    free(member);
 }
 
 /* ---- sending ------------------------------------------------------------------------------- */

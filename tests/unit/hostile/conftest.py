@@ -41,18 +41,28 @@ CAPACITY = 1024
 MAX_READERS = 2
 MAX_TOPICS = 4
 HEADER = 640
-"""Bytes of either header that mean something; in the control segment, what comes before slot 0."""
+"""Bytes of the data segment's header that mean something, and of the control segment's those that
+come before what is there of work groups."""
 TOPICS = DATA_HEADER + 64 * SLOTS + CAPACITY
 """Where the topic table begins in the data segment."""
 TOPIC_BYTES = 384
 ANSWERS = TOPICS + MAX_TOPICS * TOPIC_BYTES
 ANSWER_BYTES = 512
-INTEREST = HEADER + MAX_READERS * 384
-"""Where the interest table begins in the control segment; it has a word a row."""
-INTEREST_END = INTEREST + 8 * (MAX_TOPICS + 3)
-WISHES = -(-INTEREST_END // 128) * 128
+GROUP_ROWS = 768
+"""Where the rows of work groups begin in the control segment."""
+READERS = GROUP_ROWS + 32 * 640
+"""Where the reader slots begin there."""
+INTEREST = READERS + MAX_READERS * 384
+"""Where the interest table begins; its rows have a word for readers and one for groups."""
+INTEREST_END = INTEREST + 2 * 8 * (MAX_TOPICS + 3)
+PARTITIONS = -(-INTEREST_END // 128) * 128
+"""Where the partitions of groups begin."""
+WISHES = PARTITIONS + 32 * 1024 * 8
 """Where the lists begin of what readers want."""
-WISH_BYTES = 32768
+WISH_BYTES = 65536
+CONTROL_PARTS = [(0, HEADER), (HEADER, GROUP_ROWS + 2 * 640), (READERS, INTEREST_END)]
+"""Where something stands in the control segment that endpoints look at all the time; of the rows
+of groups two."""
 
 LAYOUT = (Path(shm.__file__).parent / "native" / "layout.h").read_text(encoding="utf-8")
 OFFSETS = {

@@ -13,7 +13,7 @@ from ringcast import shm
 from ringcast.shm.broadcast import Reader, Writer
 from tests.conftest import SHM, leftovers
 from tests.unit.conftest import control_path, data_path
-from tests.unit.hostile.conftest import HEADER, create
+from tests.unit.hostile.conftest import READERS, create
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def poke(path: Path, at: int, value: bytes) -> None:
     [
         (0, bytes(8), shm.RingNotFound, "is not complete"),
         (0, b"\xff" * 8, shm.LayoutMismatch, "its magic is another"),
-        (8, b"\x02\0\0\0", shm.LayoutMismatch, "has another layout version than 3"),
-        (16, b"\0", shm.LayoutMismatch, "has version 3 but other field offsets"),
+        (8, b"\x02\0\0\0", shm.LayoutMismatch, "has another layout version than 4"),
+        (16, b"\0", shm.LayoutMismatch, "has version 4 but other field offsets"),
         (24, struct.pack("<Q", 1 << 40), shm.RingCorrupt, "shorter or longer than its header"),
         (32, struct.pack("<Q", 77), shm.RingCorrupt, "are of different rings"),
         (40, struct.pack("<Q", 12), shm.RingCorrupt, "impossible sizes"),
@@ -150,7 +150,7 @@ def test_a_cursor_from_the_future_costs_its_reader_the_place(name: str) -> None:
     with create(name) as writer, Reader.attach(name) as reader:
         while writer.try_publish(b"x") is not None:
             pass
-        poke(control_path(name), HEADER, struct.pack("<Q", 1 << 60))
+        poke(control_path(name), READERS, struct.pack("<Q", 1 << 60))
         assert writer.try_publish(b"x") is not None
         with pytest.raises(shm.Evicted):
             reader.read_available()

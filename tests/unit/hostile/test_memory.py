@@ -13,8 +13,8 @@ from ringcast.shm.broadcast import Reader, Writer
 from tests.unit.conftest import DATA_HEADER, control_path, data_path
 from tests.unit.hostile.conftest import (
     CAPACITY,
+    CONTROL_PARTS,
     HEADER,
-    INTEREST_END,
     MAX_READERS,
     OFFSETS,
     SLOTS,
@@ -70,7 +70,8 @@ def spoil_headers(name: str, tries: int, rng: random.Random) -> int:
         while made < tries:
             segments = rng.choice(([data], [control], [data, control]))
             for segment in segments:
-                segment.spoil(rng, 0, HEADER if segment is data else INTEREST_END)
+                low, high = (0, HEADER) if segment is data else rng.choice(CONTROL_PARTS)
+                segment.spoil(rng, low, high)
             open_somehow(name, data, rng)
             data.restore()
             control.restore()
@@ -215,11 +216,12 @@ def spoil_control(name: str, tries: int, rng: random.Random) -> int:
     made = 0
     with create(name) as writer:
         pair, data = Pair(writer), Segment(data_path(name))
-        low, high = OFFSETS["rc_control.wanted"], INTEREST_END
+        words = OFFSETS["rc_control.wanted"]
         while made < tries:
             for _ in range(20):
                 for _ in range(rng.choice((1, 1, 4))):
-                    pair.control.spoil(rng, low, high)
+                    low, high = rng.choice(CONTROL_PARTS)
+                    pair.control.spoil(rng, max(low, words), high)
                 use_writer(writer, rng)
                 use(rng.choice(pair.readers), data, rng)
                 made += 1
@@ -240,7 +242,7 @@ def spoil_and_resume(name: str, tries: int, rng: random.Random) -> int:
     parts = [
         (data, 0x80, HEADER),
         (data, DATA_HEADER, DATA_HEADER + 64 * SLOTS),
-        (control, 0x80, INTEREST_END),
+        *((control, max(low, 0x80), high) for low, high in CONTROL_PARTS),
     ]
     for _ in range(tries):
         for segment, low, high in rng.choices(parts, k=rng.choice((1, 1, 3))):

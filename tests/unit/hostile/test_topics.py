@@ -20,12 +20,12 @@ from tests.unit.conftest import Background, control_path, data_path, wait_until_
 from tests.unit.hostile.conftest import (
     ANSWER_BYTES,
     ANSWERS,
-    HEADER,
     INTEREST,
     INTEREST_END,
     MAX_READERS,
     MAX_TOPICS,
     OFFSETS,
+    READERS,
     TOPIC_BYTES,
     TOPICS,
     WISH_BYTES,
@@ -76,7 +76,7 @@ def use_topics(reader: Reader, rng: random.Random) -> None:
 def places() -> list[tuple[str, int, int]]:
     """Segment, and from where to where, of all words that have to do with topics."""
     topics = OFFSETS["rc_header.topics"]
-    slot = HEADER + OFFSETS["rc_slot.received"]
+    slot = READERS + OFFSETS["rc_slot.received"]
     found = [
         ("data", topics, topics + 8),
         ("data", TOPICS, ANSWERS),

@@ -14,9 +14,10 @@ from ringcast.shm.broadcast import Reader, Writer
 from tests.unit.broker.cli.conftest import HOSTILE, finished, lines, only, parsed, run, started
 
 INSPECTED = (
-    "name epoch state slots capacity_bytes used_bytes occupancy sequence readers uplink connection"
+    "name epoch state slots capacity_bytes used_bytes occupancy sequence readers uplink groups"
+    " connection"
 )
-READER = "slot pid label policy state cursor lag lag_bytes lost skipped waiting topics"
+READER = "slot pid label policy state cursor lag lag_bytes lost skipped waiting topics group"
 SENDER = "lane pid label state sent pending pending_bytes rejected unconfirmed"
 CONNECTION = "phase url since_ns rtt_ns received sent reconnects last_error"
 
@@ -73,12 +74,13 @@ def test_inspect_json(writer: Writer) -> None:
         "occupancy": 0.125,
         "sequence": 1,
         "uplink": None,
+        "groups": [],
         "connection": None,
     }
     assert list(reader) == READER.split()
     assert (reader["pid"], reader["label"], reader["lag"]) == (os.getpid(), "mine", 1)
     assert (reader["policy"], reader["waiting"]) == ("block", False)
-    assert (reader["skipped"], reader["topics"]) == (0, None)
+    assert (reader["skipped"], reader["topics"], reader["group"]) == (0, None, None)
 
 
 def test_inspect_shows_what_readers_want(writer: Writer) -> None:
