@@ -19,7 +19,7 @@ All of it runs under the GIL but for the waiting, which works on a copy of the m
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport ENOMEM
-from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 
 from ringcast.shm._core cimport (
@@ -712,8 +712,9 @@ cdef class Member(Reader):
         self.look_around()
         return 1
 
-    cdef GroupMessage wait_for(self, Hand hand, void *loop, int64_t deadline, bint *ended):
-        """The next message; None: the deadline is over, or the ring has ended."""
+    cdef GroupMessage wait_for(self, Hand hand, void *loop, object timeout, bint *ended):
+        """The next message; None: the time is over, or the ring has ended."""
+        cdef int64_t deadline
         cdef GroupMessage message = GroupMessage.__new__(GroupMessage)
         cdef int taken
         ended[0] = False
@@ -721,6 +722,9 @@ cdef class Member(Reader):
         if self.auto_ack and hand.count:
             self.done_with(hand)
         taken = self.take_for(message, hand, loop, RC_ANY_SORT, NULL)
+        if taken == TAKEN:
+            return message
+        deadline = deadline_of(timeout)
         while taken != TAKEN:
             if taken == AT_END:
                 ended[0] = True
@@ -734,7 +738,7 @@ cdef class Member(Reader):
         cdef bint ended
         if loop.hand.number != self.hand_here().number:
             loop.hand = self.hand_here()
-        message = self.wait_for(loop.hand, <void *>loop, INT64_MAX, &ended)
+        message = self.wait_for(loop.hand, <void *>loop, None, &ended)
         if message is None:
             raise StopIteration
         return message
@@ -757,8 +761,7 @@ cdef class Member(Reader):
             RingCorrupt: the segments hold what nobody writes.
         """
         cdef bint ended
-        cdef int64_t deadline = deadline_of(timeout)
-        message = self.wait_for(self.hand_here(), NULL, deadline, &ended)
+        message = self.wait_for(self.hand_here(), NULL, timeout, &ended)
         if ended:
             raise self.ended()
         return message
@@ -768,7 +771,7 @@ cdef class Member(Reader):
 
     def __next__(self):
         cdef bint ended
-        message = self.wait_for(self.hand_here(), NULL, INT64_MAX, &ended)
+        message = self.wait_for(self.hand_here(), NULL, None, &ended)
         if message is None:
             raise StopIteration
         return message

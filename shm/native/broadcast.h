@@ -505,7 +505,11 @@ static inline uint32_t rc_writer_addressee(rc_writer *w, uint32_t group, uint64_
     const rc_descriptor *d = &w->descriptors[sequence & (w->slots - 1)];
     if (!rc_group_wants(&w->view, row, group, d->f.topic, d->f.kind, d->f.destination))
         return RC_NOBODY;
-    switch (rc_load(&row->balance)) {
+    uint32_t balance = rc_load(&row->balance);
+    /* One that was faster than this loop has it, or has dealt it out and woken whom it is for. */
+    if (balance != RC_KEY && rc_head_sequence(rc_load(&row->head)) > sequence)
+        return RC_NOBODY;
+    switch (balance) {
     case RC_KEY: {
         const _Atomic uint64_t *partitions = rc_partitions_at(w->control, &w->geometry, group);
         uint32_t p = rc_group_partition(&w->view, d->f.key, d->f.topic);
