@@ -617,6 +617,15 @@ static inline int rc_member_is_there(const rc_member *m, uint64_t sequence)
     return rc_load_acquire(&d->words[0]) == sequence + 1; /* release: rc_writer_commit() */
 }
 
+/* Was what has been read of a message's descriptor its own? What is not wanted may be passed by the floor and
+ * be overwritten meanwhile. What is wanted, and nobody has claimed, may not: so whoever has read that, and
+ * finds it to be its own, may claim it. Pairs with the fence in rc_writer_make_room(), as rc_reader_intact(). */
+static inline int rc_member_has_read(const rc_member *m, uint64_t sequence)
+{
+    rc_fence_acquire();
+    return rc_load(&m->map.view.header->settled) <= sequence;
+}
+
 /* RC_ANY and RC_ROUND_ROBIN: may a message at or below the head be claimed here? */
 static inline int rc_member_may_have(const rc_member *m, const rc_look *look, uint64_t sequence,
                                      uint64_t word)
@@ -629,7 +638,8 @@ static inline int rc_member_may_have(const rc_member *m, const rc_look *look, ui
     case RC_LEASE_FREE: /* no member leaves that below the head */
         return rc_member_is_there(m, sequence) &&
                rc_group_wants_descriptor(&m->map,
-                                         &m->map.descriptors[sequence & (m->map.slots - 1)]);
+                                         &m->map.descriptors[sequence & (m->map.slots - 1)]) &&
+               rc_member_has_read(m, sequence);
     case RC_LEASE_IMPOSSIBLE:
         rc_member_void(m, sequence, word);
         return 0; /* `again` has gone up: the next look begins anew */
@@ -665,6 +675,8 @@ static inline uint64_t rc_member_find_at_head(const rc_member *m, rc_look *look,
         uint64_t word = rc_load_acquire(rc_lease_at(map, at));
         uint32_t state = rc_lease_state(map, at, word);
         if (state == RC_LEASE_FREE && rc_group_wants_descriptor(map, d)) {
+            if (!rc_member_has_read(m, at))
+                continue; /* the floor has passed it */
             if (m->balance == RC_ANY || rc_member_deal(m, at, word, turn) == at)
                 return at;
             continue; /* it is dealt: the head moves on with the next look at it */
@@ -794,9 +806,9 @@ static inline uint64_t rc_member_find_keyed(const rc_member *m, rc_look *look, u
         rc_verdict verdict = RC_PASS;
         if (rc_group_wants_descriptor(map, d))
             verdict = rc_member_judge(m, look->next, rc_member_partition(m, d), hand, passed_over);
-        if (verdict == RC_CLAIM)
+        if (verdict == RC_CLAIM && rc_member_has_read(m, look->next))
             return look->next;
-        if (verdict == RC_PASS)
+        if (verdict != RC_LOOK_TWICE) /* the floor has passed what was to be claimed and is overwritten */
             look->next++;
     }
     return RC_NO_SEQUENCE;
