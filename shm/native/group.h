@@ -1481,13 +1481,14 @@ static inline int rc_member_enter(rc_member *m, uint64_t state)
 /* Leave: what we have is for the others. The slot is freed afterwards. */
 static inline void rc_member_leave(rc_member *m)
 {
-    int evicted = rc_member_changed(m) != RC_EMPTY, first;
+    int first;
     uint64_t returned = rc_group_sweep(&m->map, m->index, m->generation, &first);
     RC_FAULT(115);
+    /* Also one that was evicted: it may have claimed after others swept it. Before its entry goes: while that
+     * stands, whoever buries calls, too. */
+    rc_member_call(m, m->balance == RC_KEY ? m->map.max_readers : returned);
     rc_group_forget(&m->map, m->index, m->generation);
     rc_member_flush(m);
-    if (!evicted && (returned || m->balance == RC_KEY))
-        rc_member_call(m, m->balance == RC_KEY ? m->map.max_readers : returned);
 }
 
 /* ---- waiting ------------------------------------------------------------------------------------- */

@@ -303,7 +303,7 @@ def test_the_group_follows_its_model(name: str, balance: Any) -> None:
         machine,
         settings=settings(
             max_examples=60,
-            stateful_step_count=50,
+            stateful_step_count=40,
             deadline=None,
             database=None,
             print_blob=True,
