@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from . import (
     endtoend,
+    groups,
     growth,
     idle,
     ingest,
@@ -46,6 +47,7 @@ SCENARIOS: Final[dict[str, Callable[[Plan], Report]]] = {
     "idle": idle.measure,
     "growth": growth.measure,
     "topics": topics.measure,
+    "groups": groups.measure,
     "limits": limits.measure,
     "native": native.measure,
 }

@@ -44,8 +44,8 @@ COST: Final = 0.5
 """CPU time per message of the reader in C, at most, relative to Python's, one by one."""
 REPEATS_PER_S: Final = 40
 """How often a filled ring is read, per second of the plan."""
-_INTERFACE: Final = Path(shm.__file__).parent / "native" / "include"
-_SOURCES: Final = (Path(__file__).with_name("native_reader.c"), _INTERFACE / "ringcast.c")
+INTERFACE: Final = Path(shm.__file__).parent / "native" / "include"
+READER: Final = (Path(__file__).with_name("native_reader.c"), INTERFACE / "ringcast.c")
 
 Read = Callable[[Checker, broadcast.Reader], None]
 
@@ -131,7 +131,7 @@ def _result(
     return result
 
 
-def _filled(seconds: float, how: str, program: Path | None, filler: Path) -> dict[str, float]:
+def filled(seconds: float, how: str, program: Path | None, filler: Path) -> dict[str, float]:
     repeats = max(1, int(seconds * REPEATS_PER_S))
     with temporary_ring_name() as name, child_processes(seconds) as children:
         writer = children.start(_fill, name)
@@ -161,15 +161,16 @@ def _live(seconds: float, how: str, program: Path | None, filler: Path) -> dict[
 
 
 @contextlib.contextmanager
-def _program() -> Iterator[Path | None]:
-    """The reader in C, compiled; None without a compiler."""
+def compiled(*sources: Path) -> Iterator[Path | None]:
+    """A program made of sources in C; None without a compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="ringcast-bench-") as folder:
-        program = Path(folder) / "native_reader"
-        command = [compiler, "-std=c11", "-O2", f"-I{_INTERFACE}", *map(str, _SOURCES)]
+        program = Path(folder) / sources[0].stem
+        folders = [f"-I{path}" for path in (INTERFACE, INTERFACE.parent)]
+        command = [compiler, "-std=c11", "-O2", *folders, *map(str, sources)]
         done = subprocess.run(
             [*command, "-pthread", "-lrt", "-o", str(program)],
             capture_output=True,
@@ -178,7 +179,7 @@ def _program() -> Iterator[Path | None]:
             timeout=120,
         )
         if done.returncode:
-            raise RunFailedError(f"the reader in C does not compile: {done.stderr}")
+            raise RunFailedError(f"{sources[0].name} does not compile: {done.stderr}")
         yield program
 
 
@@ -189,19 +190,22 @@ def measure(plan: Plan) -> Report:
         RunFailedError: a reader did not get exactly what was sent, or a process failed.
     """
     machine = describe_machine()
-    with _program() as program, tempfile.NamedTemporaryFile(prefix="ringcast-bench-") as file:
+    with (
+        compiled(*READER) as program,
+        tempfile.NamedTemporaryFile(prefix="ringcast-bench-") as file,
+    ):
         file.write(contents(SIZE).filler)
         file.flush()
         ways = (PYTHON, BATCHES) if program is None else (NATIVE, PYTHON, BATCHES)
         runs = [
             partial(run, plan.seconds, how, program, Path(file.name))
-            for run in (_filled, _live)
+            for run in (filled, _live)
             for how in ways
         ]
         found = interleave(runs, plan.repeat)
-    filled, live = samples_of(found, "filled"), samples_of(found, "live")
+    of_filled, live = samples_of(found, "filled"), samples_of(found, "live")
     groups: dict[str, Sequence[Figure]] = {
-        "CPU time per message, from a filled ring": figures_of(filled, "ns", 1e9),
+        "CPU time per message, from a filled ring": figures_of(of_filled, "ns", 1e9),
         "messages per second to one reader": figures_of(live, "M/s", 1e-6),
         "CPU time per message, live": figures_of(samples_of(found, "live cpu"), "ns", 1e9),
     }
@@ -210,7 +214,7 @@ def measure(plan: Plan) -> Report:
         parameters["missing"] = "a C compiler, for the reader in C"
     else:
         groups["the reader in C against Python's, one by one"] = [
-            ratio("CPU time, filled", filled[NATIVE], filled[PYTHON], COST, "smaller"),
+            ratio("CPU time, filled", of_filled[NATIVE], of_filled[PYTHON], COST, "smaller"),
             ratio("messages per second, live", live[NATIVE], live[PYTHON]),
         ]
     return Report("native", parameters, machine, groups)

@@ -279,6 +279,14 @@ _PICTURES: Final[tuple[Picture, ...]] = (
         ),
     ),
     Picture(
+        "groups",
+        "groups",
+        "messages per second, all consumers together",
+        lambda f: _bars(
+            f, "One sender, four consumers that share the messages out", "M/s", log=True
+        ),
+    ),
+    Picture(
         "growth-readers",
         "growth",
         "writer's CPU time per publish(), by number of readers",

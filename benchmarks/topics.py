@@ -185,7 +185,7 @@ def check_messages(messages: Iterable[Any], due: Sequence[Words], mark: bytes) -
     raise RunFailedError("the messages ended before their mark")
 
 
-def _pauses(rate: int | None, step: int, seconds: float) -> Iterator[None]:
+def pauses(rate: int | None, step: int, seconds: float) -> Iterator[None]:
     """Wait until the next `step` messages are due, over and over, for so many seconds."""
     clock = time.perf_counter_ns
     began = clock()
@@ -217,7 +217,7 @@ def _write(channel: Channel, name: str, case: Case, seconds: float) -> None:
         channel.send()
         channel.receive()  # the readers are attached
         cpu_ns = sent = 0
-        for _ in _pauses(case.rate, step, seconds):
+        for _ in pauses(case.rate, step, seconds):
             chunk = next(chunks)
             before = clock()
             for payload, topic in chunk:
@@ -296,7 +296,7 @@ def _publish_unwanted(
     try_publish = writer.try_publish
     sent = full = 0
     began = time.perf_counter()
-    for _ in _pauses(rate, CHUNK, seconds):
+    for _ in pauses(rate, CHUNK, seconds):
         for payload in payloads[:CHUNK]:
             if try_publish(payload, topic=topic) is None:
                 full += 1

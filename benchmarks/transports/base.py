@@ -184,6 +184,15 @@ class Transport(abc.ABC):
         """What a server between the sides has used until now."""
         return Usage(0.0, 0)
 
+    def is_acknowledged(self) -> bool:
+        """Where receivers share messages out: whether all have been acknowledged. True where there
+        are no acknowledgements. In the parent.
+
+        Raises:
+            RunFailedError: one was delivered more than once.
+        """
+        return True
+
 
 def find_program(name: str) -> str | None:
     """The path of a program, on PATH or where pip installs programs; None if it is missing."""
