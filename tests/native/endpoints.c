@@ -1,7 +1,7 @@
-/* endpoints.c - C readers and senders that do what they are asked.
+/* endpoints.c - C readers, members and senders that do what they are asked.
  *
  * Each line of the input is a request: a word, the number of an end where it needs one, and
- * arguments. The answer is one line of JSON; only `follow` and `loop` print one for each message
+ * arguments. The answer is one line of JSON; only `follow`, `loop` and `work` print one for each message
  * before it. So a Python test works any number of C ends, in a process that it can kill.
  */
 #define _GNU_SOURCE
@@ -26,6 +26,7 @@
 #define TOPICS_MAX 512 /* in one request */
 
 static ringcast_reader *readers[ENDS];
+static ringcast_member *members[ENDS];
 static ringcast_sender *senders[ENDS];
 static ringcast_message messages[MANY];
 static size_t held;
@@ -77,9 +78,10 @@ static void print_message(const ringcast_message *m)
 {
     printf("{\"status\": 0, \"sequence\": %" PRIu64 ", \"length\": %zu, \"crc\": %" PRIu32
            ", \"gap\": %" PRIu64 ", \"topic\": %" PRIu32 ", \"kind\": %d, \"epoch\": %" PRIu32
-           ", \"time_ns\": %" PRIu64 ", \"key\": %" PRIu64 ", \"connection\": %d}\n",
+           ", \"time_ns\": %" PRIu64 ", \"key\": %" PRIu64 ", \"connection\": %d"
+           ", \"deliveries\": %" PRIu32 "}\n",
            m->sequence, m->length, crc32_of(m->payload, m->length), m->gap, m->topic, m->kind,
-           m->epoch, m->time_ns, m->key, m->connection);
+           m->epoch, m->time_ns, m->key, m->connection, m->deliveries);
 }
 
 /* ---- topics -------------------------------------------------------------------------------- */
@@ -97,9 +99,8 @@ static size_t parse_topics(char *text)
     return count;
 }
 
-static void print_topic_name(int end, uint32_t topic)
+static void print_topic_name(const char *found)
 {
-    const char *found = ringcast_topic_name(readers[end], topic);
     answer(RINGCAST_OK);
     printf(", \"known\": %d", found != NULL);
     print_text("name", found ? found : "");
@@ -218,6 +219,238 @@ static ringcast_status run_loop(int end, int handshake)
     return status;
 }
 
+/* ---- members ------------------------------------------------------------------------------- */
+
+/* What each member was handed last: a message that is acknowledged or given back is named by its
+ * sequence, and also one that it has no more. */
+static ringcast_message taken[ENDS][MANY];
+static size_t taken_count[ENDS];
+
+static ringcast_status join(char *arguments)
+{
+    int end, balance, start, wait;
+    ringcast_member_options options = {0};
+    char name[64], group[64], label[128];
+    static char list[LINE_MAX_BYTES];
+    if (sscanf(arguments,
+               "%d %63s %63s %d %" SCNd32 " %d %" SCNu64 " %d %" SCNd32 " %" SCNd64 " %127s %" SCNd32
+               " %" SCNd32 " %262143s",
+               &end, name, group, &balance, &options.max_deliveries, &start, &options.sequence, &wait,
+               &options.spin_us, &options.owner, label, &options.choose, &options.others, list) != 14)
+        exit(3);
+    options.topic_count = parse_topics(list);
+    options.topics = options.topic_count ? topics : NULL;
+    options.balance = (ringcast_balance)balance;
+    options.start = (ringcast_start)start;
+    options.wait = (ringcast_strategy)wait;
+    options.label = strcmp(label, "-") ? label : NULL;
+    taken_count[end] = 0;
+    return ringcast_member_attach(&members[end], name, strcmp(group, "-") ? group : NULL, &options);
+}
+
+static ringcast_status take_some(int end, size_t limit, int64_t timeout_ns)
+{
+    ringcast_status status;
+    held = 0;
+    if (limit == 1) {
+        status = ringcast_take(members[end], messages, timeout_ns);
+        held = status == RINGCAST_OK;
+    } else {
+        status = ringcast_take_many(members[end], messages, limit < MANY ? limit : MANY, &held,
+                                    timeout_ns);
+    }
+    for (size_t i = 0; i < held; i++)
+        taken[end][taken_count[end]++ % MANY] = messages[i];
+    return status;
+}
+
+/* The newest messages of these sequences, with commas between them. */
+static size_t find_taken(int end, char *list)
+{
+    size_t count = 0;
+    for (char *number; (number = strsep(&list, ",")) && count < MANY; count++) {
+        uint64_t sequence = strtoull(number, NULL, 10);
+        size_t n = taken_count[end];
+        while (n-- > 0 && taken[end][n % MANY].sequence != sequence)
+            ;
+        messages[count] = n != SIZE_MAX ? taken[end][n % MANY]
+                                        : (ringcast_message){.sequence = sequence, .deliveries = 1};
+    }
+    return count;
+}
+
+static void print_list(ringcast_status status)
+{
+    answer(status);
+    printf(", \"count\": %zu, \"sequences\": [", held);
+    for (size_t i = 0; i < held; i++)
+        printf("%s%" PRIu64, i ? ", " : "", messages[i].sequence);
+    printf("], \"deliveries\": [");
+    for (size_t i = 0; i < held; i++)
+        printf("%s%" PRIu32, i ? ", " : "", messages[i].deliveries);
+    printf("]");
+}
+
+/* Take `limit` at a time until something ends that. Each message is printed when it is taken and again,
+ * as done or given back, before that is said; every `back`-th is given back at its first delivery. */
+static ringcast_status work(int end, size_t limit, int64_t timeout_ns, uint64_t back)
+{
+    ringcast_status status;
+    while ((status = take_some(end, limit, timeout_ns)) == RINGCAST_OK) {
+        for (size_t i = 0; i < held; i++)
+            print_message(&messages[i]);
+        fflush(stdout);
+        for (size_t i = held; i-- > 0 && status == RINGCAST_OK;) {
+            int returns = back && messages[i].deliveries == 1 && messages[i].sequence % back == 0;
+            printf("{\"status\": 0, \"%s\": %" PRIu64 "}\n", returns ? "back" : "done",
+                   messages[i].sequence);
+            fflush(stdout);
+            status = (returns ? ringcast_give_back : ringcast_acknowledge)(members[end], &messages[i], 1);
+        }
+        if (status != RINGCAST_OK)
+            break;
+    }
+    return status;
+}
+
+static void *wait_as_member(void *unused)
+{
+    while (!loop.over) {
+        ringcast_status status = ringcast_member_wait(members[loop.end], LOOK_NS);
+        if (status == RINGCAST_TIMEOUT)
+            continue;
+        loop.wakes++;
+        if (loop.handshake) {
+            sem_post(&loop.woken);
+            sem_wait(&loop.was_read);
+        }
+        if (status != RINGCAST_OK)
+            break;
+    }
+    return unused;
+}
+
+/* As run_loop(), for a member, that acknowledges what it takes. */
+static ringcast_status run_member_loop(int end, int handshake)
+{
+    pthread_t thread;
+    ringcast_status status = RINGCAST_OK;
+    loop.end = end;
+    loop.handshake = handshake;
+    loop.over = loop.wakes = 0;
+    sem_init(&loop.woken, 0, 0);
+    sem_init(&loop.was_read, 0, 0);
+    if (pthread_create(&thread, NULL, wait_as_member, NULL) != 0)
+        exit(4);
+    while (status == RINGCAST_OK || status == RINGCAST_TIMEOUT) {
+        if (handshake)
+            sem_wait(&loop.woken);
+        while ((status = take_some(end, 1, handshake ? 0 : LOOK_NS)) == RINGCAST_OK) {
+            print_message(messages);
+            if ((status = ringcast_acknowledge(members[end], messages, 1)) != RINGCAST_OK)
+                break;
+        }
+        if (handshake)
+            sem_post(&loop.was_read);
+    }
+    loop.over = 1;
+    sem_post(&loop.was_read);
+    pthread_join(thread, NULL);
+    return status;
+}
+
+static void print_member_info(int end)
+{
+    ringcast_member_info info = {0};
+    answer(ringcast_member_get_info(members[end], &info));
+    printf(", \"lag\": %" PRIu64 ", \"received\": %" PRIu64 ", \"in_hand\": %" PRIu64
+           ", \"lost\": %" PRIu64 ", \"max_message\": %" PRIu64 ", \"members\": %" PRIu32
+           ", \"slot\": %" PRIu32 ", \"writer_alive\": %d",
+           info.lag, info.received, info.in_hand, info.lost, info.max_message, info.members, info.slot,
+           info.writer_alive);
+}
+
+/* What a child sees of the member that it inherits; it joins by itself, too. */
+static void fork_member(int end, const char *name, const char *group)
+{
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        ringcast_member *inherited = members[end], *own = NULL;
+        ringcast_member_info info;
+        size_t n;
+        int closed = ringcast_take(inherited, messages, 0) == RINGCAST_CLOSED &&
+                     ringcast_take_many(inherited, messages, 2, &n, RINGCAST_FOREVER) ==
+                         RINGCAST_CLOSED &&
+                     ringcast_acknowledge(inherited, &taken[end][0], 1) == RINGCAST_CLOSED &&
+                     ringcast_give_back(inherited, &taken[end][0], 1) == RINGCAST_CLOSED &&
+                     ringcast_member_wait(inherited, RINGCAST_FOREVER) == RINGCAST_CLOSED &&
+                     ringcast_member_get_info(inherited, &info) == RINGCAST_CLOSED;
+        ringcast_member_close(inherited);
+        closed = closed && strstr(ringcast_last_error(), "forked child") &&
+                 ringcast_member_attach(&own, name, group, NULL) == RINGCAST_OK;
+        ringcast_member_close(own);
+        _exit(closed ? 0 : 1);
+    }
+    waitpid(child, &status, 0);
+    printf("{\"status\": 0, \"child\": %d", status);
+}
+
+/* 0: the word is none of a member's. */
+static int serve_member(const char *word, char *rest)
+{
+    int end = 0, consumed = 0;
+    long long a = 0, b = 0, c = 0;
+    static char text[LINE_MAX_BYTES], more[64];
+    sscanf(rest, "%d%n", &end, &consumed);
+    sscanf(rest + consumed, "%lld %lld %lld", &a, &b, &c);
+    if (!strcmp(word, "join")) {
+        answer(join(rest));
+    } else if (!strcmp(word, "take")) {
+        ringcast_status status = take_some(end, 1, a);
+        if (status == RINGCAST_OK) {
+            print_message(messages);
+            fflush(stdout);
+            return 2;
+        }
+        answer(status);
+    } else if (!strcmp(word, "take_many")) {
+        print_list(take_some(end, (size_t)a, b));
+    } else if (!strcmp(word, "acknowledge") || !strcmp(word, "give_back")) {
+        sscanf(rest + consumed, " %262143s", text);
+        size_t count = find_taken(end, text);
+        answer((*word == 'a' ? ringcast_acknowledge : ringcast_give_back)(members[end], messages,
+                                                                          count));
+    } else if (!strcmp(word, "taken")) {
+        sscanf(rest + consumed, " %262143s", text);
+        (void)find_taken(end, text);
+        print_message(messages);
+        fflush(stdout);
+        return 2;
+    } else if (!strcmp(word, "member_wait")) {
+        answer(ringcast_member_wait(members[end], a));
+    } else if (!strcmp(word, "work")) {
+        answer(work(end, (size_t)a, b, (uint64_t)c));
+    } else if (!strcmp(word, "member_loop")) {
+        answer(run_member_loop(end, (int)a));
+        printf(", \"wakes\": %d", loop.wakes);
+    } else if (!strcmp(word, "member_info")) {
+        print_member_info(end);
+    } else if (!strcmp(word, "member_topic_name")) {
+        print_topic_name(ringcast_member_topic_name(members[end], (uint32_t)a));
+    } else if (!strcmp(word, "leave")) {
+        ringcast_member_close(members[end]);
+        members[end] = NULL;
+        answer(RINGCAST_OK);
+    } else if (!strcmp(word, "fork_member")) {
+        sscanf(rest + consumed, "%63s %63s", text, more);
+        fork_member(end, text, more);
+    } else {
+        return 0;
+    }
+    return 1;
+}
+
 /* ---- senders ------------------------------------------------------------------------------- */
 
 static ringcast_status attach_sender(char *arguments)
@@ -330,6 +563,13 @@ static void serve(const char *word, char *rest)
     long long a = 0, b = 0;
     char text[LINE_MAX_BYTES] = "";
     uint64_t ticket = UINT64_MAX;
+    int served = serve_member(word, rest);
+    if (served == 2) /* all of it is printed */
+        return;
+    if (served) {
+        finish();
+        return;
+    }
     sscanf(rest, "%d%n", &end, &consumed);
     sscanf(rest + consumed, "%lld %lld %262143s", &a, &b, text);
     if (!strcmp(word, "attach")) {
@@ -364,7 +604,7 @@ static void serve(const char *word, char *rest)
         answer((*word == 's' ? ringcast_subscribe : ringcast_unsubscribe)(readers[end], topics,
                                                                           count));
     } else if (!strcmp(word, "topic_name")) {
-        print_topic_name(end, (uint32_t)a);
+        print_topic_name(ringcast_topic_name(readers[end], (uint32_t)a));
     } else if (!strcmp(word, "info")) {
         print_info(end);
     } else if (!strcmp(word, "note")) {
@@ -412,6 +652,7 @@ int main(void)
             serve(word, line + consumed);
     for (int i = 0; i < ENDS; i++) {
         ringcast_reader_close(readers[i]);
+        ringcast_member_close(members[i]);
         ringcast_sender_close(senders[i]);
     }
     return 0;

@@ -1,4 +1,4 @@
-"""A process of endpoints.c: C readers and senders that do what a test asks."""
+"""A process of endpoints.c: C readers, members and senders that do what a test asks."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ Answer = dict[str, Any]
 FOREVER: Final = -1
 POLICIES: Final = ("block", "lossy")
 STARTS: Final = ("latest", "oldest", "sequence")
+BALANCES: Final = ("any", "key", "round-robin")
 STRATEGIES: Final = ("blocking", "busy-spin", "yielding")
 MANY: Final = 4096
 """The most messages that one `read_many` of endpoints.c asks for."""
@@ -65,8 +66,26 @@ class Followed(NamedTuple):
     end: Answer
 
 
+class Worked(NamedTuple):
+    """What a member did that was asked to `work`: messages that it was handed, and the sequences of
+    those that it was about to acknowledge and to give back, each in order."""
+
+    taken: list[Answer]
+    done: list[int]
+    back: list[int]
+
+
+def sorted_out(lines: list[Answer]) -> Worked:
+    """What lines of `work` say."""
+    return Worked(
+        [line for line in lines if "sequence" in line],
+        [line["done"] for line in lines if "done" in line],
+        [line["back"] for line in lines if "back" in line],
+    )
+
+
 class Ends:
-    """One process. Ends are numbered from 0 to 7, readers and senders each."""
+    """One process. Ends are numbered from 0 to 7, readers, members and senders each."""
 
     def __init__(self, command: list[str], errors: Path) -> None:
         self._errors = errors
@@ -186,6 +205,67 @@ class Ends:
         """All messages, and how it ended."""
         *messages, end = self.messages()
         return Followed(messages, end)
+
+    # -- members
+
+    def join(
+        self,
+        name: str,
+        group: str = "g",
+        end: int = 0,
+        *,
+        balance: str | int = "any",
+        max_deliveries: int = 0,
+        start: str | int = "latest",
+        wait: str = "blocking",
+        spin_us: int = 0,
+        owner: int = 0,
+        label: str = "-",
+        topics: Sequence[str] | None = None,
+        others: bool = False,
+    ) -> Answer:
+        """Join a group; a `start` that is a number is a sequence, "-" as a group is NULL."""
+        kind, sequence = (start, 0) if isinstance(start, str) else ("sequence", start)
+        number = BALANCES.index(balance) if isinstance(balance, str) else balance
+        numbers = (number, max_deliveries, STARTS.index(kind), sequence, STRATEGIES.index(wait))
+        choices = (int(topics is not None), int(others), joined(topics or ()))
+        return self.ask("join", end, name, group or "''", *numbers, spin_us, owner, label, *choices)
+
+    def joined(self, name: str, group: str = "g", end: int = 0, **options: Any) -> None:
+        """Join a group, which has to work."""
+        answer = self.join(name, group, end, **options)
+        assert answer["status"] is Status.OK, answer
+
+    def take(self, end: int = 0, timeout: float = 0) -> Answer:
+        """One message, or why there is none."""
+        return self.ask("take", end, ns(timeout))
+
+    def take_many(self, limit: int, end: int = 0, timeout: float = 0) -> Answer:
+        """Many at once."""
+        return self.ask("take_many", end, limit, ns(timeout))
+
+    def acknowledge(self, *sequences: int, end: int = 0) -> Answer:
+        return self.ask("acknowledge", end, ",".join(map(str, sequences)))
+
+    def give_back(self, *sequences: int, end: int = 0) -> Answer:
+        return self.ask("give_back", end, ",".join(map(str, sequences)))
+
+    def member_info(self, end: int = 0) -> Answer:
+        return self.ask("member_info", end)
+
+    def begin_working(self, end: int = 0, *, limit: int = 1, back: int = 0) -> None:
+        """Take and acknowledge, `limit` at a time, until something ends that; every `back`-th is
+        given back first."""
+        self.begin("work", end, limit, FOREVER, back)
+
+    def worked(self) -> tuple[Worked, Answer]:
+        """All that a member did, and how it ended."""
+        lines = []
+        while not {"sequence", "done", "back"}.isdisjoint(answer := self.answer()):
+            lines.append(answer)
+        return sorted_out(lines), answer
+
+    # -- senders
 
     def send(self, payload: bytes, end: int = 0, *, kind: int = 1, timeout: float = 0) -> Answer:
         return self.ask("send", end, kind, ns(timeout), payload.hex() or "-")

@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -26,12 +27,14 @@ static void step(void);
 #undef atomic_load_explicit
 #undef atomic_store_explicit
 #undef atomic_exchange_explicit
+#undef atomic_fetch_add_explicit
 #undef atomic_fetch_or_explicit
 #undef atomic_fetch_and_explicit
 #undef atomic_compare_exchange_strong_explicit
 #define atomic_load_explicit(p, order) (step(), __atomic_load_n((p), (order)))
 #define atomic_store_explicit(p, v, order) (step(), __atomic_store_n((p), (v), (order)))
 #define atomic_exchange_explicit(p, v, order) (step(), __atomic_exchange_n((p), (v), (order)))
+#define atomic_fetch_add_explicit(p, v, order) (step(), __atomic_fetch_add((p), (v), (order)))
 #define atomic_fetch_or_explicit(p, v, order) (step(), __atomic_fetch_or((p), (v), (order)))
 #define atomic_fetch_and_explicit(p, v, order) (step(), __atomic_fetch_and((p), (v), (order)))
 #define atomic_compare_exchange_strong_explicit(p, expected, v, success, failure) \
@@ -131,8 +134,12 @@ static _Thread_local struct {
     uint64_t jitter;
 } plan;
 
+/* Steps that this thread has done. */
+static _Thread_local uint64_t steps;
+
 static void step(void)
 {
+    steps++;
     if (plan.then) {
         if (plan.left-- == 0) {
             action *then = plan.then;
@@ -220,7 +227,7 @@ static void check_message(const rc_descriptor *m, const uint8_t *bytes, uint64_t
     uint8_t payload[LONGEST];
     compose(&expected, payload, sequence, max);
     CHECK(m->f.seq1 == sequence + 1);
-    CHECK(m->f.key == sequence);
+    CHECK(m->f.key == expected.f.key);
     CHECK(m->f.length == expected.f.length);
     CHECK(m->f.topic == expected.f.topic && m->f.kind == expected.f.kind);
     CHECK(m->f.crc32c == checksum(bytes, m->f.length));
@@ -236,13 +243,37 @@ typedef struct ring {
     sem_t *wakes[READERS];
 } ring;
 
-/* Exactly so many bytes, zeroed, aligned as a mapping's lines are. */
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define FENCE_OFF(from, size) ASAN_POISON_MEMORY_REGION((from), (size))
+#define LAY_OPEN(from, size) ASAN_UNPOISON_MEMORY_REGION((from), (size))
+#else
+#define FENCE_OFF(from, size) ((void)(from))
+#define LAY_OPEN(from, size) ((void)(from))
+#endif
+
+#define PAGE UINT64_C(4096)
+
+static uint64_t whole_pages(uint64_t size) { return (size + PAGE - 1) / PAGE * PAGE; }
+
+/* Exactly so many bytes, zeroed, aligned as a mapping's are: AddressSanitizer sees what is read beyond
+ * them. Pages that nobody touches cost nothing. */
 static void *zeroed(uint64_t size)
 {
-    void *memory = NULL;
-    CHECK(posix_memalign(&memory, RC_LINE, size) == 0);
-    memset(memory, 0, size);
-    return memory;
+    uint64_t whole = whole_pages(size);
+    uint8_t *memory = mmap(NULL, whole + 2 * PAGE, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    FENCE_OFF(memory, PAGE);
+    FENCE_OFF(memory + PAGE + size, whole - size + PAGE);
+    return memory + PAGE;
+}
+
+static void unzeroed(void *memory, uint64_t size)
+{
+    uint8_t *start = (uint8_t *)memory - PAGE;
+    LAY_OPEN(start, whole_pages(size) + 2 * PAGE);
+    CHECK(munmap(start, whole_pages(size) + 2 * PAGE) == 0);
 }
 
 static void ring_make(ring *x, uint64_t slots, uint64_t capacity)
@@ -267,8 +298,8 @@ static void ring_free(ring *x)
     for (int i = 0; i < READERS; i++)
         sem_destroy(&x->wake[i]);
     sem_destroy(&x->space);
-    free(x->control);
-    free(x->data);
+    unzeroed(x->control, rc_control_size(&x->geometry));
+    unzeroed(x->data, rc_data_size(&x->geometry));
 }
 
 static rc_header *header_of(const ring *x) { return x->data; }

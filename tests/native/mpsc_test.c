@@ -78,7 +78,7 @@ static void post_free(post *p)
     for (int i = 0; i < LANES; i++)
         sem_destroy(&p->wake[i]);
     sem_destroy(&p->up);
-    free(p->segment);
+    unzeroed(p->segment, rc_uplink_size(&p->g));
 }
 
 /* ---- messages ----------------------------------------------------------------------------- */
@@ -265,7 +265,7 @@ static void run_threads(uint32_t lanes, uint64_t lane_bytes, uint64_t window, ui
     CHECK(take_and_check(p) == RC_NOTHING);
     CHECK(p->receiver.voided == 0 && p->receiver.evicted == 0);
     post_free(p);
-    free(p);
+    unzeroed(p, sizeof *p);
 }
 
 static void case_threads(void)
@@ -671,7 +671,7 @@ static void case_garbage(void)
         rc_receiver_close(&p->receiver);
         post_free(p);
     }
-    free(p);
+    unzeroed(p, sizeof *p);
 }
 
 /* A sender that fills a ticket without a record loses its lane, and nobody else anything. */

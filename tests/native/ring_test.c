@@ -534,7 +534,7 @@ static void cut_all(const ring *x)
             *(which ? &cut.control : &cut.data) = copy;
             rc_check_result found = check_pair(&cut, size[0], size[1]);
             CHECK(found == RC_TOO_SMALL || found == RC_BAD_SIZE);
-            free(copy);
+            unzeroed(copy, size[which]);
         }
 }
 

@@ -45,7 +45,7 @@ DOCS: Final = Path(__file__).parents[2] / "docs"
 EXAMPLES: Final = DOCS / "examples" / "c"
 BLOCK: Final = re.compile(r"^```c\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINES_MAX: Final = 50
-"""Of worker.c."""
+"""Of worker.c, and of member.c."""
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,7 @@ def libwebsockets() -> list[str]:
 
 @pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
 @pytest.mark.parametrize("compiler", COMPILERS)
-@pytest.mark.parametrize("source", ["worker.c", "worker.cpp", "republish.c"])
+@pytest.mark.parametrize("source", ["worker.c", "worker.cpp", "member.c", "republish.c"])
 def test_every_example_compiles(
     toolchain: Toolchain,
     request: pytest.FixtureRequest,
@@ -76,14 +76,16 @@ def test_every_example_compiles(
 
 def test_there_are_no_other_examples() -> None:
     assert sorted(path.name for path in EXAMPLES.iterdir()) == [
+        "member.c",
         "republish.c",
         "worker.c",
         "worker.cpp",
     ]
 
 
-def test_a_worker_is_short() -> None:
-    assert len((EXAMPLES / "worker.c").read_text(encoding="utf-8").splitlines()) <= LINES_MAX
+@pytest.mark.parametrize("source", ["worker.c", "member.c"])
+def test_a_worker_is_short(source: str) -> None:
+    assert len((EXAMPLES / source).read_text(encoding="utf-8").splitlines()) <= LINES_MAX
 
 
 def blocks() -> list[str]:
@@ -215,6 +217,40 @@ def test_a_worker_without_a_ring(toolchain: Toolchain, name: str, source: str) -
     done = run([*against_interface(toolchain, EXAMPLES / source, "gcc", PLAIN), name])
     assert done.returncode == 1
     assert f"there is no ring '{name}'" in done.stdout
+
+
+def test_members(toolchain: Toolchain, build: tuple[str, Build], name: str, tmp_path: Path) -> None:
+    """Two share out; what one had that was evicted or killed goes to the other."""
+    command = against_interface(toolchain, EXAMPLES / "member.c", *build)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    with (
+        Writer.create(name, slots=16, capacity=4096, max_readers=3) as writer,
+        running(command, folders[0], name, "g") as first,
+        running(command, folders[1], name, "g") as second,
+    ):
+        eventually(lambda: len(shm.status(name).readers) == 2, "both are attached")
+        await_active(name)
+        for n in range(100):
+            writer.publish(b"%d" % n, timeout=DEADLINE)
+            if n in (30, 60):
+                writer.evict(n // 30 - 1)
+        writer.close()
+        lines = [output(process).splitlines() for process in (first, second)]
+    handled = sorted(int(line.split()[0]) for line in lines[0] + lines[1])
+    assert sorted(set(handled)) == list(range(100))
+    assert len(handled) <= 102  # one that was evicted may have handled what it had
+    for line in lines[0] + lines[1]:
+        sequence, _, _, text = line.split()
+        assert text == sequence
+
+
+@pytest.mark.parametrize("arguments", [(), ("only-a-ring",)])
+def test_a_member_that_is_told_too_little(toolchain: Toolchain, arguments: tuple[str, ...]) -> None:
+    command = against_interface(toolchain, EXAMPLES / "member.c", "gcc", PLAIN)
+    done = run([*command, *arguments])
+    assert (done.returncode, done.stdout) == (2, "usage: member NAME GROUP\n")
 
 
 # ---- republish -----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tests.integration.traffic import Payloads, orphan
 
 from .conftest import INCLUDE
 from .ends import Answer, Ends, Status
-from .toolchain import COMPILERS, STANDARDS, WARNINGS, compile_with, find
+from .toolchain import COMPILERS, PLAIN, STANDARDS, WARNINGS, Toolchain, compile_with, find, run
 
 SLOTS: Final = 16
 CAPACITY: Final = 4096
@@ -84,6 +84,78 @@ def test_statuses_are_those_of_the_header(ends: Ends) -> None:
     assert len(set(texts)) == len(Status)
     for number in (-1, len(Status)):
         assert ends.ask("status_text", number)["text"] == "no status of ringcast"
+
+
+FUNCTIONS: Final = {
+    "acknowledge",
+    "flush",
+    "give_back",
+    "last_error",
+    "member_attach",
+    "member_close",
+    "member_get_info",
+    "member_topic_name",
+    "member_wait",
+    "note",
+    "read",
+    "read_many",
+    "reader_attach",
+    "reader_close",
+    "reader_get_info",
+    "release",
+    "send",
+    "sender_attach",
+    "sender_close",
+    "status_text",
+    "subscribe",
+    "take",
+    "take_many",
+    "topic_name",
+    "unsubscribe",
+    "valid",
+    "wait",
+}
+TYPES: Final = {
+    "balance",
+    "member",
+    "member_info",
+    "member_options",
+    "message",
+    "policy",
+    "reader",
+    "reader_info",
+    "reader_options",
+    "sender",
+    "start",
+    "status",
+    "strategy",
+}
+
+
+def test_the_names_of_the_header() -> None:
+    """A program that is compiled anew finds each of them: this list grows, and loses nothing."""
+    text = (INCLUDE / "ringcast.h").read_text(encoding="utf-8")
+    code = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    assert set(re.findall(r"\bringcast_(\w+)\(", code)) == FUNCTIONS
+    types = re.findall(r"^(?:typedef struct \w+ |} )ringcast_(\w+);", code, re.MULTILINE)
+    assert set(types) == TYPES
+
+
+def test_every_name_of_the_header_is_there(toolchain: Toolchain, tmp_path: Path) -> None:
+    """Each function that it declares is defined, and links from C++ as well."""
+    uses = ", ".join(f"(void *)ringcast_{name}" for name in sorted(FUNCTIONS))
+    for suffix in STANDARDS:
+        source = tmp_path / f"uses{suffix}"
+        source.write_text(
+            '#include "ringcast.h"\n'
+            f"int main(void) {{ void *all[] = {{{uses}}}; return all[0] == 0; }}\n"
+        )
+        command = [find(COMPILERS["gcc"] if suffix == ".cpp" else "gcc"), STANDARDS[suffix]]
+        implementation = toolchain.object(INCLUDE / "ringcast.c", "gcc", PLAIN, f"-I{INCLUDE}")
+        program = tmp_path / f"uses{suffix}.program"
+        flags = [f"-I{INCLUDE}", str(source), str(implementation), "-pthread", "-lrt"]
+        compile_with([*command, *flags, "-o", str(program)])
+        assert run([str(program)]).returncode == 0
 
 
 # ---- starting ------------------------------------------------------------------------------
@@ -476,7 +548,7 @@ def test_another_version(ends: Ends, writer: Writer) -> None:
             version = int.from_bytes(file.read(4), "little")
             file.seek(VERSION_OFFSET)
             file.write((version + 1).to_bytes(4, "little"))
-    refused(ends, writer.name, Status.LAYOUT_MISMATCH, "another layout version than 3")
+    refused(ends, writer.name, Status.LAYOUT_MISMATCH, "another layout version than 4")
 
 
 @pytest.mark.parametrize("part", ["r0", "space"])

@@ -19,6 +19,7 @@ from .ends import Ends, Status
 from .toolchain import ADDRESS, UNDEFINED
 
 ROUNDS: Final = 150
+MEMBER_ROUNDS: Final = 100
 SLOTS: Final = 16
 CAPACITY: Final = 1024
 READERS: Final = (("block", None), ("lossy", None), ("block", ["a*"]), ("lossy", ["b", "c*"]))
@@ -27,8 +28,15 @@ MAX_READERS: Final = len(READERS) + 1
 DESCRIPTORS: Final = 4096
 """Where they begin in the data segment."""
 ARENA: Final = DESCRIPTORS + SLOTS * 64
-INTEREST_END: Final = 640 + MAX_READERS * 384 + 8 * (TOPICS + 3)
-"""Of the control segment, before the lists of wishes."""
+READER_SLOTS: Final = 21248
+"""Where they begin in the control segment, after the rows of work groups."""
+INTEREST_END: Final = READER_SLOTS + MAX_READERS * 384 + 16 * (TOPICS + 3)
+"""Of the control segment, before the partitions of work groups and the lists of wishes."""
+GROUP_ROWS: Final = 768
+"""Where they begin in the control segment."""
+MEMBERS_END: Final = 0x100 + 8 * MAX_READERS
+LEASES: Final = 0x5100
+"""Of a group's segment: the end of what is there of members, and where the leases begin."""
 
 
 sanitized = pytest.mark.parametrize(
@@ -69,7 +77,8 @@ def test_readers(ends: Ends, name: str) -> None:
                     (data, 0, ARENA),
                     (data, DESCRIPTORS, ARENA),
                     (data, ARENA + CAPACITY, len(data.good)),  # the table, and what is answered
-                    (control, 128, INTEREST_END),
+                    (control, 128, 640),
+                    (control, READER_SLOTS, INTEREST_END),
                 )
             )
             segment.spoil(rng, low, high)
@@ -96,6 +105,49 @@ def test_readers(ends: Ends, name: str) -> None:
             wanted = topics is None or "a*" in topics
             assert (ends.read(end)["status"] is Status.OK) == wanted
             ends.ask("close", end)
+
+
+@sanitized
+@pytest.mark.parametrize("balance", ["any", "key", "round-robin"])
+def test_members(ends: Ends, name: str, balance: str) -> None:
+    """Three of one group, whose words are anything. What nobody has spoilt is there afterwards."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    with Writer.create(name, slots=SLOTS, capacity=CAPACITY, max_readers=MAX_READERS) as writer:
+        for end in range(3):
+            ends.joined(name, end=end, balance=balance)
+        control = Segment(SHM / f"rc.{name}.c")
+        shared = Segment(SHM / f"rc.{name}.g.g")
+        for _ in range(MEMBER_ROUNDS):
+            for _ in range(rng.randint(0, SLOTS)):
+                writer.try_publish(rng.randbytes(rng.randint(0, 60)), key=rng.randint(0, 5))
+            segment, low, high = rng.choice(
+                (
+                    (control, GROUP_ROWS, GROUP_ROWS + 2 * 640),
+                    (control, INTEREST_END, INTEREST_END + 1024 * 8),
+                    (shared, 0x80, MEMBERS_END),
+                    (shared, LEASES, LEASES + 8 * SLOTS),
+                )
+            )
+            segment.spoil(rng, low, high)
+            for end in range(3):
+                sequences = ends.take_many(5, end)["sequences"]
+                message = ends.take(end)
+                ends.acknowledge(*sequences[::2], end=end)
+                ends.give_back(*sequences[1::2], 7, end=end)
+                ends.ask("member_wait", end, 0)
+                ends.member_info(end)
+                if message["status"] is Status.OK:
+                    ends.acknowledge(message["sequence"], end=end)
+                elif message["status"] is Status.EVICTED:
+                    ends.ask("leave", end)
+                    if ends.join(name, end=end, balance=balance)["status"] is not Status.OK:
+                        control.restore()
+                        shared.restore()
+                        ends.joined(name, end=end, balance=balance)
+        for end in range(3):
+            ends.ask("leave", end)
 
 
 @sanitized

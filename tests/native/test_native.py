@@ -56,6 +56,7 @@ def compiled(compiler: str, build: Build, where: Path, source: str) -> str:
 SOURCES: Final = (
     "ring_test.c",
     "topics_test.c",
+    "group_test.c",
     "mpsc_test.c",
     "frames_test.c",
     "pointer_test.c",
