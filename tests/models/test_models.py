@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-pytestmark = pytest.mark.stress  # two and a half minutes, and only headers change their results
+pytestmark = pytest.mark.stress  # six minutes, and only headers change their results
 
 MODELS: Final = Path(__file__).parent
 
@@ -42,6 +42,27 @@ CORRECT: Final = [
     ("uplink_wake", ""),
     ("uplink_wake", "TIMEOUTS"),
     ("uplink_wake", "SUCCESSION"),
+    ("groups_any", "LAPS GIVES LEAVES EVICTS STOPS DIES"),
+    ("groups_any", "THREE DIES"),
+    ("groups_any", "JOINER DIES LEAVES"),
+    ("groups_any", "PROMPT GIVES LEAVES EVICTS DIES"),
+    ("groups_any", "PROMPT THREE DIES"),
+    ("groups_any", "PROMPT JOINER DIES"),
+    ("groups_key", "LEAVES GIVES DIES"),
+    ("groups_key", "EVICTS"),
+    ("groups_key", "MANY FEW LEAVES"),
+    ("groups_key", "EVICTS STOPS KEEPS FEW"),
+    ("groups_key", "EVICTS DIES KEEPS FEW"),
+    ("groups_key", "THREE ONE DIES"),
+    ("groups_key", "JOINER DIES"),
+    ("groups_key", "PROMPT LEAVES DIES"),
+    ("groups_key", "PROMPT EVICTS FEW"),
+    ("groups_key", "GAIN_NO_LOOK HEIR_NOT_CALLED LEAVES DIES"),
+    ("groups_key", "GAIN_NO_LOOK HEIR_NOT_CALLED EVICTS"),
+    ("groups_floor", ""),
+    ("groups_floor", "DIES"),
+    ("groups_floor", "DEMOTES"),
+    ("groups_floor", "DEMOTES ALL_WANTED DIES"),
 ]
 
 STUCK: Final = "invalid end state"
@@ -70,6 +91,20 @@ NOT_ITS_OWN: Final = "assertion violated ((state[lane]!="  # an acknowledgement
 NOT_EMPTY: Final = "assertion violated ((written[lane]==taken[lane])"
 EVICT: Final = "assertion violated ((message_of["
 PILED_UP: Final = "assertion violated (receiver_tokens<="
+# In groups_any.pml, groups_key.pml and groups_floor.pml; likewise.
+HANDED_TWICE: Final = "assertion violated (( !(done[found])&& !(taken[found]))"
+LEFT_BEHIND: Final = "assertion violated (done[s]||"
+FLOOR_PASSED: Final = "assertion violated (done[from]&& !(taken[from]))"
+WENT_BACK: Final = "assertion violated (k>=floor)"
+OUT_OF_ORDER: Final = "assertion violated (((k>=next)||done[k])||"
+CALLED_LIAR: Final = "assertion violated ( !((entry[(word>>6)]==((word>>6)+1)))||"
+HANDED_TO_EVICTED: Final = "assertion violated  !(evicted[me])"
+IN_HAND: Final = "assertion violated (((has["
+UNHELD: Final = "assertion violated ( !(held)||(wish<=floor))"
+HALF_COPIED: Final = "assertion violated whole"
+SET_BACK: Final = "assertion violated (p>=floor)"
+WRITER_SET_BACK: Final = "assertion violated (wish>=floor)"
+MEMBER_SET_BACK: Final = "assertion violated (at>=floor)"
 
 MUTANTS: Final = [
     ("sleep_wake", "WRITER_NO_FENCE", STUCK),
@@ -155,6 +190,50 @@ MUTANTS: Final = [
     ("uplink_wake", "LOAD_THEN_STORE", STUCK),
     ("uplink_wake", "TIMEOUTS RECEIVER_KEEPS_TOKEN", PILED_UP),
     ("uplink_wake", "TIMEOUTS RECEIVER_WAITS_FOR_TOKEN", STUCK),
+    ("groups_any", "CLAIM_BLIND", HANDED_TWICE),
+    ("groups_any", "STOPS NO_HELP", LEFT_BEHIND),
+    ("groups_any", "PROMPT GIVES AGAIN_FIRST", LEFT_BEHIND),
+    ("groups_any", "PROMPT GIVES NO_AGAIN", LEFT_BEHIND),
+    ("groups_any", "PROMPT EVICTS SCAN_JUMPS", LEFT_BEHIND),
+    ("groups_any", "PROMPT DIES LEAVES CALL_IF_FIRST", LEFT_BEHIND),
+    ("groups_any", "PROMPT EVICTS LEAVES LEAVE_SILENTLY", LEFT_BEHIND),
+    ("groups_any", "PROMPT DIES LEAVES FORGET_FIRST", LEFT_BEHIND),
+    ("groups_any", "PROMPT JOINER DIES JOIN_NO_CALL", LEFT_BEHIND),
+    ("groups_any", "JOINER DIES JOIN_NO_SWEEP", LEFT_BEHIND),
+    ("groups_any", "EVICTS STOPS FORGET_EVICTED", LEFT_BEHIND),
+    ("groups_any", "EVICTS NO_UNDO", HANDED_TWICE),
+    ("groups_any", "EVICTS SWEEP_BLIND", HANDED_TWICE),
+    ("groups_any", "EVICTS FINISH_BLIND", FLOOR_PASSED),
+    ("groups_any", "LAPS NO_LAP", FLOOR_PASSED),
+    ("groups_any", "FLOOR_BLIND", WENT_BACK),
+    ("groups_key", "PROMPT GAIN_NO_LOOK", LEFT_BEHIND),
+    ("groups_key", "PROMPT HEIR_NOT_CALLED", LEFT_BEHIND),
+    ("groups_key", "PROMPT LEAVES LET_GO_NO_LOOK", LEFT_BEHIND),
+    ("groups_key", "MANY FEW LEAVES HEIR_GONE", OUT_OF_ORDER),
+    ("groups_key", "GIVES POSITION_STAYS", OUT_OF_ORDER),
+    ("groups_key", "TAKE_BUSY", CALLED_LIAR),
+    ("groups_key", "CLAIM_IDLE", CALLED_LIAR),
+    ("groups_key", "RELEASE_FIRST", CALLED_LIAR),
+    ("groups_key", "THREE ONE FEW EVICTS LET_GO_OF_ANYBODYS", CALLED_LIAR),
+    ("groups_key", "KEEPS KEPT_IS_CLAIMED", CALLED_LIAR),
+    ("groups_key", "VOID_AT_ONCE", CALLED_LIAR),
+    ("groups_key", "EVICTS VOID_AND_PASS", OUT_OF_ORDER),
+    ("groups_key", "EVICTS NO_UNDO", HANDED_TO_EVICTED),
+    ("groups_floor", "WRITER_NO_FENCE", HALF_COPIED),
+    ("groups_floor", "NO_SECOND_LOOK", UNHELD),
+    ("groups_floor", "JOINER_NO_FENCE", UNHELD),
+    ("groups_floor", "GATE_FIRST", HALF_COPIED),
+    ("groups_floor", "NO_CORRECTION", HALF_COPIED),
+    ("groups_floor", "HOLD_ALWAYS", IN_HAND),
+    ("groups_floor", "DIES ACTIVE_AT_ONCE", HALF_COPIED),
+    ("groups_floor", "FLOOR_BACK", SET_BACK),
+    ("groups_floor", "DEMOTES ALL_WANTED SLOT_NO_FENCE", IN_HAND),
+    ("groups_floor", "DEMOTES SLOTS_FIRST", IN_HAND),
+    ("groups_floor", "DEMOTES CLEAR_BIT", UNHELD),
+    ("groups_floor", "PASS_BLIND", WRITER_SET_BACK),
+    ("groups_floor", "ADVANCE_BLIND", MEMBER_SET_BACK),
+    ("groups_floor", "DEMOTES NO_CHECK", HALF_COPIED),
+    ("groups_floor", "DEMOTES CHECK_FIRST", HALF_COPIED),
 ]
 
 
