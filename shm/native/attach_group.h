@@ -21,7 +21,7 @@ static inline uint32_t rc_find_group(const rc_control *control, const char *grou
     char name[8 * RC_GROUP_NAME_WORDS + 1];
     for (uint32_t i = 0; i < RC_GROUPS_MAX; i++) {
         uint64_t state = rc_load_acquire(&control->group_rows[i].state) & 0xff;
-        if (state != RC_GROUP_ACTIVE && state != RC_GROUP_DEMOTED)
+        if (state != RC_GROUP_ACTIVE && state != RC_GROUP_DEMOTED && state != RC_GROUP_HOLDING)
             continue;
         rc_group_name(&control->group_rows[i], name);
         if (strcmp(name, group) == 0)

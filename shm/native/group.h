@@ -525,7 +525,8 @@ static inline void rc_member_let_partition_go(rc_member *m, uint32_t p)
                                      rc_load_acquire(&m->map.segment->members[heir]) - 1, heir + 1);
         if (!rc_member_swap_partition(m, p, word, idle))
             continue;
-        if (passes_on) {
+        if (passes_on) { /* it may be past messages of the partition: it is to look again */
+            atomic_fetch_add_explicit(&m->map.row->again, 1, memory_order_seq_cst);
             rc_fence(); /* pairs with the fence in rc_member_sleep() */
             rc_member_post(m, heir);
         } else if (rc_unlikely(rc_partition_heir(word))) { /* ours after all, with what was passed over */
@@ -1486,7 +1487,8 @@ static inline void rc_member_leave(rc_member *m)
     RC_FAULT(115);
     /* Also one that was evicted: it may have claimed after others swept it. Before its entry goes: while that
      * stands, whoever buries calls, too. */
-    rc_member_call(m, m->balance == RC_KEY ? m->map.max_readers : returned);
+    /* One more than it returns: it may have been woken for a message that it has not looked for. */
+    rc_member_call(m, m->balance == RC_KEY ? m->map.max_readers : returned + 1);
     rc_group_forget(&m->map, m->index, m->generation);
     rc_member_flush(m);
 }
@@ -1565,26 +1567,36 @@ static inline int rc_member_wait(const rc_member *m, rc_look *look, uint32_t han
 /* ---- making, reviving and removing a group -------------------------------------------------------- */
 
 /* Hold the ring from the floor on, or from the gate if that is past it; how many messages lie between.
- * The caller has the lock RC_LOCK_GROUPS. May be repeated: who dies in here leaves it to the next. */
+ * The caller has the lock RC_LOCK_GROUPS, and the group is not ACTIVE. May be repeated: who dies in here leaves
+ * it to the next. If the writer demotes the group meanwhile, it is not ACTIVE afterwards, and nobody enters. */
 static inline uint64_t rc_group_hold(rc_control *control, const rc_header *header, uint32_t group,
                                      uint64_t generation)
 {
     rc_group_row *row = &control->group_rows[group];
+    const rc_descriptor *descriptors =
+        (const rc_descriptor *)((const uint8_t *)header + RC_DESCRIPTORS_OFFSET);
+    uint64_t holding = rc_group_state(generation, RC_GROUP_HOLDING);
     atomic_fetch_or_explicit(&control->groups, UINT64_C(1) << group, memory_order_release);
     RC_FAULT(120);
     /* release: pairs with the acquire in rc_writer_group(): floor and interest are there before */
-    rc_store_release(&row->state, rc_group_state(generation, RC_GROUP_ACTIVE));
+    rc_store_release(&row->state, holding);
     RC_FAULT(123);
     rc_fence(); /* pairs with the fence in rc_writer_make_room() */
     uint64_t published = rc_load_acquire(&header->published), gate = rc_load_acquire(&header->gate);
     uint64_t floor = rc_load_acquire(&row->floor), start = floor;
-    if (floor > published) { /* a lie, for which it was demoted: it has done all there is, as it said */
-        rc_store_release(&row->floor, published);
-        return 0;
-    }
-    while (floor < gate && !atomic_compare_exchange_weak_explicit(
-                               &row->floor, &floor, gate, memory_order_acq_rel, memory_order_acquire))
-        ; /* the writer moves it at most to `published`, and then no further */
+    if (floor > published && rc_load_acquire(&descriptors[(floor - 1) & (header->identity.slots - 1)]
+                                                  .words[0]) != floor)
+        /* a lie, for which it was demoted: it has done all there is, as it said */
+        atomic_compare_exchange_strong_explicit(&row->floor, &floor, published,
+                                                memory_order_acq_rel, memory_order_relaxed);
+    else
+        while (floor < gate &&
+               !atomic_compare_exchange_weak_explicit(&row->floor, &floor, gate, memory_order_acq_rel,
+                                                      memory_order_acquire))
+            ; /* the writer moves it at most to `published`, and then no further */
+    atomic_compare_exchange_strong_explicit(&row->state, &holding,
+                                            rc_group_state(generation, RC_GROUP_ACTIVE),
+                                            memory_order_seq_cst, memory_order_relaxed);
     return gate > start ? gate - start : 0;
 }
 
@@ -1627,11 +1639,13 @@ static inline void rc_group_make(void *control_address, const void *data, const 
     rc_group_mark(&view, group, 0, (chooses & RC_OTHERS) != 0);
 }
 
-/* A group that lost its hold goes on at the gate: what lies between is lost, and told with the next
- * message. For one that has it this changes nothing, unless who made or revived it died in the midst. */
+/* A group that lost its hold, or whose maker died in the midst, goes on at the gate: what lies between is
+ * lost, and told with the next message. One that is ACTIVE is left alone. */
 static inline void rc_group_revive(rc_control *control, const rc_header *header, uint32_t group)
 {
     rc_group_row *row = &control->group_rows[group];
+    if (rc_group_is_active(row))
+        return;
     uint64_t missed = rc_group_hold(control, header, group, rc_load_acquire(&row->state) >> 8);
     atomic_fetch_add_explicit(&row->gap, missed, memory_order_acq_rel);
     atomic_fetch_add_explicit(&row->lost, missed, memory_order_relaxed);

@@ -30,8 +30,10 @@
  * afterwards, so all processes agree on what the group wants, and the writer moves the floor over the
  * rest while members sleep or none is there: by compare-and-swap, since members move it, too.
  *
- * A group holds the ring while its row's state is ACTIVE; its bit in control.groups only says where to
- * look.
+ * A group holds the ring while its row's state is ACTIVE, or HOLDING: while its floor is brought up to the
+ * gate. Nobody is a member before it is ACTIVE, and from then on nobody but members and the writer's pass over
+ * what is unwanted moves the floor: a gate may be one that the writer takes back, and a floor that followed
+ * it would give up what a member has in hand. The row's bit in control.groups only says where to look.
  *
  * Nothing in here is believed. A floor above what is published ends the group's hold; one that goes
  * back is overruled by the highest that the writer has seen in this generation of the row.

@@ -125,7 +125,13 @@ enum {
 enum { RC_BLOCK = 1, RC_LOSSY = 2, RC_MEMBER = 3 };
 
 /* Low byte of a group row's state word; the rest is the row's generation. */
-enum { RC_GROUP_NONE = 0, RC_GROUP_MAKING = 1, RC_GROUP_ACTIVE = 2, RC_GROUP_DEMOTED = 3 };
+enum {
+    RC_GROUP_NONE = 0,
+    RC_GROUP_MAKING = 1,
+    RC_GROUP_ACTIVE = 2,
+    RC_GROUP_DEMOTED = 3,
+    RC_GROUP_HOLDING = 4, /* its floor may lie below the gate yet */
+};
 
 /* group balance */
 enum { RC_ANY = 1, RC_KEY = 2, RC_ROUND_ROBIN = 3 };

@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-pytestmark = pytest.mark.stress  # six minutes, and only headers change their results
+pytestmark = pytest.mark.stress  # seven minutes, and only headers change their results
 
 MODELS: Final = Path(__file__).parent
 

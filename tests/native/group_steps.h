@@ -554,7 +554,8 @@ static void check_sleep(stage *s)
         if (tokens)
             return;
     }
-    rc_look look = k->m.look;
+    /* `again` alone is none: whoever leaves and has nothing raises it, too */
+    rc_look look = {.again = rc_load(&row_of(&s->crew)->again), .rescan = 1};
     CHECK(!rc_member_ready(&k->m, &look, HAND));
 }
 

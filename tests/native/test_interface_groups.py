@@ -24,7 +24,7 @@ from tests.conftest import DEADLINE, Processes, eventually
 from .conftest import StartEnds, starting
 from .ends import Answer, Ends, Status, Worked, sorted_out
 from .test_interface_death import await_sequence, write_for_ever
-from .toolchain import ADDRESS, PLAIN, UNDEFINED, Toolchain
+from .toolchain import ADDRESS, UNDEFINED, Toolchain
 
 SLOTS: Final = 16
 CAPACITY: Final = 4096
@@ -45,14 +45,12 @@ def writer(name: str) -> Iterator[Writer]:
         yield writer
 
 
-@pytest.fixture(
-    params=[("gcc", PLAIN), ("gcc", ADDRESS), ("clang", UNDEFINED)],
-    ids=["plain", "address", "undefined"],
-)
+@pytest.fixture(params=[("gcc", ADDRESS), ("clang", UNDEFINED)], ids=["address", "undefined"])
 def ends(
     request: pytest.FixtureRequest, toolchain: Toolchain, name: str, tmp_path: Path
 ) -> Iterator[Ends]:
-    """A process of C ends. `start_ends` starts such as ThreadSanitizer watches."""
+    """A process of C ends. `start_ends` starts others: plain ones, and such as ThreadSanitizer
+    watches."""
     assert name  # whose ring outlives the process
     compiler, build = request.param
     with starting(toolchain, compiler, build, tmp_path) as start:

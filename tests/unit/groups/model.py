@@ -152,8 +152,12 @@ class GroupModel:
             return
         self.bequeathed &= {self.entries[n].partition for n in self.in_hand()}
         left = [self.entries[n] for n in self.candidates(member)]
-        left = [e for e in left if member not in e.paused and e.partition not in self.bequeathed]
-        assert left == [], (member, self.members, self.entries)
+        if self.by_key:
+            blocked = {e.partition for e in self.entries if member in e.paused} | self.bequeathed
+            left = [entry for entry in left if entry.partition not in blocked]
+        else:
+            left = [entry for entry in left if member not in entry.paused]
+        assert left == [], (member, [e for e in self.entries if e.state is not State.DONE])
 
     def ack(self, sequence: int) -> None:
         """It is done."""
