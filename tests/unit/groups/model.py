@@ -14,11 +14,15 @@ everything else it determines exactly:
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
 from ringcast.shm.group import partition_of_key
+
+LOOKS: Final = 0.2
+"""Seconds within which a member that asks looks around, twice at least."""
 
 
 class State(Enum):
@@ -58,7 +62,9 @@ class GroupModel:
     Attributes:
         by_key: its balance is "key", else "any".
         most: after how many deliveries a message is set aside.
-        unannounced: an evicted member's messages may take a while to come back.
+        unannounced: a member was evicted: what it had, and what comes for its keys, may take a
+            while.
+        evicted_at: when, on a monotonic clock.
         bequeathed: partitions of which something was in hand when a member came or went, and which
             may have an heir since: then their owner gets no more until it has done with that.
     """
@@ -69,6 +75,7 @@ class GroupModel:
     entries: list[Entry] = field(default_factory=list)
     members: set[int] = field(default_factory=set)
     unannounced: bool = False
+    evicted_at: float = 0.0
     bequeathed: set[int] = field(default_factory=set)
 
     def join(self, member: int) -> None:
@@ -82,6 +89,11 @@ class GroupModel:
             self.give_back(sequence)
         self.members.remove(member)
         self.bequeath()
+
+    def evict(self) -> None:
+        """A member was evicted, and goes."""
+        self.unannounced = True
+        self.evicted_at = time.monotonic()
 
     def bequeath(self) -> None:
         if self.by_key:
@@ -147,7 +159,8 @@ class GroupModel:
 
     def find_nothing(self, member: int) -> None:
         """It asked, and got nothing."""
-        self.unannounced &= any(map(self.is_open, self.entries))
+        if time.monotonic() > self.evicted_at + LOOKS:
+            self.unannounced &= any(map(self.is_open, self.entries))
         if self.unannounced or (self.by_key and len(self.members) > 1):
             return
         self.bequeathed &= {self.entries[n].partition for n in self.in_hand()}

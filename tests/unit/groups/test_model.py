@@ -141,7 +141,7 @@ class GroupMachine(RuleBasedStateMachine):
             return
         if how == "evict":
             assert self.writer.evict(party.member.slot)
-            self.model.unannounced = True
+            self.model.evict()
         kept = list(party.held.values()) if how == "close" else []
         if how == "drop":
             party.held.clear()
