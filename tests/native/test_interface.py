@@ -586,8 +586,12 @@ def test_a_segment_with_holes(ends: Ends, writer: Writer) -> None:
 
 
 def test_a_segment_that_is_not_complete(ends: Ends, writer: Writer) -> None:
-    os.truncate(SHM / f"rc.{writer.name}.c", 100)
+    path = SHM / f"rc.{writer.name}.c"
+    whole = path.read_bytes()
+    os.truncate(path, 100)
     refused(ends, writer.name, Status.NOT_FOUND, "is not complete")
+    with path.open("r+b") as file:  # the writer has mapped it
+        file.write(whole)
 
 
 def test_every_slot_is_taken(ends: Ends, writer: Writer) -> None:

@@ -32,7 +32,7 @@ TRIES = {
     "counters": 60_000,
     "control": 40_000,
     "topics": 4_000,
-    "groups": 4_000,
+    "groups": 8_000,
     "resume": 8_000,
     "sizes": 1_500,
     "semaphores": 500,
