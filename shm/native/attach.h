@@ -428,18 +428,27 @@ static inline int rc_look_due(int64_t *looked_ns)
     return 1;
 }
 
+/* The next for a member; `look` is a copy of its look, `hand` who asks. */
+static inline int rc_attached_member_is_abandoned(const rc_attached_reader *a, rc_look *look,
+                                                  uint32_t hand, int64_t *looked_ns)
+{
+    return rc_look_due(looked_ns) &&
+           rc_is_abandoned(&a->endpoint, RC_LOCK_WRITER, a->ring.name, 'c') &&
+           !rc_member_ready(a->member, look, hand);
+}
+
 /* Can no message come any more, though the ring has not ended? Looks once each 100 ms. What came
  * before the writer went is read first, and after it went there is nothing more to miss. */
 static inline int rc_attached_reader_is_abandoned(const rc_attached_reader *a,
                                                   const rc_reader *reader, int64_t *looked_ns)
 {
+    if (a->member) {
+        rc_look look = a->member->look;
+        return rc_attached_member_is_abandoned(a, &look, RC_NO_HAND, looked_ns);
+    }
     if (!rc_look_due(looked_ns) ||
         !rc_is_abandoned(&a->endpoint, RC_LOCK_WRITER, a->ring.name, 'c'))
         return 0;
-    if (a->member) {
-        rc_look look = a->member->look;
-        return !rc_member_ready(a->member, &look, RC_NO_HAND);
-    }
     rc_reader snapshot = rc_reader_snapshot(reader);
     return !rc_reader_ready(&snapshot);
 }
@@ -472,11 +481,7 @@ static inline rc_turn rc_attached_member_wait(rc_attached_reader *a, rc_look *lo
                                               uint64_t taken, rc_wait_strategy strategy,
                                               int64_t deadline_ns)
 {
-    int64_t limit = rc_now_ns() + RC_GROUP_SLICE_NS, pause = rc_look_pause_ends(look);
-    if (deadline_ns < limit)
-        limit = deadline_ns;
-    if (pause < limit)
-        limit = pause;
+    int64_t limit = rc_look_limit(look, deadline_ns);
     rc_turn turn = rc_endpoint_turn(&a->endpoint, limit);
     if (turn == RC_MY_TURN) {
         rc_wait_strategy now = rc_wait_begins(&a->waits, strategy, taken);

@@ -242,7 +242,8 @@ static inline ringcast_status rc_make_group(rc_attached_reader *a, uint64_t star
                   options->balance, chooses, options->max_deliveries ? options->max_deliveries
                                                                      : RC_DELIVERIES, start);
     RC_FAULT(122);
-    uint64_t missed = rc_group_hold(control, a->ring.data.address, *group, generation);
+    uint64_t missed = rc_group_hold(control, a->ring.data.address, a->ring.g.slots, *group,
+                                    generation);
     if (options->start == RINGCAST_SEQUENCE && missed) {
         rc_store(&control->group_rows[*group].gap, missed);
         rc_store(&control->group_rows[*group].lost, missed);
@@ -284,7 +285,7 @@ static inline ringcast_status rc_find_or_make_group(rc_attached_reader *a, uint6
         return status;
     if (!rc_group_is_active(&control->group_rows[*group]))
         rc_post(a->wishes); /* its topics are wanted again */
-    rc_group_revive(control, a->ring.data.address, *group);
+    rc_group_revive(control, a->ring.data.address, a->ring.g.slots, *group);
     return RINGCAST_OK;
 }
 

@@ -217,6 +217,15 @@ static inline int rc_take_token_until(sem_t *semaphore, int64_t deadline_ns)
 /* EOVERFLOW would need 2^31 stale tokens; the sleeper looks at least each 100 ms all the same. */
 static inline void rc_post(sem_t *semaphore) { (void)sem_post(semaphore); }
 
+/* The end of a sleep: take back the bit that says so. If a poster has it, its token is on the way, and was
+ * meant for a sleep that is over. */
+static inline void rc_is_awake(_Atomic uint64_t *word, uint64_t bit, sem_t *wake, int token)
+{
+    /* acq_rel: pairs with whoever takes the bit to post */
+    if (!(atomic_fetch_and_explicit(word, ~bit, memory_order_acq_rel) & bit) && !token)
+        (void)sem_trywait(wake); /* never wait for it: its poster may have died */
+}
+
 /* Something that one thread tells another. */
 typedef struct rc_flag {
     _Atomic uint32_t up;

@@ -231,10 +231,10 @@ static inline void rc_group_evict(rc_control *control, uint32_t group, uint32_t 
 }
 
 /* End a group's hold on the ring: its members are evicted, and the writer minds its floor no more, since
- * it minds those of ACTIVE groups alone. 0 if it holds nothing. The state changes before the slots are
- * looked at, and a member that joins looks at the state after its slot shows it: so either it is evicted
- * here, or it finds the group demoted. Only the writer does this, so it overwrites nothing before all are
- * evicted; rc_writer_resume() does the rest for one that died in the midst. */
+ * it minds those of groups that are ACTIVE or HOLDING alone. 0 if it holds nothing. The state changes
+ * before the slots are looked at, and a member that joins looks at the state after its slot shows it: so
+ * either it is evicted here, or it finds the group demoted. Only the writer does this, so it overwrites
+ * nothing before all are evicted; rc_writer_resume() does the rest for one that died in the midst. */
 static inline int rc_group_demote(rc_control *control, uint32_t group, uint32_t max_readers)
 {
     rc_group_row *row = &control->group_rows[group];
@@ -765,7 +765,7 @@ static inline int rc_writer_want(rc_writer *w, uint64_t length)
     rc_store(&w->control->wanted, rc_gate_for(w, 1, end, w->published) + 1);
     rc_store(&w->control->enough, rc_gate_wished(w, end, w->published) + 1);
     w->wants = 1;
-    /* pairs with the fences in rc_reader_flush(), rc_wake_writer() and rc_reader_sleep() */
+    /* pairs with the fences in rc_have_let_go(), rc_wake_writer() and rc_reader_sleep() */
     rc_fence();
     if (rc_writer_make_room(w, end))
         return 1;
@@ -1216,6 +1216,17 @@ static inline void rc_reader_advance(rc_reader *r, uint64_t messages, uint64_t b
     r->gap = 0;
 }
 
+/* A cursor or floor was at `before` and is at `upto`: wake the writer if that is what it waits for. */
+static inline void rc_have_let_go(rc_control *control, uint64_t before, uint64_t upto, sem_t *space)
+{
+    rc_fence(); /* pairs with the fence in rc_writer_want() */
+    uint64_t enough = rc_load(&control->enough);
+    if (enough && before < enough - 1 && upto >= enough - 1 &&
+        atomic_compare_exchange_strong_explicit(&control->enough, &enough, 0, memory_order_acq_rel,
+                                                memory_order_relaxed))
+        rc_post(space);
+}
+
 /* Let the writer have everything below `upto`, and wake it if that is what it waits for. */
 static inline void rc_reader_flush(rc_reader *r, uint64_t upto)
 {
@@ -1230,12 +1241,7 @@ static inline void rc_reader_flush(rc_reader *r, uint64_t upto)
     r->unflushed = 0;
     if (r->lossy)
         return;
-    rc_fence(); /* pairs with the fence in rc_writer_want() */
-    uint64_t enough = rc_load(&r->control->enough);
-    if (enough && before < enough - 1 && upto >= enough - 1 &&
-        atomic_compare_exchange_strong_explicit(&r->control->enough, &enough, 0,
-                                                memory_order_acq_rel, memory_order_relaxed))
-        rc_post(r->space);
+    rc_have_let_go(r->control, before, upto, r->space);
 }
 
 /* Does the writer wait for a cursor above the one stored? */
@@ -1411,9 +1417,7 @@ static inline int rc_reader_sleep(rc_reader *r, int64_t deadline_ns)
     if (!ready)
         token = rc_take_token_until(r->wake, deadline_ns);
     RC_FAULT(55);
-    /* acq_rel: pairs with rc_writer_post() */
-    if (!(atomic_fetch_and_explicit(word, ~bit, memory_order_acq_rel) & bit) && !token)
-        (void)sem_trywait(r->wake); /* never wait for it: its poster may have died */
+    rc_is_awake(word, bit, r->wake, token); /* pairs with rc_writer_post() */
     return ready || token;
 }
 

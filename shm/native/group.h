@@ -102,7 +102,6 @@
 #define RC_PAUSE_MAX_NS INT64_C(1000000000)
 #define RC_PAUSE_FOR_OTHERS_NS INT64_C(100000000) /* as long as a stopped sleeper may keep one from others */
 #define RC_TAKE_TRIES 64u                  /* races lost in one call */
-#define RC_LOOKS_EACH 64u                  /* messages taken between two looks at the clock */
 #define RC_NO_HAND UINT32_MAX              /* who asks for nothing of which anybody has something in hand */
 #define RC_NO_SEQUENCE UINT64_MAX
 #define RC_SCAN_ON (UINT64_MAX - 1)        /* the head is past what was looked at */
@@ -220,8 +219,9 @@ static inline int rc_group_wants_descriptor(const rc_group_map *map, const rc_de
     return rc_group_wants(&map->view, map->row, map->group, m.topic, m.kind, m.destination);
 }
 
-/* Move the floor over what is done or not wanted; where it stands then. *before: where it stood. */
-static inline uint64_t rc_group_advance_once(const rc_group_map *map, uint64_t *before)
+/* Move the floor over what is done or not wanted; where it stands then. RC_NO_SEQUENCE: another has moved
+ * it meanwhile. */
+static inline uint64_t rc_group_advance_once(const rc_group_map *map)
 {
     uint64_t floor = rc_load_acquire(&map->row->floor), next = floor;
     for (uint64_t n = 0; n < map->slots; n++, next++) {
@@ -234,7 +234,6 @@ static inline uint64_t rc_group_advance_once(const rc_group_map *map, uint64_t *
             rc_group_wants_descriptor(map, d))
             break;
     }
-    *before = floor;
     if (next == floor)
         return floor;
     /* release: all that was done below is done; pairs with the acquire in rc_lowest_floor() */
@@ -244,15 +243,15 @@ static inline uint64_t rc_group_advance_once(const rc_group_map *map, uint64_t *
 }
 
 /* The same, again if another has moved it meanwhile: one of two that are done at once must see what both
- * have done. */
+ * have done. *before: where it stood. */
 static inline uint64_t rc_group_advance(const rc_group_map *map, uint64_t *before)
 {
-    uint64_t first = rc_load_acquire(&map->row->floor), upto = RC_NO_SEQUENCE;
+    uint64_t upto = RC_NO_SEQUENCE;
+    *before = rc_load_acquire(&map->row->floor);
     rc_fence(); /* our leases are DONE before the floor is loaded; pairs with itself in other members */
     for (uint32_t i = 0; i < RC_TAKE_TRIES && upto == RC_NO_SEQUENCE; i++)
-        upto = rc_group_advance_once(map, before);
-    *before = first;
-    return upto == RC_NO_SEQUENCE ? first : upto;
+        upto = rc_group_advance_once(map);
+    return upto == RC_NO_SEQUENCE ? *before : upto;
 }
 
 /* ---- a member -------------------------------------------------------------------------------- */
@@ -825,23 +824,26 @@ static inline uint64_t rc_member_find(const rc_member *m, rc_look *look, uint32_
 
 /* ---- taking it ----------------------------------------------------------------------------------- */
 
-/* Does the floor wait for a message that was acknowledged here, and whose bytes are still in use? */
-static inline int rc_member_hoards(const rc_member *m)
+/* The state of the lease at the floor, if it is ours; else RC_LEASE_FREE. */
+static inline uint32_t rc_member_has_at_floor(const rc_member *m)
 {
     uint64_t floor = rc_load_acquire(&m->map.row->floor);
     uint64_t word = rc_load_acquire(rc_lease_at(&m->map, floor));
-    return rc_lease_state(&m->map, floor, word) == RC_LEASE_KEPT &&
-           (word & RC_LEASE_OWNER_BITS) == m->owner;
+    return (word & RC_LEASE_OWNER_BITS) == m->owner ? rc_lease_state(&m->map, floor, word)
+                                                    : RC_LEASE_FREE;
+}
+
+/* Does the floor wait for a message that was acknowledged here, and whose bytes are still in use? */
+static inline int rc_member_hoards(const rc_member *m)
+{
+    return rc_member_has_at_floor(m) == RC_LEASE_KEPT;
 }
 
 /* Do we hold the message at the floor? */
 static inline int rc_member_blocks(const rc_member *m)
 {
-    uint64_t floor = rc_load_acquire(&m->map.row->floor);
-    uint64_t word = rc_load_acquire(rc_lease_at(&m->map, floor));
-    uint32_t state = rc_lease_state(&m->map, floor, word);
-    return (state == RC_LEASE_CLAIMED || state == RC_LEASE_KEPT) &&
-           (word & RC_LEASE_OWNER_BITS) == m->owner;
+    uint32_t state = rc_member_has_at_floor(m);
+    return state == RC_LEASE_CLAIMED || state == RC_LEASE_KEPT;
 }
 
 /* May we go on? Who was asked to let go, and holds the ring up no more, is active again. */
@@ -964,12 +966,11 @@ static inline rc_result rc_member_claim_lease(rc_member *m, uint64_t sequence, r
     return RC_MESSAGE;
 }
 
-static inline rc_result rc_member_claim(rc_member *m, uint64_t sequence, uint32_t hand,
+/* With RC_KEY the message is of partition p. */
+static inline rc_result rc_member_claim(rc_member *m, uint64_t sequence, uint32_t p, uint32_t hand,
                                         rc_lease *lease, rc_descriptor *d)
 {
-    uint32_t p = 0;
     if (m->balance == RC_KEY) {
-        p = rc_member_partition(m, &m->map.descriptors[sequence & (m->map.slots - 1)]);
         if (!rc_member_hold_partition(m, p, hand))
             return RC_EMPTY;
         RC_FAULT(105);
@@ -993,11 +994,8 @@ static inline rc_result rc_member_claim(rc_member *m, uint64_t sequence, uint32_
 }
 
 /* RC_KEY: the partition of a message that was found is new here. 1: begin again at the floor. */
-static inline int rc_member_gained(rc_member *m, uint64_t sequence)
+static inline int rc_member_gained(rc_member *m, uint32_t p)
 {
-    if (m->balance != RC_KEY)
-        return 0;
-    uint32_t p = rc_member_partition(m, &m->map.descriptors[sequence & (m->map.slots - 1)]);
     uint64_t word = rc_load_acquire(&m->partitions[p]);
     if (rc_load(&m->changes[p]) == rc_partition_changes(word) + 1 || !rc_member_owns(m, word))
         return 0;
@@ -1072,11 +1070,15 @@ static inline rc_result rc_member_take(rc_member *m, uint32_t hand, rc_sort sort
                 continue;
             return rc_member_is_over(m) ? RC_ENDED : RC_EMPTY;
         }
-        if (rc_member_gained(m, found))
-            continue;
+        uint32_t p = 0;
+        if (m->balance == RC_KEY) {
+            p = rc_member_partition(m, &m->map.descriptors[found & (m->map.slots - 1)]);
+            if (rc_member_gained(m, p))
+                continue;
+        }
         if (sort != RC_ANY_SORT && !rc_member_continues(m, sort, first, found))
             return RC_STEP_DOWN;
-        result = rc_member_claim(m, found, hand, lease, d);
+        result = rc_member_claim(m, found, p, hand, lease, d);
         if (result != RC_EMPTY)
             return result;
     }
@@ -1106,12 +1108,7 @@ static inline void rc_member_flush(rc_member *m)
     rc_store(&m->slot->cursor, m->position);
     if (upto <= before)
         return;
-    rc_fence(); /* pairs with the fence in rc_writer_want() */
-    uint64_t enough = rc_load(&m->map.control->enough);
-    if (enough && before < enough - 1 && upto >= enough - 1 &&
-        atomic_compare_exchange_strong_explicit(&m->map.control->enough, &enough, 0,
-                                                memory_order_acq_rel, memory_order_relaxed))
-        rc_post(m->space);
+    rc_have_let_go(m->map.control, before, upto, m->space);
 }
 
 static inline int rc_member_flush_due(const rc_member *m)
@@ -1486,8 +1483,8 @@ static inline void rc_member_leave(rc_member *m)
     uint64_t returned = rc_group_sweep(&m->map, m->index, m->generation, &first);
     RC_FAULT(115);
     /* Also one that was evicted: it may have claimed after others swept it. Before its entry goes: while that
-     * stands, whoever buries calls, too. */
-    /* One more than it returns: it may have been woken for a message that it has not looked for. */
+     * stands, whoever buries calls, too. One more than it returns: it may have been woken for a message that
+     * it has not looked for. */
     rc_member_call(m, m->balance == RC_KEY ? m->map.max_readers : returned + 1);
     rc_group_forget(&m->map, m->index, m->generation);
     rc_member_flush(m);
@@ -1538,30 +1535,31 @@ static inline int rc_member_sleep(const rc_member *m, rc_look *look, uint32_t ha
     RC_FAULT(117);
     if (!ready)
         token = rc_take_token_until(m->wake, deadline_ns);
-    /* acq_rel: pairs with rc_writer_post() and rc_member_post() */
-    if (!(atomic_fetch_and_explicit(word, ~bit, memory_order_acq_rel) & bit) && !token)
-        (void)sem_trywait(m->wake); /* never wait for it: its poster may have died */
+    rc_is_awake(word, bit, m->wake, token); /* pairs with rc_writer_post() and rc_member_post() */
     return ready || token;
 }
 
-/* Wait for something to happen, at most RC_GROUP_SLICE_NS, until a pause is over, and until the
- * deadline. 1: look; 0: nothing happened. */
-static inline int rc_member_wait(const rc_member *m, rc_look *look, uint32_t hand,
-                                 rc_wait_strategy strategy, int64_t deadline_ns)
+/* How long one wait lasts at most: RC_GROUP_SLICE_NS, until a pause is over, and until the deadline. */
+static inline int64_t rc_look_limit(const rc_look *look, int64_t deadline_ns)
 {
-    int64_t now = rc_now_ns(), limit = now + RC_GROUP_SLICE_NS, pause = rc_look_pause_ends(look);
+    int64_t limit = rc_now_ns() + RC_GROUP_SLICE_NS, pause = rc_look_pause_ends(look);
     if (deadline_ns < limit)
         limit = deadline_ns;
-    if (pause < limit)
-        limit = pause;
+    return pause < limit ? pause : limit;
+}
+
+/* Wait for something to happen, until the limit, which is rc_look_limit()'s. 1: look; 0: nothing happened. */
+static inline int rc_member_wait(const rc_member *m, rc_look *look, uint32_t hand,
+                                 rc_wait_strategy strategy, int64_t limit_ns)
+{
     if (strategy.kind != RC_BLOCKING)
-        return rc_member_spin(m, look, hand, limit, strategy.kind);
+        return rc_member_spin(m, look, hand, limit_ns, strategy.kind);
     if (strategy.spin_ns > 0) {
-        int64_t spin_until = now + strategy.spin_ns < limit ? now + strategy.spin_ns : limit;
-        if (rc_member_spin(m, look, hand, spin_until, RC_BLOCKING))
+        int64_t spin_until = rc_now_ns() + strategy.spin_ns;
+        if (rc_member_spin(m, look, hand, spin_until < limit_ns ? spin_until : limit_ns, RC_BLOCKING))
             return 1;
     }
-    return rc_member_sleep(m, look, hand, limit);
+    return rc_member_sleep(m, look, hand, limit_ns);
 }
 
 /* ---- making, reviving and removing a group -------------------------------------------------------- */
@@ -1569,8 +1567,8 @@ static inline int rc_member_wait(const rc_member *m, rc_look *look, uint32_t han
 /* Hold the ring from the floor on, or from the gate if that is past it; how many messages lie between.
  * The caller has the lock RC_LOCK_GROUPS, and the group is not ACTIVE. May be repeated: who dies in here leaves
  * it to the next. If the writer demotes the group meanwhile, it is not ACTIVE afterwards, and nobody enters. */
-static inline uint64_t rc_group_hold(rc_control *control, const rc_header *header, uint32_t group,
-                                     uint64_t generation)
+static inline uint64_t rc_group_hold(rc_control *control, const rc_header *header, uint64_t slots,
+                                     uint32_t group, uint64_t generation)
 {
     rc_group_row *row = &control->group_rows[group];
     const rc_descriptor *descriptors =
@@ -1584,8 +1582,7 @@ static inline uint64_t rc_group_hold(rc_control *control, const rc_header *heade
     rc_fence(); /* pairs with the fence in rc_writer_make_room() */
     uint64_t published = rc_load_acquire(&header->published), gate = rc_load_acquire(&header->gate);
     uint64_t floor = rc_load_acquire(&row->floor), start = floor;
-    if (floor > published && rc_load_acquire(&descriptors[(floor - 1) & (header->identity.slots - 1)]
-                                                  .words[0]) != floor)
+    if (floor > published && rc_load_acquire(&descriptors[(floor - 1) & (slots - 1)].words[0]) != floor)
         /* a lie, for which it was demoted: it has done all there is, as it said */
         atomic_compare_exchange_strong_explicit(&row->floor, &floor, published,
                                                 memory_order_acq_rel, memory_order_relaxed);
@@ -1600,7 +1597,7 @@ static inline uint64_t rc_group_hold(rc_control *control, const rc_header *heade
     return gate > start ? gate - start : 0;
 }
 
-/* First half of making a group in a free row: everything but the floor. Its list of topics stands in the
+/* First half of making a group in a free row: everything but its hold. Its list of topics stands in the
  * control segment already, its segment is formatted with the same generation. */
 static inline void rc_group_make(void *control_address, const void *data, const rc_geometry *g,
                                  uint32_t group, uint64_t generation, const char *name,
@@ -1641,12 +1638,14 @@ static inline void rc_group_make(void *control_address, const void *data, const 
 
 /* A group that lost its hold, or whose maker died in the midst, goes on at the gate: what lies between is
  * lost, and told with the next message. One that is ACTIVE is left alone. */
-static inline void rc_group_revive(rc_control *control, const rc_header *header, uint32_t group)
+static inline void rc_group_revive(rc_control *control, const rc_header *header, uint64_t slots,
+                                   uint32_t group)
 {
     rc_group_row *row = &control->group_rows[group];
     if (rc_group_is_active(row))
         return;
-    uint64_t missed = rc_group_hold(control, header, group, rc_load_acquire(&row->state) >> 8);
+    uint64_t missed = rc_group_hold(control, header, slots, group,
+                                    rc_load_acquire(&row->state) >> 8);
     atomic_fetch_add_explicit(&row->gap, missed, memory_order_acq_rel);
     atomic_fetch_add_explicit(&row->lost, missed, memory_order_relaxed);
 }

@@ -269,9 +269,7 @@ static inline int rc_sender_sleep(rc_sender *s, int (*ready)(const rc_sender *, 
     int found = ready(s, what) || state == RC_SENDER_EVICTED || state == RC_NO_RECEIVER;
     if (!found)
         token = rc_take_token_until(s->wake, slice < deadline_ns ? slice : deadline_ns);
-    /* acq_rel: pairs with the exchange in rc_receiver_wake_senders() */
-    if (!(atomic_fetch_and_explicit(word, ~bit, memory_order_acq_rel) & bit) && !token)
-        (void)sem_trywait(s->wake); /* never wait for it: its poster may have died */
+    rc_is_awake(word, bit, s->wake, token); /* pairs with the exchange in rc_receiver_wake_senders() */
     return found || token;
 }
 

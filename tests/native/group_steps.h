@@ -323,7 +323,7 @@ static void come_again(stage *s, int who)
         CHECK(k->wary && is_evicted(k));
         worker_leave(k);
     }
-    rc_group_revive(s->crew.ring.control, s->crew.ring.data, ROW);
+    rc_group_revive(s->crew.ring.control, s->crew.ring.data, s->crew.ring.geometry.slots, ROW);
     worker_enter(k, &s->crew, (uint32_t)who);
     k->wary = s->evictions;
     CHECK(k->in);

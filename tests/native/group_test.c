@@ -244,7 +244,7 @@ static void case_what_nobody_has_called_for(void)
 static void revive(void *with)
 {
     const crew *c = with;
-    rc_group_revive(c->ring.control, c->ring.data, ROW);
+    rc_group_revive(c->ring.control, c->ring.data, c->ring.geometry.slots, ROW);
 }
 
 static void take_away(void *with)
@@ -503,7 +503,7 @@ static void case_pauses(void)
             while (worker_take(k) == RC_EMPTY) {
                 rc_look look = k->m.look;
                 in_time();
-                (void)rc_member_wait(&k->m, &look, HAND, ways[0], deadline);
+                (void)rc_member_wait(&k->m, &look, HAND, ways[0], rc_look_limit(&look, deadline));
             }
             CHECK(rc_now_ns() - before >= RC_PAUSE_NS << n);
             worker_return(k, 0, 0);
@@ -592,7 +592,7 @@ static int work_a_turn(hand *h)
         in_time();
         rc_member_flush(&k->m);
         rc_look look = k->m.look;
-        (void)rc_member_wait(&k->m, &look, HAND, h->how, deadline);
+        (void)rc_member_wait(&k->m, &look, HAND, h->how, rc_look_limit(&look, deadline));
     }
     return result != RC_ENDED && result != RC_TAKEN_AWAY;
 }
@@ -971,7 +971,7 @@ static void besieged_enters(siege *x, int who)
     uint64_t began = steps;
     if (k->in)
         worker_leave(k);
-    rc_group_revive(x->crew.ring.control, x->crew.ring.data, ROW);
+    rc_group_revive(x->crew.ring.control, x->crew.ring.data, x->crew.ring.geometry.slots, ROW);
     worker_enter(k, &x->crew, (uint32_t)who);
     check_steps(began);
 }

@@ -155,7 +155,7 @@ static void group_begin(crew *c, uint64_t start, uint32_t max_deliveries)
     rc_group_format(c->segment, &c->ring.geometry, generation, 1);
     rc_group_make(c->ring.control, c->ring.data, &c->ring.geometry, ROW, generation, "crew", c->balance,
                   0, max_deliveries, start);
-    (void)rc_group_hold(c->ring.control, c->ring.data, ROW, generation);
+    (void)rc_group_hold(c->ring.control, c->ring.data, c->ring.geometry.slots, ROW, generation);
 }
 
 static void crew_make(crew *c, uint32_t balance, uint64_t slots, uint64_t capacity, uint64_t base,

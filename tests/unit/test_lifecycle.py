@@ -306,7 +306,7 @@ def test_pieces_without_a_control_segment(name: str, keep: str) -> None:
 
 def test_what_is_no_ring_is_not_replaced(name: str) -> None:
     for path in (data_path(name), control_path(name)):
-        path.write_bytes(b"not a ring " * 2000)
+        path.write_bytes(b"not a ring " * 1000)
         path.chmod(0o600)
     assert state_of(name) == "invalid"
     for call in (create, Reader.attach, Writer.resume, shm.status):

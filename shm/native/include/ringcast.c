@@ -663,9 +663,7 @@ static ringcast_status rest(ringcast_member *m, rc_look *look, uint64_t received
     if (!over && rc_attached_member_wait(&m->a, look, HAND, received, m->strategy, deadline) ==
                      RC_CLOSED_MEANWHILE)
         return check_open(&m->a.endpoint);
-    if (rc_look_due(looked_ns) &&
-        rc_is_abandoned(&m->a.endpoint, RC_LOCK_WRITER, m->a.ring.name, 'c') &&
-        !rc_member_ready(m->a.member, look, HAND))
+    if (rc_attached_member_is_abandoned(&m->a, look, HAND, looked_ns))
         return abandoned(&m->a);
     return over ? RINGCAST_TIMEOUT : RINGCAST_OK;
 }
