@@ -75,7 +75,6 @@ cdef extern from "layout.h" nogil:
     int RC_RING_CLOSED
     int RC_FREE, RC_ACTIVE, RC_DEMOTING, RC_DEMOTED, RC_EVICTED, RC_DEAD, RC_LOSSY, RC_MEMBER
     uint32_t RC_GROUPS_MAX, RC_PARTITIONS, RC_NOBODY
-    int RC_GROUP_NONE, RC_GROUP_MAKING, RC_GROUP_ACTIVE, RC_GROUP_DEMOTED
     int RC_ANY, RC_KEY, RC_ROUND_ROBIN, RC_LOCK_GROUPS
 
     ctypedef struct rc_identity:
@@ -261,7 +260,8 @@ cdef extern from "group_table.h" nogil:
     int64_t RC_GROUP_SLICE_NS
     void rc_group_name(const rc_group_row *, char *)
     rc_wishes *rc_group_wishes_at(void *control, const rc_geometry *, uint32_t)
-    int rc_group_is_active(const rc_group_row *)
+    int rc_group_holds(const rc_group_row *)
+    int rc_group_is_made(const rc_group_row *)
     uint32_t rc_group_next(const rc_atomic_u64 *, uint32_t max_readers, uint32_t slot)
     rc_atomic_u64 *rc_partitions_at(void *control, const rc_geometry *, uint32_t)
     uint32_t rc_partition_of_key(uint64_t)
@@ -528,6 +528,8 @@ cdef extern from "attach.h" nogil:
     rc_turn rc_attached_member_wait(rc_attached_reader *, rc_look *, uint32_t hand, uint64_t taken,
                                     rc_wait_strategy, int64_t)
     uint32_t rc_find_group(const rc_control *, const char *)
+    ringcast_status rc_lock_groups(rc_endpoint *, const char *, rc_error *)
+    const uint32_t RC_DELIVERIES_MAX
     ringcast_status rc_group_open(rc_segment *, const rc_ring *, const char *, uint32_t, rc_access,
                                   rc_error *)
     void rc_groups_tidy(const rc_ring *)

@@ -8,7 +8,7 @@ from ._reader import Batch, Message, Reader
 from .counters import GroupStatus
 
 BALANCES: Final[dict[int, str]]
-LOCK_GROUPS: Final[int]
+DELIVERIES_MAX: Final[int]
 
 def partition_of_key(key: int) -> int: ...
 def segment_name(name: str, group: str) -> str: ...

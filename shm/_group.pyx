@@ -23,22 +23,24 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 
 from ringcast.shm._core cimport (
-    CLOCK_MONOTONIC_COARSE, RC_ANY, RC_ASIDE, RC_ASIDE_MEMBERS, RC_ANY_SORT, RC_CHOOSES, RC_CLOSED_MEANWHILE,
-    RC_CLOSING, RC_EMPTY, RC_ENDED, RC_FRESH, RC_GROUPS_MAX, RC_GROUP_ACTIVE, RC_GROUP_DEMOTED,
-    RC_GROUP_SLICE_NS, RC_KEY, RC_LEASE_CLAIMED, RC_LEASE_KEPT, RC_LOCK_GROUPS, RC_LOOKING,
-    RC_MESSAGE, RC_MY_TURN, RC_NOBODY, RC_NO_HAND, RC_OPEN, RC_OTHERS, RC_ROUND_ROBIN, RC_SAME_ROUND, RC_STEP_DOWN,
-    RC_TAKEN_AWAY, RINGCAST_OK,
+    CLOCK_MONOTONIC_COARSE, RC_ANY, RC_ANY_SORT, RC_ASIDE, RC_ASIDE_MEMBERS, RC_CHOOSES,
+    RC_CLOSED_MEANWHILE, RC_CLOSING, RC_DELIVERIES_MAX, RC_EMPTY, RC_ENDED, RC_FRESH,
+    RC_GROUPS_MAX, RC_GROUP_SLICE_NS, RC_KEY, RC_LEASE_CLAIMED, RC_LEASE_KEPT, RC_LOOKING,
+    RC_MESSAGE, RC_MY_TURN, RC_NOBODY, RC_NO_HAND, RC_OPEN, RC_OTHERS, RC_ROUND_ROBIN,
+    RC_SAME_ROUND, RC_STEP_DOWN, RC_TAKEN_AWAY, RINGCAST_OK,
     rc_attached_member_wait, rc_clock_ns, rc_control, rc_descriptor, rc_endpoint_phase,
     rc_endpoint_rouse, rc_endpoint_turn, rc_endpoint_wake_up, rc_error, rc_find_group,
-    rc_group_census, rc_group_count, rc_group_has, rc_group_holder, rc_group_is_active,
-    rc_group_is_gone, rc_group_map, rc_group_map_at, rc_group_name, rc_group_object, rc_group_open,
-    rc_group_remove, rc_group_row, rc_group_segment, rc_lease,
-    rc_lease_deliveries, rc_load_u32, rc_load_u64, rc_look, rc_member, rc_member_call, rc_member_changed, rc_member_finish, rc_member_flush, rc_member_give_back, rc_member_hoards, rc_member_look_around,
-    rc_member_look_due, rc_member_release, rc_member_sleep, rc_member_take, rc_member_take_gap,
-    rc_now_ns, rc_partition_of_key, rc_post, rc_partitions_at, rc_result, rc_segment, rc_segment_unmap, rc_sort,
-    rc_turn, write,
+    rc_group_census, rc_group_count, rc_group_has, rc_group_holder, rc_group_holds,
+    rc_group_is_gone, rc_group_is_made, rc_group_map, rc_group_map_at, rc_group_name,
+    rc_group_object, rc_group_open, rc_group_remove, rc_group_row, rc_group_segment, rc_lease,
+    rc_lease_deliveries, rc_load_u32, rc_load_u64, rc_lock_groups, rc_look, rc_member,
+    rc_member_call, rc_member_changed, rc_member_finish, rc_member_flush, rc_member_give_back,
+    rc_member_hoards, rc_member_look_around, rc_member_look_due, rc_member_release,
+    rc_member_sleep, rc_member_take, rc_member_take_gap, rc_now_ns, rc_partition_of_key,
+    rc_partitions_at, rc_post, rc_result, rc_segment, rc_segment_unmap, rc_sort, rc_turn,
+    ringcast_status, write,
 )
-from ringcast.shm._endpoint cimport Endpoint, Segments, Semaphores, check_open, deadline_of
+from ringcast.shm._endpoint cimport Endpoint, Segments, Semaphores, check_open, deadline_of, error_of
 from ringcast.shm._reader cimport Batch, Message, Reader, pin_link, rc_pin
 
 import gc
@@ -53,7 +55,6 @@ cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
 
 cdef enum:
-    DESCRIPTOR_BYTES = 64
     BATCH_FIRST = 64  # messages for which a batch has room at first
     HAND_FIRST = 4
     # Bytes of a message that takes a private copy when it is acknowledged while it lives. A longer one holds
@@ -63,7 +64,6 @@ cdef enum:
     EMPTY = 0
     AT_END = -2
     NOT_FOR_IT = -3  # the next message does not belong into the batch that was begun
-    HELD = 0     # GroupMessage.place, if it is in no hand
     ACKNOWLEDGED = -1
     GIVEN_BACK = -2
     HANDS_MOST = 0x7fffffff  # numbers of hands, before they begin anew
@@ -249,6 +249,15 @@ cdef class Loop:
         return self.member.take_nowait_for(self.hand, <void *>self)
 
 
+cdef void take_out(Hand hand, Py_ssize_t place) noexcept:
+    """What the hand has at this place is not its any more; the last one takes the place."""
+    hand.count -= 1
+    if place != hand.count:
+        hand.items[place] = hand.items[hand.count]
+        if hand.items[place].message != NULL:
+            (<GroupMessage>hand.items[place].message).place = place
+
+
 cdef class Member(Reader):
     """The native half of `shm.group.Member`, which see."""
 
@@ -373,15 +382,9 @@ cdef class Member(Reader):
 
     cdef void out_of_hand(self, GroupMessage message) noexcept:
         """It is acknowledged or given back by itself."""
-        cdef Hand hand
         if message.hand == NULL:
             return
-        hand = <Hand>message.hand
-        hand.count -= 1
-        if message.place != hand.count:  # the last one takes its place
-            hand.items[message.place] = hand.items[hand.count]
-            if hand.items[message.place].message != NULL:
-                (<GroupMessage>hand.items[message.place].message).place = message.place
+        take_out(<Hand>message.hand, message.place)
         message.hand = NULL
 
     cdef bint finish_message(self, GroupMessage message) noexcept:
@@ -512,11 +515,7 @@ cdef class Member(Reader):
         batch.hand = NULL
         for i in range(hand.count):
             if hand.items[i].batch == <void *>batch:
-                hand.count -= 1
-                if i != hand.count:
-                    hand.items[i] = hand.items[hand.count]
-                    if hand.items[i].message != NULL:
-                        (<GroupMessage>hand.items[i].message).place = i
+                take_out(hand, i)
                 return
 
     cdef int acknowledge_batch(self, GroupBatch batch) except -1:
@@ -605,6 +604,13 @@ cdef class Member(Reader):
             item.batch = NULL
 
     # -- taking
+
+    cdef int asks(self, Hand hand) except -1:
+        """Whoever's hand it is asks for the next: with `auto_ack` the last is done."""
+        check_open(&self.a.endpoint)
+        if self.auto_ack and hand.count:
+            self.done_with(hand)
+        return 0
 
     cdef int look(self) except -1:
         """Each 40 ms: does everybody live, and is nobody's work left?"""
@@ -718,9 +724,7 @@ cdef class Member(Reader):
         cdef GroupMessage message = GroupMessage.__new__(GroupMessage)
         cdef int taken
         ended[0] = False
-        check_open(&self.a.endpoint)
-        if self.auto_ack and hand.count:
-            self.done_with(hand)
+        self.asks(hand)
         taken = self.take_for(message, hand, loop, RC_ANY_SORT, NULL)
         if taken == TAKEN:
             return message
@@ -793,9 +797,7 @@ cdef class Member(Reader):
         cdef int taken
         if limit < 1:
             raise ValueError(f"limit is a number of messages, 1 or more, not {limit}")
-        check_open(&self.a.endpoint)
-        if self.auto_ack and hand.count:
-            self.done_with(hand)
+        self.asks(hand)
         try:
             while len(messages) < limit:
                 message = GroupMessage.__new__(GroupMessage)
@@ -834,9 +836,7 @@ cdef class Member(Reader):
         cdef int taken
         if limit < 1:
             raise ValueError(f"limit is a number of messages, 1 or more, not {limit}")
-        check_open(&self.a.endpoint)
-        if self.auto_ack and hand.count:
-            self.done_with(hand)
+        self.asks(hand)
         batch.reader = self
         taken = self.fill(batch, hand, limit)
         while taken != TAKEN:
@@ -933,9 +933,7 @@ cdef class Member(Reader):
     cdef object take_nowait_for(self, Hand hand, void *loop):
         cdef GroupMessage message = GroupMessage.__new__(GroupMessage)
         cdef int taken
-        check_open(&self.a.endpoint)
-        if self.auto_ack and hand.count:
-            self.done_with(hand)
+        self.asks(hand)
         taken = self.take_for(message, hand, loop, RC_ANY_SORT, NULL)
         if taken == AT_END:
             raise StopAsyncIteration
@@ -1021,7 +1019,7 @@ cdef bint grow(rc_descriptor **table, rc_lease **leases, Py_ssize_t room) noexce
 # ---- looking ---------------------------------------------------------------------------------
 
 
-LOCK_GROUPS = RC_LOCK_GROUPS
+DELIVERIES_MAX = RC_DELIVERIES_MAX
 BALANCES = {RC_ANY: "any", RC_KEY: "key", RC_ROUND_ROBIN: "round-robin"}
 
 
@@ -1039,19 +1037,27 @@ def segment_name(str name not None, str group not None) -> str:
 
 def remove_group(Segments segments not None, Endpoint endpoint not None, Semaphores wake not None,
                  str group not None) -> bool:
-    """Free the row of a group that has no living members. The caller holds LOCK_GROUPS; `wake`: the
-    writer's semaphore and that of the wishes. False: there is none.
+    """Free the row of a group that has no living members, under the lock of the ring's groups, which the
+    endpoint keeps until it is closed: the caller unlinks the segment before. `wake`: the writer's
+    semaphore and that of the wishes. False: there is none.
 
     Raises:
-        RingError: it has members.
+        RingError: it has members, or a process that makes or joins a group comes to no end.
     """
     cdef rc_control *control = segments.control()
     cdef bytes name = group.encode()
-    cdef uint32_t slot, i = rc_find_group(control, name)
+    cdef const char *ring = segments.ring.name
+    cdef uint32_t slot, i
     cdef rc_segment segment
     cdef rc_group_map map
     cdef rc_error error
+    cdef ringcast_status locked
     cdef uint32_t living = 0
+    with nogil:
+        locked = rc_lock_groups(&endpoint.c, ring, &error)
+    if locked != RINGCAST_OK:
+        raise error_of(&error)
+    i = rc_find_group(control, name)
     if i == RC_NOBODY:
         return False
     if rc_group_open(&segment, &segments.ring, name, i, RC_LOOKING, &error) == RINGCAST_OK:
@@ -1075,8 +1081,7 @@ def read_groups(Segments segments not None) -> list:
     cdef uint32_t i
     cdef list found = []
     for i in range(RC_GROUPS_MAX):
-        state = rc_load_u64(&control.group_rows[i].state) & 0xff
-        if state == RC_GROUP_ACTIVE or state == RC_GROUP_DEMOTED:
+        if rc_group_is_made(&control.group_rows[i]):
             found.append(look_at_group(segments, i))
     return found
 
@@ -1121,7 +1126,7 @@ cdef object look_at_group(Segments segments, uint32_t i):
     return GroupStatus(
         name=name,
         balance=BALANCES.get(rc_load_u32(&row.balance), "?"),
-        state="active" if rc_group_is_active(row) else "demoted",
+        state="active" if rc_group_holds(row) else "demoted",
         members=members,
         floor=floor,
         lag=min(published - floor, segments.ring.g.slots) if published > floor else 0,

@@ -12,7 +12,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 
 from ringcast.shm._core cimport (
     RC_ACTIVE, RC_ANSWER_MAX, RC_CHOOSES, RC_DEMOTED, RC_DEMOTING, RC_GROUPS_MAX, RC_OTHERS, RC_TOPIC_NAME_MAX, RC_WISH_MAX, rc_atomic_u64, rc_bit, rc_control,
-    rc_group_is_active, rc_group_wishes_at, rc_hash, rc_header, rc_interest_at, rc_interest_stride, rc_load_atomic, rc_load_u32, rc_load_u64, rc_post, rc_ring,
+    rc_group_holds, rc_group_wishes_at, rc_hash, rc_header, rc_interest_at, rc_interest_stride, rc_load_atomic, rc_load_u32, rc_load_u64, rc_post, rc_ring,
     rc_slot, rc_slot_at, rc_store_u32, rc_take_token_until, rc_topic, rc_topic_info, rc_topic_name_length,
     rc_topic_read, rc_topics_at, rc_topics_count, rc_wishes, rc_wishes_offset, rc_wishes_read, sem_t,
     write,
@@ -101,7 +101,7 @@ cdef int wanted_by(rc_ring *ring, uint32_t topic) noexcept:
             count += holds(rc_slot_at(control, index))
     groups = rc_load_atomic(&interest[<uint64_t>topic * words + words - 1])
     for index in range(RC_GROUPS_MAX):
-        if groups >> index & 1 and rc_group_is_active(&control.group_rows[index]):
+        if groups >> index & 1 and rc_group_holds(&control.group_rows[index]):
             count += 1
     return count
 

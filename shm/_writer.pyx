@@ -23,7 +23,7 @@ from ringcast.shm._core cimport (
     CLOCK_REALTIME, RC_ACTIVE, RC_ANSWER_MAX, RC_DEMOTED, RC_DEMOTING, RC_EVICTED, RC_FORKED, RC_FREE, RC_KIND_BINARY, RC_KIND_EVENT, RC_KIND_TEXT,
     RC_GROUPS_MAX, RC_LOCK_READER, RC_MY_TURN, RC_NOBODY, RC_NOTE_MAX, RC_OPEN, RC_REASON_MAX, RC_ROOM_SLICE_NS,
     RC_TOPIC_NAME_MAX, rc_answer, rc_answer_say, rc_answers_offset, rc_clock_ns, rc_control,
-    rc_descriptor, rc_find_group, rc_group_demote, rc_group_is_active, rc_group_name, rc_group_next, rc_groups_tidy,
+    rc_descriptor, rc_find_group, rc_group_demote, rc_group_holds, rc_group_name, rc_group_next, rc_groups_tidy,
     rc_endpoint_phase, rc_endpoint_turn, rc_endpoint_wake_up, rc_load_u32,
     rc_load_u64, rc_lock_release, rc_lock_try, rc_note_write, rc_now_ns, rc_post, rc_slot_at,
     rc_slot_demote, rc_slot_evict, rc_slot_free, rc_store_u32, rc_topic_name_length, rc_topic_say,
@@ -297,7 +297,7 @@ cdef class Writer(OwnerEnd):
                 lowest = reader.cursor
                 culprit = (i, reader)
         for i in range(RC_GROUPS_MAX):
-            if rc_group_is_active(&self.ring.control.group_rows[i]) and (
+            if rc_group_holds(&self.ring.control.group_rows[i]) and (
                     rc_load_u64(&self.ring.control.group_rows[i].floor) < lowest):
                 lowest = rc_load_u64(&self.ring.control.group_rows[i].floor)
                 culprit = (i, None)
@@ -614,7 +614,7 @@ cdef class Writer(OwnerEnd):
         cdef uint32_t i
         check_open(&self.endpoint.c)
         for i in range(RC_GROUPS_MAX):
-            if rc_group_is_active(&self.ring.control.group_rows[i]):
+            if rc_group_holds(&self.ring.control.group_rows[i]):
                 count += rc_load_u64(&self.ring.control.group_rows[i].aside)
         return count
 
@@ -714,7 +714,7 @@ cdef class Writer(OwnerEnd):
                 found.append(SlotWishes(i, rc_load_u64(&rc_slot_at(control, i).joined_ns),
                                         wishes_version(self.segments, i)))
         for i in range(RC_GROUPS_MAX):
-            if rc_group_is_active(&control.group_rows[i]):
+            if rc_group_holds(&control.group_rows[i]):
                 found.append(SlotWishes(self.ring.max_readers + i,
                                         rc_load_u64(&control.group_rows[i].created_ns),
                                         group_wishes_version(self.segments, i)))

@@ -7,10 +7,14 @@ import contextlib
 import os
 import threading
 import weakref
+from typing import Final
 
 from . import _reader
 
-__all__ = ["EventBridge"]
+__all__ = ["MESSAGES_A_TURN", "EventBridge"]
+
+MESSAGES_A_TURN: Final = 128
+"""How many messages ``async for`` takes before other tasks get their turn."""
 
 
 class _EventFd:

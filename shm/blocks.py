@@ -11,12 +11,11 @@ import contextlib
 import errno
 import os
 import secrets
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker, shared_memory
 from types import FunctionType, ModuleType
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import posix_ipc
 
@@ -55,10 +54,6 @@ __all__ = [
 ]
 
 MODES = (0o600, 0o640)
-
-_GROUPS_WAIT: Final = 5.0
-"""Seconds to wait for another that makes or joins a group."""
-_GROUPS_PAUSE: Final = 0.001
 
 
 class _NoTracker(ModuleType):
@@ -329,10 +324,9 @@ def remove_group(name: str, group: str, *, owner: int | None = None) -> None:
         RingNotFound: there is no such ring, or no such group of it.
         RingError: it has living members, or a process that makes or joins a group comes to no end.
     """
-    check_name(group)
+    check_name(group, "group")
     opened = open_ring(name, owner=owner, access="change")
-    try:
-        _lock_groups(name, opened.endpoint)
+    with contextlib.closing(opened.endpoint):
         space, wishes = ring_semaphores(name, opened.segments.instance, 0)
         if not _group.remove_group(
             opened.segments, opened.endpoint, _endpoint.Semaphores([space, wishes]), group
@@ -341,19 +335,6 @@ def remove_group(name: str, group: str, *, owner: int | None = None) -> None:
                 f"ring {name!r} has no group {group!r}: `ringcast group {name}` lists them"
             )
         _remove_segments(_group.segment_name(name, group))
-    finally:
-        opened.endpoint.close()
-
-
-def _lock_groups(name: str, endpoint: _endpoint.Endpoint) -> None:
-    end = time.monotonic() + _GROUPS_WAIT
-    while not endpoint.try_lock(_group.LOCK_GROUPS):
-        if time.monotonic() >= end:
-            raise RingError(
-                f"a process that makes or joins a group of ring {name!r} does not come to an end:"
-                " is it stopped? Let it go on, or kill it"
-            )
-        time.sleep(_GROUPS_PAUSE)
 
 
 def remove_uplink(name: str) -> None:

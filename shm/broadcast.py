@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 from . import _endpoint, _reader, _writer, blocks
 from ._endpoint import MAKING
-from .aio import EventBridge
+from .aio import MESSAGES_A_TURN, EventBridge
 from .blocks import RingSizes
 from .names import check_name, ring_semaphores
 from .ownership import RING, Owner, create_ring
@@ -24,8 +24,6 @@ __all__ = ["Batch", "Message", "Reader", "Reservation", "Writer"]
 Message = _reader.Message
 Batch = _reader.Batch
 Reservation = _writer.Reservation
-
-_MESSAGES_A_TURN = 128  # how many ``async for`` takes before other tasks get their turn
 
 
 class Writer(Owner, _writer.Writer):
@@ -223,7 +221,7 @@ class Reader(_reader.Reader):
 
     async def __anext__(self) -> Message:
         self._awaited += 1
-        if self._awaited % _MESSAGES_A_TURN == 0:
+        if self._awaited % MESSAGES_A_TURN == 0:
             await asyncio.sleep(0)
         while (message := self._take_nowait()) is None:
             self._before_await()

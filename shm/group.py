@@ -14,13 +14,14 @@ in native/group.h.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Final, Literal, NoReturn, Self
 
 from . import _group
-from ._endpoint import MAKING, WaitStrategy, is_name
+from ._endpoint import MAKING, WaitStrategy
 from ._group import GroupBatch, GroupMessage, Loop, partition_of_key
-from .aio import EventBridge
+from .aio import MESSAGES_A_TURN, EventBridge
 from .blocks import open_ring, remove_group
 from .counters import GroupStatus, SetAside
 from .errors import RingError
@@ -42,9 +43,6 @@ __all__ = [
 Balance = Literal["any", "key", "round-robin"]
 
 _BALANCES: Final = {balance: number for number, balance in _group.BALANCES.items()}
-_DELIVERIES_MAX: Final = 200
-_MESSAGES_A_TURN: Final = 128
-"""How many messages ``async for`` takes before other tasks get their turn."""
 
 
 class Member(_group.Member):
@@ -64,9 +62,8 @@ class Member(_group.Member):
     view is gone.
     """
 
-    __slots__ = ("_awaited", "_bridge")
+    __slots__ = ("_bridge",)
 
-    _awaited: int
     _bridge: EventBridge | None
 
     @classmethod
@@ -112,18 +109,12 @@ class Member(_group.Member):
         """
         if isinstance(topics, str):
             raise TypeError(f"topics is a list of names and patterns: [{topics!r}]")
-        if not isinstance(group, str):
-            raise TypeError(f"a group's name is a string, not {type(group).__name__}")
-        if not is_name(group):
-            raise ValueError(
-                f"{group!r} can't name a group: use 1 to 20 of a-z, 0-9, _ and -, starting with a"
-                " letter or digit"
-            )
+        check_name(group, "group")
         if balance not in _BALANCES:
             raise ValueError(f'balance is "any", "key" or "round-robin", not {balance!r}')
-        if max_deliveries is not None and not 1 <= max_deliveries <= _DELIVERIES_MAX:
+        if max_deliveries is not None and not 1 <= max_deliveries <= _group.DELIVERIES_MAX:
             raise ValueError(
-                f"max_deliveries is from 1 to {_DELIVERIES_MAX}, not {max_deliveries!r}"
+                f"max_deliveries is from 1 to {_group.DELIVERIES_MAX}, not {max_deliveries!r}"
             )
         if start not in ("latest", "oldest") and (not isinstance(start, int) or start < 0):
             raise ValueError(f'start is "latest", "oldest" or a sequence, not {start!r}')
@@ -146,7 +137,6 @@ class Member(_group.Member):
             auto_ack,
             balance,
         )
-        member._awaited = 0
         member._bridge = None
         return member
 
@@ -200,7 +190,7 @@ class _AsyncIteration:
 
     async def __anext__(self) -> GroupMessage:
         self._taken += 1
-        if self._taken % _MESSAGES_A_TURN == 0:
+        if self._taken % MESSAGES_A_TURN == 0:
             await asyncio.sleep(0)
         while (message := self._loop.take_nowait()) is None:
             await self._member._wait()
@@ -218,10 +208,8 @@ def list_groups(name: str, *, owner: int | None = None) -> list[GroupStatus]:
         RingNotFound, LayoutMismatch, RingCorrupt, RingError: as attaching does.
     """
     opened = open_ring(name, owner=owner)
-    try:
+    with contextlib.closing(opened.endpoint):
         return _group.read_groups(opened.segments)
-    finally:
-        opened.endpoint.close()
 
 
 def remove(name: str, group: str, *, owner: int | None = None) -> None:

@@ -145,10 +145,8 @@ def status(name: str, *, owner: int | None = None) -> RingStatus:
         RingNotFound, LayoutMismatch, RingCorrupt, RingError: as attaching does.
     """
     opened = open_ring(name, owner=owner)
-    try:
+    with contextlib.closing(opened.endpoint):
         return _look(opened)
-    finally:
-        opened.endpoint.close()
 
 
 def _look(opened: OpenedRing) -> RingStatus:

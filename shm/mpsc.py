@@ -7,6 +7,7 @@ successor. The protocol is in native/mpsc.h.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -251,10 +252,8 @@ def status(name: str, *, owner: int | None = None) -> UplinkStatus:
     Raises: as `Sender.attach` does.
     """
     opened = blocks.open_uplink(name, owner=owner)
-    try:
+    with contextlib.closing(opened.endpoint):
         return _look(opened)
-    finally:
-        opened.endpoint.close()
 
 
 def _look(opened: blocks.OpenedUplink) -> UplinkStatus:

@@ -41,15 +41,15 @@ _OBJECT_PARTS: Final = 3
 """Of the name of a segment: rc, the ring's name, what it is. A semaphore's has one more."""
 
 
-def check_name(name: str) -> str:
-    """Return `name` if a ring can have it.
+def check_name(name: str, what: str = "ring") -> str:
+    """Return `name` if a ring can have it, or a work group; `what` says which of them it is for.
 
     Raises:
         TypeError: it is no string.
-        ValueError: it can't name a ring; the text says why.
+        ValueError: it can't be a name; the text says why.
     """
     if not isinstance(name, str):
-        raise TypeError(f"a ring's name is a string, not {type(name).__name__}")
+        raise TypeError(f"a {what}'s name is a string, not {type(name).__name__}")
     if _endpoint.is_name(name):
         return name
     if not name:
@@ -65,7 +65,7 @@ def check_name(name: str) -> str:
         bad = next(c for c in name if not re.fullmatch("[a-z0-9_-]", c))
         why = f"it has the character {bad!r}"
     raise ValueError(
-        f"{name!r} can't name a ring: {why}. Use 1 to 20 of a-z, 0-9, _ and -, starting with a"
+        f"{name!r} can't name a {what}: {why}. Use 1 to 20 of a-z, 0-9, _ and -, starting with a"
         " letter or digit"
     )
 

@@ -5,6 +5,8 @@ The table is the writer's; anybody who may attach can read it, and disturbs nobo
 
 from __future__ import annotations
 
+import contextlib
+
 from ._topics import ANSWER_MAX, NAME_MAX, hash_key, topic_rows
 from .blocks import open_ring
 from .counters import TopicStatus
@@ -23,7 +25,5 @@ def list_topics(name: str, *, owner: int | None = None) -> list[TopicStatus]:
         RingNotFound, LayoutMismatch, RingCorrupt, RingError: as attaching does.
     """
     opened = open_ring(name, owner=owner)
-    try:
+    with contextlib.closing(opened.endpoint):
         return topic_rows(opened.segments)
-    finally:
-        opened.endpoint.close()

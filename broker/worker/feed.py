@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, overload
+from typing import TYPE_CHECKING, Final, Literal, Self, overload
 
 from ringcast import shm
 from ringcast.shm import broadcast, group
@@ -378,10 +378,9 @@ def attach(
             raise ValueError(
                 "a group is lossless and handles messages: it has no policy and no events"
             )
-        return _attach_to_group(
+        feed: Feed | GroupFeed = GroupFeed.attach(
             name,
             group,
-            timeout,
             balance=balance or "any",
             auto_ack=auto_ack is not False,
             max_deliveries=max_deliveries,
@@ -392,25 +391,20 @@ def attach(
             topics=topics,
             others=others,
         )
-    if balance is not None or auto_ack is not None or max_deliveries is not None:
+    elif balance is not None or auto_ack is not None or max_deliveries is not None:
         raise ValueError("balance, auto_ack and max_deliveries are for members of a group: name it")
-    feed = Feed.attach(
-        name,
-        policy=policy,
-        start=start,
-        wait=wait,
-        label=label,
-        owner=owner,
-        skip=NO_KIND if events else shm.Kind.EVENT,
-        topics=topics,
-        others=others,
-    )
-    _wait_for_topics(feed, timeout)
-    return feed
-
-
-def _attach_to_group(name: str, group: str, timeout: float | None, **options: Any) -> GroupFeed:
-    feed = GroupFeed.attach(name, group, **options)
+    else:
+        feed = Feed.attach(
+            name,
+            policy=policy,
+            start=start,
+            wait=wait,
+            label=label,
+            owner=owner,
+            skip=NO_KIND if events else shm.Kind.EVENT,
+            topics=topics,
+            others=others,
+        )
     _wait_for_topics(feed, timeout)
     return feed
 

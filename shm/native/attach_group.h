@@ -20,8 +20,7 @@ static inline uint32_t rc_find_group(const rc_control *control, const char *grou
 {
     char name[8 * RC_GROUP_NAME_WORDS + 1];
     for (uint32_t i = 0; i < RC_GROUPS_MAX; i++) {
-        uint64_t state = rc_load_acquire(&control->group_rows[i].state) & 0xff;
-        if (state != RC_GROUP_ACTIVE && state != RC_GROUP_DEMOTED && state != RC_GROUP_HOLDING)
+        if (!rc_group_is_made(&control->group_rows[i]))
             continue;
         rc_group_name(&control->group_rows[i], name);
         if (strcmp(name, group) == 0)
@@ -103,11 +102,10 @@ static inline const char *rc_balance_name(uint32_t balance)
     return balance == RC_KEY ? "key" : balance == RC_ROUND_ROBIN ? "round-robin" : "any";
 }
 
-#ifdef RC_ENDPOINT_REGISTRY
-
 #define RC_GROUPS_WAIT_NS INT64_C(5000000000) /* for another that makes or joins a group */
 #define RC_GROUPS_PAUSE_NS 200000             /* between two tries */
 
+/* Lock the groups of a ring, until the lock is released or the endpoint closed. */
 static inline ringcast_status rc_lock_groups(rc_endpoint *e, const char *name, rc_error *error)
 {
     const struct timespec pause = {.tv_nsec = RC_GROUPS_PAUSE_NS};
@@ -126,6 +124,8 @@ static inline ringcast_status rc_lock_groups(rc_endpoint *e, const char *name, r
         nanosleep(&pause, NULL);
     }
 }
+
+#ifdef RC_ENDPOINT_REGISTRY
 
 /* Take the pages of a new segment; its name and mode are the ring's. */
 static inline ringcast_status rc_group_create(rc_segment *s, const rc_ring *ring, const char *group,
@@ -221,9 +221,8 @@ static inline ringcast_status rc_make_group(rc_attached_reader *a, uint64_t star
     rc_control *control = a->ring.control.address;
     ringcast_status status;
     for (*group = 0; *group < RC_GROUPS_MAX; ++*group) {
-        uint64_t state = rc_load_acquire(&control->group_rows[*group].state) & 0xff;
-        if ((state == RC_GROUP_NONE || state == RC_GROUP_MAKING) && /* the latter: its maker died */
-            !rc_group_has_guests(a, *group))
+        /* MAKING counts as none: its maker died */
+        if (!rc_group_is_made(&control->group_rows[*group]) && !rc_group_has_guests(a, *group))
             break;
     }
     if (*group == RC_GROUPS_MAX)

@@ -239,7 +239,7 @@ static inline int rc_group_demote(rc_control *control, uint32_t group, uint32_t 
 {
     rc_group_row *row = &control->group_rows[group];
     uint64_t word = rc_load_acquire(&row->state);
-    if (((word & 0xff) != RC_GROUP_ACTIVE && (word & 0xff) != RC_GROUP_HOLDING) ||
+    if (!rc_group_state_holds(word) ||
         !atomic_compare_exchange_strong_explicit(&row->state, &word,
                                                  rc_group_state(word >> 8, RC_GROUP_DEMOTED),
                                                  memory_order_seq_cst, memory_order_relaxed))
@@ -340,7 +340,7 @@ static inline rc_group_memory *rc_writer_group(rc_writer *w, uint32_t group)
     rc_group_memory *memory = &w->groups[group];
     /* acquire: pairs with the release in rc_group_hold(); loaded before the floor */
     uint64_t state = rc_load_acquire(&w->control->group_rows[group].state);
-    if ((state & 0xff) != RC_GROUP_ACTIVE && (state & 0xff) != RC_GROUP_HOLDING)
+    if (!rc_group_state_holds(state))
         return NULL;
     if (rc_unlikely(memory->generation != state >> 8))
         *memory = (rc_group_memory){.generation = state >> 8, .woken = RC_NOBODY};

@@ -234,6 +234,24 @@ static inline int rc_group_is_active(const rc_group_row *row)
     return (rc_load_acquire(&row->state) & 0xff) == RC_GROUP_ACTIVE;
 }
 
+/* Does a group in this state hold the ring at its floor? HOLDING: also one whose maker died there. */
+static inline int rc_group_state_holds(uint64_t state)
+{
+    return (state & 0xff) == RC_GROUP_ACTIVE || (state & 0xff) == RC_GROUP_HOLDING;
+}
+
+static inline int rc_group_holds(const rc_group_row *row)
+{
+    return rc_group_state_holds(rc_load_acquire(&row->state));
+}
+
+/* Is there a group in this row? */
+static inline int rc_group_is_made(const rc_group_row *row)
+{
+    uint64_t state = rc_load_acquire(&row->state);
+    return rc_group_state_holds(state) || (state & 0xff) == RC_GROUP_DEMOTED;
+}
+
 /* The member after this slot, in the order of slots and round again; RC_NOBODY if there is none. */
 static inline uint32_t rc_group_next(const _Atomic uint64_t *bitmap, uint32_t max_readers,
                                      uint32_t slot)

@@ -139,8 +139,14 @@ def test_the_maker_of_a_group_dies(name: str, victims: Victims, step: int) -> No
         victim.ready()
         victim.dies()
         if step != 123:  # with a half-made group the ring goes on; a whole one holds it
+            assert group.list_groups(name) == []
             for _ in range(10):
                 writer.publish(b"between", timeout=DEADLINE)
+        else:
+            assert [found.state for found in group.list_groups(name)] == ["active"]
+            with pytest.raises(shm.RingFull, match="group 'g'"):
+                for _ in range(SLOTS + 1):
+                    writer.publish(b"between", timeout=0)
         with group.Member.attach(name, "g", start="oldest", max_deliveries=2) as member:
             first = member.read(DEADLINE)
             assert first is not None
