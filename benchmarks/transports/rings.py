@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from ringcast import shm
-from ringcast.shm import broadcast, mpsc
+from ringcast.shm import broadcast, group, mpsc
 
 from ..payloads import BATCH_MESSAGES_MOST
 from ..ring_names import temporary_ring_name
@@ -108,10 +108,13 @@ class BatchedRing(Ring):
             yield batches(reader)
 
 
-def batches(reader: broadcast.Reader) -> Iterator[broadcast.Batch]:
-    """Batches of what is there. Each ends when the next is requested."""
+def batches(
+    reader: broadcast.Reader | group.Member, most: int = BATCH_MESSAGES_MOST
+) -> Iterator[broadcast.Batch]:
+    """Batches of what is there, at most so many messages each. Each ends when the next is
+    requested."""
     while True:
-        with reader.batch(BATCH_MESSAGES_MOST) as batch:
+        with reader.batch(most) as batch:
             yield batch
 
 

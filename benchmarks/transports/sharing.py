@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Final
 from ringcast.shm import broadcast, group
 
 from ..errors import RunFailedError
-from .base import BATCH_SIZE, LinkSender, Transport
+from .base import LinkSender, Transport
 from .peers import FasterFifo, FasterFifoBatched
-from .rings import Ring
+from .rings import BatchedRing, Ring, batches
 from .servers import NatsQueue, RedisStream
 from .stdlib import Queue
 
@@ -88,32 +88,17 @@ class GroupKey(GroupAny):
             yield LinkSender(send, send_all)
 
 
-class GroupBatched(GroupAny):
+class GroupBatched(GroupAny, BatchedRing):
     """A work group whose members take many messages at a time."""
 
     name = "ringcast group, any, batched"
     copies = "as ringcast group, any, 64 messages at a time in, and up to 256 out, as numpy arrays"
-    item_messages = BATCH_SIZE
-    yields_batches = True
-
-    @contextlib.contextmanager
-    def sender(self) -> Iterator[LinkSender]:
-        """A writer of groups of messages."""
-        with broadcast.Writer.create(self.ring, wait=self._strategy(), **self.geometry) as writer:
-            yield LinkSender(writer.publish_many)
 
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
         """A member, batch by batch. Each is acknowledged when the next is requested."""
         with self._attach() as member:
-            yield group_batches(member)
-
-
-def group_batches(member: group.Member) -> Iterator[group.GroupBatch]:
-    """Batches of what is there. Each ends when the next is requested."""
-    while True:
-        with member.batch(GROUP_BATCH) as batch:
-            yield batch
+            yield batches(member, GROUP_BATCH)
 
 
 def all_done(ring: str) -> bool:

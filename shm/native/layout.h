@@ -65,6 +65,7 @@
 #define RC_LINE 128u
 
 #define RC_DESCRIPTORS_OFFSET 4096u
+#define RC_CONTROL_LEAST 640u /* bytes of a control segment of any version */
 #define RC_GROUP_ROWS_OFFSET 768u
 #define RC_READERS_OFFSET 21248u
 #define RC_READERS_MAX 1024u
@@ -492,8 +493,7 @@ static inline void rc_read_numbers(const rc_identity *id, rc_geometry *g)
 }
 
 /* Check both segments, of which data_size and control_size bytes are mapped, and copy the
- * geometry out. Nothing outside the mapped bytes is read, whatever the segments hold. A control segment
- * that has no more than its identity is still told from another version's, whose rest may be shorter. */
+ * geometry out. Nothing outside the mapped bytes is read, whatever the segments hold. */
 static inline rc_check_result rc_check_segments(const void *data, uint64_t data_size,
                                                const void *control, uint64_t control_size,
                                                rc_geometry *out)
@@ -502,7 +502,7 @@ static inline rc_check_result rc_check_segments(const void *data, uint64_t data_
     const rc_control *shared = control;
     rc_geometry other;
     rc_check_result fault;
-    if (data_size < RC_DESCRIPTORS_OFFSET || control_size < sizeof(rc_identity))
+    if (data_size < RC_DESCRIPTORS_OFFSET || control_size < RC_CONTROL_LEAST)
         return RC_TOO_SMALL;
     if ((fault = rc_check_identity(&header->identity, RC_MAGIC_DATA)) != RC_OK)
         return fault;

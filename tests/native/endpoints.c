@@ -172,6 +172,7 @@ static ringcast_status follow(int end, size_t limit, int64_t timeout_ns)
 
 static struct {
     int end, handshake;
+    ringcast_status (*wait)(int end);
     sem_t woken, was_read;
     atomic_int over, wakes;
 } loop;
@@ -179,7 +180,7 @@ static struct {
 static void *wait_in_turn(void *unused)
 {
     while (!loop.over) {
-        ringcast_status status = ringcast_wait(readers[loop.end], LOOK_NS);
+        ringcast_status status = loop.wait(loop.end);
         if (status == RINGCAST_TIMEOUT)
             continue;
         loop.wakes++;
@@ -193,13 +194,16 @@ static void *wait_in_turn(void *unused)
     return unused;
 }
 
-/* An event loop: a thread waits, this one reads with timeout 0 (`handshake`), or waits, too. */
-static ringcast_status run_loop(int end, int handshake)
+/* An event loop: a thread waits, this one handles a message with timeout 0 (`handshake`), or waits for it,
+ * too. */
+static ringcast_status run_loop(int end, int handshake, ringcast_status (*wait)(int end),
+                                ringcast_status (*handle)(int end, int64_t timeout_ns))
 {
     pthread_t thread;
     ringcast_status status = RINGCAST_OK;
     loop.end = end;
     loop.handshake = handshake;
+    loop.wait = wait;
     loop.over = loop.wakes = 0;
     sem_init(&loop.woken, 0, 0);
     sem_init(&loop.was_read, 0, 0);
@@ -208,14 +212,24 @@ static ringcast_status run_loop(int end, int handshake)
     while (status == RINGCAST_OK || status == RINGCAST_TIMEOUT) {
         if (handshake)
             sem_wait(&loop.woken);
-        while ((status = read_some(end, 1, handshake ? 0 : LOOK_NS)) == RINGCAST_OK)
-            print_message(messages);
+        while ((status = handle(end, handshake ? 0 : LOOK_NS)) == RINGCAST_OK)
+            ;
         if (handshake)
             sem_post(&loop.was_read);
     }
     loop.over = 1;
     sem_post(&loop.was_read);
     pthread_join(thread, NULL);
+    return status;
+}
+
+static ringcast_status wait_as_reader(int end) { return ringcast_wait(readers[end], LOOK_NS); }
+
+static ringcast_status print_next(int end, int64_t timeout_ns)
+{
+    ringcast_status status = read_some(end, 1, timeout_ns);
+    if (status == RINGCAST_OK)
+        print_message(messages);
     return status;
 }
 
@@ -313,50 +327,15 @@ static ringcast_status work(int end, size_t limit, int64_t timeout_ns, uint64_t 
     return status;
 }
 
-static void *wait_as_member(void *unused)
-{
-    while (!loop.over) {
-        ringcast_status status = ringcast_member_wait(members[loop.end], LOOK_NS);
-        if (status == RINGCAST_TIMEOUT)
-            continue;
-        loop.wakes++;
-        if (loop.handshake) {
-            sem_post(&loop.woken);
-            sem_wait(&loop.was_read);
-        }
-        if (status != RINGCAST_OK)
-            break;
-    }
-    return unused;
-}
+static ringcast_status wait_as_member(int end) { return ringcast_member_wait(members[end], LOOK_NS); }
 
-/* As run_loop(), for a member, that acknowledges what it takes. */
-static ringcast_status run_member_loop(int end, int handshake)
+static ringcast_status acknowledge_next(int end, int64_t timeout_ns)
 {
-    pthread_t thread;
-    ringcast_status status = RINGCAST_OK;
-    loop.end = end;
-    loop.handshake = handshake;
-    loop.over = loop.wakes = 0;
-    sem_init(&loop.woken, 0, 0);
-    sem_init(&loop.was_read, 0, 0);
-    if (pthread_create(&thread, NULL, wait_as_member, NULL) != 0)
-        exit(4);
-    while (status == RINGCAST_OK || status == RINGCAST_TIMEOUT) {
-        if (handshake)
-            sem_wait(&loop.woken);
-        while ((status = take_some(end, 1, handshake ? 0 : LOOK_NS)) == RINGCAST_OK) {
-            print_message(messages);
-            if ((status = ringcast_acknowledge(members[end], messages, 1)) != RINGCAST_OK)
-                break;
-        }
-        if (handshake)
-            sem_post(&loop.was_read);
-    }
-    loop.over = 1;
-    sem_post(&loop.was_read);
-    pthread_join(thread, NULL);
-    return status;
+    ringcast_status status = take_some(end, 1, timeout_ns);
+    if (status != RINGCAST_OK)
+        return status;
+    print_message(messages);
+    return ringcast_acknowledge(members[end], messages, 1);
 }
 
 static void print_member_info(int end)
@@ -432,7 +411,7 @@ static int serve_member(const char *word, char *rest)
     } else if (!strcmp(word, "work")) {
         answer(work(end, (size_t)a, b, (uint64_t)c));
     } else if (!strcmp(word, "member_loop")) {
-        answer(run_member_loop(end, (int)a));
+        answer(run_loop(end, (int)a, wait_as_member, acknowledge_next));
         printf(", \"wakes\": %d", loop.wakes);
     } else if (!strcmp(word, "member_info")) {
         print_member_info(end);
@@ -596,7 +575,7 @@ static void serve(const char *word, char *rest)
     } else if (!strcmp(word, "follow")) {
         answer(follow(end, (size_t)a, b));
     } else if (!strcmp(word, "loop")) {
-        answer(run_loop(end, (int)a));
+        answer(run_loop(end, (int)a, wait_as_reader, print_next));
         printf(", \"wakes\": %d", loop.wakes);
     } else if (!strcmp(word, "subscribe") || !strcmp(word, "unsubscribe")) {
         sscanf(rest + consumed, " %262143s", text);

@@ -878,20 +878,6 @@ typedef struct siege {
     int64_t now;
 } siege;
 
-static uint64_t odd_number(uint64_t about)
-{
-    switch (roll(5)) {
-    case 0:
-        return roll(16);
-    case 1:
-        return UINT64_MAX - roll(16);
-    case 2:
-        return mix(roll(UINT64_MAX));
-    default:
-        return about + roll(24) - 8;
-    }
-}
-
 static uint64_t odd_lease(const siege *x)
 {
     uint64_t sequence = x->crew.writer.next - roll(2 * SLOTS);

@@ -98,6 +98,21 @@ static uint64_t roll(uint64_t n)
     return dice % n;
 }
 
+/* What a spoiled field may hold: small, huge, any, or near what it should be. */
+static uint64_t odd_number(uint64_t about)
+{
+    switch (roll(5)) {
+    case 0:
+        return roll(16);
+    case 1:
+        return UINT64_MAX - roll(16);
+    case 2:
+        return mix(roll(UINT64_MAX));
+    default:
+        return about + roll(24) - 8;
+    }
+}
+
 static void linger(uint64_t looks)
 {
     for (uint64_t i = 0; i < looks; i++)

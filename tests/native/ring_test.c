@@ -587,20 +587,6 @@ static void case_segments(void)
     ring_free(&x);
 }
 
-static uint64_t odd_number(uint64_t about)
-{
-    switch (roll(5)) {
-    case 0:
-        return roll(16);
-    case 1:
-        return UINT64_MAX - roll(16);
-    case 2:
-        return mix(roll(UINT64_MAX));
-    default:
-        return about + roll(24) - 8;
-    }
-}
-
 /* The topic table, what readers want of it, and what is answered. */
 static void make_hostile_topics(ring *x)
 {
