@@ -21,7 +21,6 @@ from .output import (
     AsJson,
     Name,
     Owner,
-    new_console,
     new_table,
     print_json,
     print_notice,
@@ -31,7 +30,7 @@ from .output import (
     time_text,
     visible,
 )
-from .watching import Interval, Watch, look_again, show_each
+from .watching import Interval, Watch, show, watch_ring
 
 __all__ = ["group", "group_as_json", "groups_table"]
 
@@ -80,24 +79,17 @@ def group(
     def look() -> _Look:
         return _look(name, which, owner)
 
-    if not watch:
-        first = look()
-        if as_json:
-            print_json([group_as_json(found) for found in first.shown])
-        elif not first.shown:
-            print_notice(f"ring {name!r} has no work groups: workers make them with attach(group=)")
-        else:
-            time.sleep(interval)
-            console = new_console()
-            console.print(_view(console, look(), first))
+    if watch:
+        watch_ring(name, look, interval, _view, _as_json if as_json else None)
         return
-    looks = look_again(look, interval)
+    first = look()
     if as_json:
-        for now in looks:
-            print_json([group_as_json(found) for found in now.shown])
+        print_json(_as_json(first))
+    elif not first.shown:
+        print_notice(f"ring {name!r} has no work groups: workers make them with attach(group=)")
     else:
-        show_each(looks, _view)
-    print_notice(f"ring {name!r} is gone")
+        time.sleep(interval)
+        show(_view, look(), first)
 
 
 def _remove(name: str, which: str | None, owner: int | None) -> None:
@@ -119,6 +111,10 @@ def _look(name: str, which: str | None, owner: int | None) -> _Look:
 
 
 # ---- for programs ----------------------------------------------------------------------------
+
+
+def _as_json(now: _Look, _before: _Look | None = None) -> list[dict[str, Any]]:
+    return [group_as_json(found) for found in now.shown]
 
 
 def group_as_json(found: shm.GroupStatus) -> dict[str, Any]:

@@ -24,10 +24,8 @@ from .output import (
     Name,
     Owner,
     bar,
-    new_console,
     new_table,
     print_json,
-    print_notice,
     rate_text,
     ring_status,
     size_text,
@@ -36,7 +34,7 @@ from .output import (
     used_text,
     visible,
 )
-from .watching import Interval, Watch, look_again, show_each
+from .watching import Interval, Watch, show, watch_ring
 
 __all__ = ["Snapshot", "inspect", "ring_view"]
 
@@ -76,28 +74,21 @@ def inspect(
     def look() -> Snapshot:
         return Snapshot.of(ring_status(name, owner), owner)
 
-    if not watch:
-        first = look()
-        if as_json:
-            print_json(_as_json(first))
-            return
-        time.sleep(interval)
-        console = new_console()
-        console.print(ring_view(console, look(), first))
+    if watch:
+        watch_ring(name, look, interval, ring_view, _as_json if as_json else None)
         return
-    snapshots = look_again(look, interval)
+    first = look()
     if as_json:
-        for snapshot in snapshots:
-            print_json(_as_json(snapshot))
+        print_json(_as_json(first))
     else:
-        show_each(snapshots, ring_view)
-    print_notice(f"ring {name!r} is gone")
+        time.sleep(interval)
+        show(ring_view, look(), first)
 
 
 # ---- for programs ----------------------------------------------------------------------------
 
 
-def _as_json(now: Snapshot) -> dict[str, Any]:
+def _as_json(now: Snapshot, _before: Snapshot | None = None) -> dict[str, Any]:
     status = now.status
     return {
         "name": status.name,

@@ -20,7 +20,6 @@ from .output import (
     Name,
     Owner,
     age_text,
-    new_console,
     new_table,
     print_json,
     print_notice,
@@ -30,7 +29,7 @@ from .output import (
     state_text,
     visible,
 )
-from .watching import Interval, Watch, look_again, show_each
+from .watching import Interval, Watch, show, watch_ring
 
 __all__ = ["topics"]
 
@@ -72,27 +71,18 @@ def topics(
         found = shm.list_topics(name, owner=owner)
         return _Look(found, created_ns, time.monotonic(), time.time_ns())
 
-    if not watch:
-        first = look()
-        time.sleep(interval)
-        second = look()
-        if as_json:
-            print_json(_as_json(second, first))
-        elif not second.topics:
-            print_notice(f"ring {name!r} has no topics: a manager has them by `venue` or `topic`")
-        else:
-            console = new_console()
-            console.print(_view(console, second, first))
+    if watch:
+        watch_ring(name, look, interval, _view, _as_json if as_json else None)
         return
-    looks = look_again(look, interval)
+    first = look()
+    time.sleep(interval)
+    second = look()
     if as_json:
-        before: _Look | None = None
-        for now in looks:
-            print_json(_as_json(now, before))
-            before = now
+        print_json(_as_json(second, first))
+    elif not second.topics:
+        print_notice(f"ring {name!r} has no topics: a manager has them by `venue` or `topic`")
     else:
-        show_each(looks, _view)
-    print_notice(f"ring {name!r} is gone")
+        show(_view, second, first)
 
 
 def _rates(now: _Look, before: _Look | None) -> list[float | None]:
