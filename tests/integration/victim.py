@@ -9,15 +9,16 @@ each message that it has published. It ends with exit code 0 if the step never c
     victim.py choose NAME
     victim.py send NAME WHO                     through an uplink
     victim.py receive NAME create|resume HOW    from an uplink
-    victim.py work NAME BALANCE                 as a member of group "g": join, work, leave, many
-    times victim.py remove NAME                       group "g" victim.py demote NAME
-    the same, as the ring's next writer
+    victim.py work NAME BALANCE                 as a member of group "g": join, work, leave, often
+    victim.py remove NAME                       group "g"
+    victim.py demote NAME                       the same, as the ring's next writer
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -93,8 +94,8 @@ def receive(name: str, how: str, auto_ack: str) -> None:
 
 
 def work(name: str, balance: str) -> None:
-    """Join, handle some messages, give some back, wait, leave; so many times. What is given back is
-    set aside at its second delivery."""
+    """Join, handle some messages, give some back, wait, be dealt some more, leave; so many times.
+    What is given back is set aside at its second delivery."""
     os.write(1, b"r")
     os.read(0, 1)
     for _ in range(MESSAGES):
@@ -112,6 +113,7 @@ def work(name: str, balance: str) -> None:
                     message.nack()
             with member.batch(limit=5, timeout=0):
                 pass
+            time.sleep(0.003)  # time for the others to deal it what it leaves behind
 
 
 def remove(name: str) -> None:
