@@ -423,17 +423,18 @@ static inline uint64_t rc_lowest_cursor(rc_writer *w)
 }
 
 /* Take bits of sleepers, and post each that was still there: acq_rel, since whoever's bit this takes is
- * owed exactly one token. */
-static inline void rc_writer_post(rc_writer *w, _Atomic uint64_t *sleepers, uint32_t base,
-                                  uint64_t whom)
+ * owed exactly one token. Returns whose. */
+static inline uint64_t rc_writer_post(rc_writer *w, _Atomic uint64_t *sleepers, uint32_t base,
+                                      uint64_t whom)
 {
-    uint64_t bits = atomic_fetch_and_explicit(sleepers, ~whom, memory_order_acq_rel) & whom;
+    uint64_t taken = atomic_fetch_and_explicit(sleepers, ~whom, memory_order_acq_rel) & whom;
     RC_FAULT(20);
-    for (; bits; bits &= bits - 1) {
+    for (uint64_t bits = taken; bits; bits &= bits - 1) {
         uint32_t index = base + (uint32_t)__builtin_ctzll(bits);
         if (index < w->max_readers)
             rc_post(w->readers_wake[index]);
     }
+    return taken;
 }
 
 static inline uint64_t rc_writer_interest(const rc_writer *w, uint32_t row, uint32_t word)
@@ -498,29 +499,22 @@ static inline uint32_t rc_writer_foretell(rc_writer *w, uint32_t group, uint64_t
     return memory->turn;
 }
 
-/* Whom of a group that has sleepers this message is to wake; RC_NOBODY: nobody. */
-static inline uint32_t rc_writer_addressee(rc_writer *w, uint32_t group, uint64_t sequence)
+/* RC_ANY: post one sleeper. `called` goes up before its bit is taken, so whoever finds its bit gone finds it
+ * up, and takes it down: rc_member_answer(). */
+static inline void rc_writer_call(rc_writer *w, uint32_t group)
 {
     rc_group_row *row = &w->control->group_rows[group];
-    const rc_descriptor *d = &w->descriptors[sequence & (w->slots - 1)];
-    if (!rc_group_wants(&w->view, row, group, d->f.topic, d->f.kind, d->f.destination))
-        return RC_NOBODY;
-    uint32_t balance = rc_load(&row->balance);
-    /* One that was faster than this loop has it, or has dealt it out and woken whom it is for. */
-    if (balance != RC_KEY && rc_head_sequence(rc_load(&row->head)) > sequence)
-        return RC_NOBODY;
-    switch (balance) {
-    case RC_KEY: {
-        const _Atomic uint64_t *partitions = rc_partitions_at(w->control, &w->geometry, group);
-        uint32_t p = rc_group_partition(&w->view, d->f.key, d->f.topic);
-        return rc_partition_owner(rc_load(&partitions[p])) - 1;
+    uint32_t slot = w->groups[group].woken;
+    rc_store(&row->called, 1);
+    for (uint32_t i = 0; i < w->max_readers; i++) {
+        slot = rc_group_next(row->asleep, w->max_readers, slot);
+        if (slot >= w->max_readers)
+            break;
+        w->groups[group].woken = slot;
+        if (rc_writer_post(w, &row->asleep[slot / 64], slot & ~63u, rc_bit(slot)))
+            return;
     }
-    case RC_ROUND_ROBIN:
-        return rc_writer_foretell(w, group, sequence);
-    default:
-        return w->groups[group].woken =
-                   rc_group_next(row->asleep, w->max_readers, w->groups[group].woken);
-    }
+    rc_store(&row->called, 0); /* nobody sleeps any more */
 }
 
 static inline int rc_group_has_sleepers(const rc_group_row *row, uint32_t max_readers)
@@ -531,20 +525,51 @@ static inline int rc_group_has_sleepers(const rc_group_row *row, uint32_t max_re
     return any != 0;
 }
 
+/* Wake whom of a group that has sleepers this message is for. */
+static inline void rc_writer_wake_for(rc_writer *w, uint32_t group, uint64_t sequence)
+{
+    rc_group_row *row = &w->control->group_rows[group];
+    const rc_descriptor *d = &w->descriptors[sequence & (w->slots - 1)];
+    if (!rc_group_wants(&w->view, row, group, d->f.topic, d->f.kind, d->f.destination))
+        return;
+    uint32_t balance = rc_load(&row->balance), slot;
+    /* One that was faster than this loop has it, or has dealt it out and woken whom it is for. */
+    if (balance != RC_KEY && rc_head_sequence(rc_load(&row->head)) > sequence)
+        return;
+    switch (balance) {
+    case RC_KEY: {
+        const _Atomic uint64_t *partitions = rc_partitions_at(w->control, &w->geometry, group);
+        uint32_t p = rc_group_partition(&w->view, d->f.key, d->f.topic);
+        slot = rc_partition_owner(rc_load(&partitions[p])) - 1;
+        break;
+    }
+    case RC_ROUND_ROBIN:
+        slot = rc_writer_foretell(w, group, sequence);
+        break;
+    default:
+        rc_writer_call(w, group);
+        return;
+    }
+    if (slot < w->max_readers)
+        rc_writer_post(w, &row->asleep[slot / 64], slot & ~63u, rc_bit(slot));
+}
+
 /* Wake a sleeper of each group for each message from `first` on that the group wants, as long as it has
- * some. After the fence in rc_writer_release(), which pairs with that in rc_member_sleep(). */
+ * some, and unless one was called and has not answered yet: that one calls the next if there is more than
+ * it takes. After the fence in rc_writer_release(), which pairs with those in rc_member_sleep() and
+ * rc_member_answer(). */
 static inline void rc_writer_wake_groups(rc_writer *w, uint64_t first)
 {
     uint64_t bits = rc_load(&w->control->groups) & RC_GROUP_MASK;
     for (; bits; bits &= bits - 1) {
         uint32_t group = (uint32_t)__builtin_ctzll(bits);
         rc_group_row *row = &w->control->group_rows[group];
+        if (rc_load(&row->called))
+            continue;
         for (uint64_t s = first; s < w->next; s++) {
             if (rc_likely(!rc_group_has_sleepers(row, w->max_readers)) || !rc_writer_group(w, group))
                 break;
-            uint32_t slot = rc_writer_addressee(w, group, s);
-            if (slot < w->max_readers)
-                rc_writer_post(w, &row->asleep[slot / 64], slot & ~63u, rc_bit(slot));
+            rc_writer_wake_for(w, group, s);
         }
     }
 }

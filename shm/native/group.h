@@ -66,6 +66,18 @@
  * owned until it has its share; what lies there longer, whoever is awake takes. Nothing depends on two
  * members agreeing about who lives: they take by compare-and-swap, and look again when that changes.
  *
+ * Waking (RC_ANY). A message wakes one sleeper, and while that one has not answered, others wake nobody:
+ *
+ *   writer: published (release);  fence(seq_cst);  called is up: nobody;
+ *           else called up;  take the bit of a sleeper, post it, else try the next;  none: called down
+ *   sleeper: woken, or by itself: its bit off;  called down;  fence(seq_cst);  look
+ *   who claims: more is there, somebody sleeps, called is down: called up, and so on as the writer
+ *
+ * Of a writer that posts nobody and the sleeper that answers, one sees the other: so the sleeper finds what
+ * was published, and calls the next for it. In a burst that costs the writer one post, not one a message. If
+ * the one that was called dies or stands still, the next whose slice is over answers for it. With the other
+ * balances a message wakes its owner.
+ *
  * Looking again. row.again goes up whenever there is something for members behind their positions or
  * behind the head: a message was given back, or a member left or died. Who sees it change starts anew
  * from the floor. Who makes something RETURNED raises it after that.
@@ -359,16 +371,28 @@ static inline int rc_member_post(const rc_member *m, uint32_t slot)
     return 1;
 }
 
-/* Wake so many of the others that sleep. */
-static inline void rc_member_wake(const rc_member *m, uint64_t count)
+/* The end of a sleep. Who was called answers before it looks, so what the writer called nobody for meanwhile
+ * is there to be seen: it passes that on with its claim. Who was not called answers for one that is stopped
+ * or dead. */
+static inline void rc_member_answer(const rc_member *m)
+{
+    if (rc_load(&m->map.row->called))
+        rc_store(&m->map.row->called, 0);
+    rc_fence(); /* pairs with the fence in rc_writer_release() */
+}
+
+/* Wake so many of the others that sleep; how many do. */
+static inline uint64_t rc_member_wake(const rc_member *m, uint64_t count)
 {
     uint32_t slot = m->index;
-    for (uint32_t i = 0; i < m->map.max_readers && count; i++) {
+    uint64_t woken = 0;
+    for (uint32_t i = 0; i < m->map.max_readers && woken < count; i++) {
         slot = rc_group_next(m->map.row->asleep, m->map.max_readers, slot);
         if (slot == RC_NOBODY || slot == m->index)
-            return;
-        count -= (uint64_t)rc_member_post(m, slot);
+            break;
+        woken += (uint64_t)rc_member_post(m, slot);
     }
+    return woken;
 }
 
 /* There is something behind the others' positions. */
@@ -475,6 +499,18 @@ static inline uint32_t rc_member_count(const rc_member *m)
     return count ? count : 1;
 }
 
+/* The heir of a partition that is in hand here has gone: it is ours again, with what was passed over for it. */
+static inline void rc_member_forget_heir(rc_member *m, uint32_t p, uint64_t word)
+{
+    uint32_t heir = rc_partition_heir(word);
+    if (heir == 0 || heir == m->index + 1 || !rc_member_owns(m, word) ||
+        rc_group_has(&m->map, heir - 1, 0, 0) ||
+        !rc_member_swap_partition(m, p, word, rc_partition_with_heir(word, 0)))
+        return;
+    m->look.next = 0;
+    m->rouse = 1;
+}
+
 /* Take the share of partitions that is ours; with `all`, also what of nobody's is beyond it. */
 static inline void rc_member_rebalance(rc_member *m, int all)
 {
@@ -491,8 +527,10 @@ static inline void rc_member_rebalance(rc_member *m, int all)
         uint32_t p = (i + m->index * 37) % RC_PARTITIONS; /* survivors begin at different places */
         uint64_t word = rc_load_acquire(&m->partitions[p]);
         uint32_t owner = rc_member_owner_of(m, word);
-        if (owner == m->index)
+        if (owner == m->index) {
+            rc_member_forget_heir(m, p, word);
             continue;
+        }
         if (owner == RC_NOBODY) {
             if ((all || mine < high) && rc_member_take_partition(m, p, word, 1))
                 mine++;
@@ -749,8 +787,8 @@ static inline rc_verdict rc_member_may_claim(const rc_member *m, uint64_t sequen
 }
 
 /* RC_KEY: does another member wait for a partition of which something is in hand here? Also one that takes
- * no part any more: what was passed over for it comes before the rest, and is looked at again when the
- * partition is let go. */
+ * no part any more: what was passed over for it comes before the rest. rc_member_forget_heir(), or who lets
+ * the partition go, begins the look anew. */
 static inline int rc_member_has_heir(const rc_member *m, uint32_t p, uint64_t word)
 {
     uint32_t heir = rc_partition_heir(word);
@@ -775,7 +813,7 @@ static inline rc_verdict rc_member_judge(const rc_member *m, uint64_t sequence, 
     }
     if (rc_unlikely(rc_load(&m->pausing[p]) != 0))
         return RC_PASS;
-    /* an heir gets the rest; if it has gone meanwhile, rc_member_let_partition_go() begins the look anew */
+    /* an heir gets the rest */
     if (rc_unlikely(rc_partition_heir(word)) && rc_member_has_heir(m, p, word))
         return RC_PASS;
     return rc_member_may_claim(m, sequence, p, word);
@@ -890,6 +928,28 @@ static inline void rc_member_end_pauses(rc_member *m)
     }
 }
 
+/* RC_ANY: after a claim, call a sleeper if there is more and nobody is called. The writer does not, while one
+ * that it has called has not answered. */
+static inline void rc_member_pass_on(const rc_member *m, uint64_t sequence)
+{
+    rc_group_row *row = m->map.row;
+    if (rc_likely(!rc_group_has_sleepers(row, m->map.max_readers)) || rc_load(&row->called))
+        return;
+    for (uint64_t n = 1; n < m->map.slots; n++) {
+        const rc_descriptor *d = &m->map.descriptors[(sequence + n) & (m->map.slots - 1)];
+        if (rc_load_acquire(&d->words[0]) != sequence + n + 1) /* release: rc_writer_commit() */
+            return;
+        uint64_t word = rc_load_acquire(rc_lease_at(&m->map, sequence + n));
+        if (rc_lease_state(&m->map, sequence + n, word) != RC_LEASE_FREE ||
+            !rc_group_wants_descriptor(&m->map, d))
+            continue;
+        rc_store(&row->called, 1); /* before a bit is taken, as in rc_writer_call() */
+        if (!rc_member_wake(m, 1))
+            rc_store(&row->called, 0);
+        return;
+    }
+}
+
 /* Move the head past a message that was claimed, if it stands there. */
 static inline void rc_member_move_head(const rc_member *m, uint64_t sequence)
 {
@@ -948,6 +1008,8 @@ static inline rc_result rc_member_claim_lease(rc_member *m, uint64_t sequence, r
     RC_FAULT(103);
     if (m->balance != RC_KEY)
         rc_member_move_head(m, sequence);
+    if (m->balance == RC_ANY)
+        rc_member_pass_on(m, sequence);
     RC_FAULT(104);
     const rc_descriptor *shared = &m->map.descriptors[sequence & (m->map.slots - 1)];
     rc_store(&d->words[0], rc_load_acquire(&shared->words[0]));
@@ -1306,10 +1368,24 @@ static inline void rc_member_raise_floor(const rc_member *m, uint64_t floor)
     atomic_fetch_add_explicit(&m->map.segment->voided, 1, memory_order_relaxed);
 }
 
+/* Does the group want a message that was published? */
+static inline int rc_member_wants(const rc_member *m, uint64_t sequence)
+{
+    return rc_group_wants_descriptor(&m->map, &m->map.descriptors[sequence & (m->map.slots - 1)]);
+}
+
+/* A lease of a message that the group does not want: no member writes one, and none looks for it. */
+static inline void rc_member_end_unwanted(rc_member *m, uint64_t sequence, uint64_t word)
+{
+    if (rc_lease_swap(&m->map, sequence, word,
+                      rc_lease_word(rc_lease_lap(&m->map, sequence), m->owner, 0, RC_LEASE_DONE)))
+        atomic_fetch_add_explicit(&m->map.segment->voided, 1, memory_order_relaxed);
+}
+
 /* Nothing was done since the last look: begin the next one at the floor, in case somebody made a message
  * RETURNED and is stopped before it could say so. And is what the floor waits for ours, and in no hand of
  * ours? Then somebody wrote a lease in our name. Or one's who takes no part? What such a one had was swept
- * before it came to take none. */
+ * before it came to take none. Or is it unwanted? Then it is nobody's. */
 static inline void rc_member_check_floor(rc_member *m)
 {
     uint64_t floor = rc_member_floor(m, &m->floor);
@@ -1318,7 +1394,9 @@ static inline void rc_member_check_floor(rc_member *m)
         m->look.next = 0;
         m->look.rescan = 1;
         uint32_t state = rc_lease_state(&m->map, floor, word);
-        if (m->in_hand == 0 && m->kept == 0 && rc_member_blocks(m))
+        if (state != RC_LEASE_FREE && state != RC_LEASE_DONE && !rc_member_wants(m, floor))
+            rc_member_end_unwanted(m, floor, word);
+        else if (m->in_hand == 0 && m->kept == 0 && rc_member_blocks(m))
             rc_member_void(m, floor, word);
         else if (state == RC_LEASE_CLAIMED && !rc_group_has_owner_of(&m->map, word))
             rc_member_void(m, floor, word);
@@ -1387,17 +1465,32 @@ static inline int rc_group_works(const rc_group_map *map, uint32_t slot, uint64_
     return ((word >> 8) & mask) == (generation & mask) && state != RC_FREE && state != RC_DEAD;
 }
 
+/* The first message from the floor on that is not done, though the floor may not have moved up to it yet. */
+static inline uint64_t rc_group_first_undone(const rc_group_map *map)
+{
+    uint64_t next = rc_load_acquire(&map->row->floor);
+    for (uint64_t n = 0; n < map->slots; n++, next++) {
+        uint32_t state = rc_lease_state(map, next, rc_load_acquire(rc_lease_at(map, next)));
+        const rc_descriptor *d = &map->descriptors[next & (map->slots - 1)];
+        if (rc_load_acquire(&d->words[0]) != next + 1)
+            break;
+        if (state != RC_LEASE_DONE && (state != RC_LEASE_FREE || rc_group_wants_descriptor(map, d)))
+            break;
+    }
+    return next;
+}
+
 /* Which member the floor waits for, by its slot: who has its message, or whose partition it is of.
  * RC_NOBODY: no one. */
 static inline uint32_t rc_group_holder(const rc_group_map *map, const _Atomic uint64_t *partitions)
 {
-    uint64_t floor = rc_load_acquire(&map->row->floor), word = rc_load_acquire(rc_lease_at(map, floor));
-    uint32_t state = rc_lease_state(map, floor, word);
+    uint64_t first = rc_group_first_undone(map), word = rc_load_acquire(rc_lease_at(map, first));
+    uint32_t state = rc_lease_state(map, first, word);
     if (state == RC_LEASE_CLAIMED || state == RC_LEASE_KEPT || state == RC_LEASE_ASSIGNED)
         return rc_group_works(map, rc_lease_slot(word), word >> 21, 0x7ff) ? rc_lease_slot(word)
                                                                          : RC_NOBODY;
-    const rc_descriptor *d = &map->descriptors[floor & (map->slots - 1)];
-    if (rc_load(&map->row->balance) != RC_KEY || rc_load_acquire(&d->words[0]) != floor + 1 ||
+    const rc_descriptor *d = &map->descriptors[first & (map->slots - 1)];
+    if (rc_load(&map->row->balance) != RC_KEY || rc_load_acquire(&d->words[0]) != first + 1 ||
         (state != RC_LEASE_FREE && state != RC_LEASE_RETURNED))
         return RC_NOBODY;
     word = rc_load_acquire(
@@ -1536,6 +1629,7 @@ static inline int rc_member_sleep(const rc_member *m, rc_look *look, uint32_t ha
     if (!ready)
         token = rc_take_token_until(m->wake, deadline_ns);
     rc_is_awake(word, bit, m->wake, token); /* pairs with rc_writer_post() and rc_member_post() */
+    rc_member_answer(m);
     return ready || token;
 }
 
@@ -1623,6 +1717,7 @@ static inline void rc_group_make(void *control_address, const void *data, const 
     rc_store(&row->balance, balance);
     rc_store(&row->chooses, chooses);
     rc_store(&row->max_deliveries, max_deliveries);
+    rc_store(&row->called, 0);
     rc_store(&row->created_ns, (uint64_t)rc_clock_ns(CLOCK_REALTIME));
     rc_store(&row->head, rc_head(start, (1u << RC_TURN_BITS) - 1));
     rc_store(&row->floor, start);

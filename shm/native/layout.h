@@ -266,7 +266,7 @@ typedef struct rc_group_row {
     _Atomic uint32_t balance;
     _Atomic uint32_t chooses; /* RC_CHOOSES, RC_OTHERS */
     _Atomic uint32_t max_deliveries;
-    uint32_t zero;
+    _Atomic uint32_t called; /* RC_ANY: a sleeper was posted and has not answered yet */
     _Atomic uint64_t aside; /* messages set aside, in all */
     _Alignas(128) _Atomic uint64_t asleep[RC_BITMAP_WORDS];  /* members, by reader slot */
     _Alignas(128) _Atomic uint64_t members[RC_BITMAP_WORDS]; /* likewise */
@@ -322,6 +322,7 @@ static_assert(offsetof(rc_group_row, head) == 0x080, "");
 static_assert(offsetof(rc_group_row, state) == 0x100, "");
 static_assert(offsetof(rc_group_row, name) == 0x128, "");
 static_assert(offsetof(rc_group_row, balance) == 0x148, "");
+static_assert(offsetof(rc_group_row, called) == 0x154, "");
 static_assert(offsetof(rc_group_row, asleep) == 0x180, "");
 static_assert(offsetof(rc_group_row, members) == 0x200, "");
 static_assert(offsetof(rc_control, readers) == RC_READERS_OFFSET, "");

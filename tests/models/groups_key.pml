@@ -10,6 +10,7 @@
  *   look      load the partition's word: not mine, pass.  Its count is not the one
  *             that I have seen: look again from the start.  Something of it is in
  *             my hand and there is an heir, in part or not: pass, it gets the rest.
+ *             (One that takes no part may be struck: then begin anew at the floor.)
  *             Load the lease: FREE or RETURNED, claim it; DONE or KEPT or mine, pass;
  *             CLAIMED by another: load the partition's word again.  It has changed
  *             hands: pass.  It has not: one that was evicted has claimed it; make
@@ -74,6 +75,8 @@
  *   HEIR_NOT_CALLED     (PROMPT) likewise the heir.
  *   HEIR_GONE           (MANY, FEW, LEAVES) the owner passes over what is an heir's only
  *                       while that one takes part, and then goes on behind it.
+ *   HEIR_FORGOTTEN      (MANY, FEW, LEAVES) the heir has gone, and the owner that strikes it
+ *                       does not begin anew at what it has passed over for it.
  *   LET_GO_NO_LOOK      (PROMPT, LEAVES) the heir has gone, and who lets go of the
  *                       partition does not look at what it has passed over for it.
  *   POSITION_STAYS      (GIVES) who finds that the partition has changed hands does
@@ -370,6 +373,12 @@ inline look()
                 :: held != 0 && HEIR_TAKES_PART(pword) && HEIR(pword) != SLOT(me) + 1 -> next++
 #else
                 :: held != 0 && HEIR(pword) != 0 && HEIR(pword) != SLOT(me) + 1 -> next++
+                :: held != 0 && HEIR(pword) != 0 && HEIR(pword) != SLOT(me) + 1 &&
+                    !HEIR_TAKES_PART(pword) ->
+                    partition = WITH_HEIR(pword, 0);
+#ifndef HEIR_FORGOTTEN
+                    next = 0
+#endif
 #endif
                 :: paused -> next++
                 :: else -> found = true

@@ -59,6 +59,9 @@ CORRECT: Final = [
     ("groups_key", "PROMPT EVICTS FEW"),
     ("groups_key", "GAIN_NO_LOOK HEIR_NOT_CALLED LEAVES DIES"),
     ("groups_key", "GAIN_NO_LOOK HEIR_NOT_CALLED EVICTS"),
+    ("groups_wake", ""),
+    ("groups_wake", "LEAVES"),
+    ("groups_wake", "STOPS"),
     ("groups_floor", ""),
     ("groups_floor", "DIES"),
     ("groups_floor", "DEMOTES"),
@@ -105,6 +108,7 @@ HALF_COPIED: Final = "assertion violated whole"
 SET_BACK: Final = "assertion violated (p>=floor)"
 WRITER_SET_BACK: Final = "assertion violated (wish>=floor)"
 MEMBER_SET_BACK: Final = "assertion violated (at>=floor)"
+TWO_SLICES: Final = "assertion violated (slices<=1)"
 
 MUTANTS: Final = [
     ("sleep_wake", "WRITER_NO_FENCE", STUCK),
@@ -210,6 +214,7 @@ MUTANTS: Final = [
     ("groups_key", "PROMPT HEIR_NOT_CALLED", LEFT_BEHIND),
     ("groups_key", "PROMPT LEAVES LET_GO_NO_LOOK", LEFT_BEHIND),
     ("groups_key", "MANY FEW LEAVES HEIR_GONE", OUT_OF_ORDER),
+    ("groups_key", "MANY FEW LEAVES HEIR_FORGOTTEN", OUT_OF_ORDER),
     ("groups_key", "GIVES POSITION_STAYS", OUT_OF_ORDER),
     ("groups_key", "TAKE_BUSY", CALLED_LIAR),
     ("groups_key", "CLAIM_IDLE", CALLED_LIAR),
@@ -222,6 +227,13 @@ MUTANTS: Final = [
     ("groups_floor", "WRITER_NO_FENCE", HALF_COPIED),
     ("groups_floor", "NO_SECOND_LOOK", UNHELD),
     ("groups_floor", "JOINER_NO_FENCE", UNHELD),
+    ("groups_wake", "NO_PASS_ON", STUCK),
+    ("groups_wake", "ANSWER_AFTER_LOOK", STUCK),
+    ("groups_wake", "ANSWER_NO_FENCE", STUCK),
+    ("groups_wake", "CALL_LATE", STUCK),
+    ("groups_wake", "CALLED_STAYS", STUCK),
+    ("groups_wake", "LEAVES LEAVE_IN_SILENCE", STUCK),
+    ("groups_wake", "STOPS ONLY_CALLED_ANSWER", TWO_SLICES),
     ("groups_floor", "GATE_FIRST", HALF_COPIED),
     ("groups_floor", "NO_CORRECTION", HALF_COPIED),
     ("groups_floor", "HOLD_ALWAYS", IN_HAND),
