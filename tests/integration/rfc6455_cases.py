@@ -344,9 +344,6 @@ def byte_by_byte(data: bytes) -> list[bytes]:
     return [*(bytes((b,)) for b in first), *middle, *(bytes((b,)) for b in last)]
 
 
-WAYS: Final = [whole, byte_by_byte]
-
-
 def finished(case: Case) -> Case:
     """The same, ended by the server where the client has no reason to."""
     if case.code != GOES_ON:
