@@ -9,23 +9,35 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from ringcast import shm
 
 from .ends import Ends
-from .toolchain import ADDRESS, PLAIN, THREAD, UNDEFINED, Build, Toolchain
+from .toolchain import BUILDS, CHECKED, COMPILERS, PLAIN, THREAD, Build, Toolchain
 
 INCLUDE: Final = Path(shm.__file__).parent / "native" / "include"
 HERE: Final = Path(__file__).parent
 
-EVERY_BUILD: Final = [
-    ("gcc", PLAIN),
-    ("gcc", THREAD),
-    ("gcc", ADDRESS),
-    ("clang", PLAIN),
-    ("clang", UNDEFINED),
-]
-"""What the C ends are tested in. The examples are compiled by every compiler in every build."""
+USUAL: Final = [("gcc", PLAIN), ("gcc", THREAD), ("clang", CHECKED)]
+"""The default run has each compiler and each build; the long one has each with each."""
+
+
+def by_every_compiler(*builds: Build) -> list[ParameterSet]:
+    """Parameters: pairs of a compiler and one of these builds."""
+    return [
+        pytest.param(
+            (compiler, build),
+            id=f"{compiler}-{build.name}",
+            marks=() if (compiler, build) in USUAL else pytest.mark.stress,
+        )
+        for compiler in COMPILERS
+        for build in builds
+    ]
+
+
+EVERY_BUILD: Final = by_every_compiler(*BUILDS)
+EVERY_CHECKED: Final = by_every_compiler(CHECKED)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +80,7 @@ def starting(toolchain: Toolchain, compiler: str, build: Build, where: Path) -> 
             ends.abort()
 
 
-@pytest.fixture(params=EVERY_BUILD, ids=lambda pair: f"{pair[0]}-{pair[1].name}")
+@pytest.fixture(params=EVERY_BUILD)
 def ends(
     request: pytest.FixtureRequest, toolchain: Toolchain, name: str, tmp_path: Path
 ) -> Iterator[Ends]:

@@ -27,13 +27,9 @@ from tests.conftest import DEADLINE, eventually, reader_status
 
 from .conftest import EVERY_BUILD, against_interface
 from .toolchain import (
-    ADDRESS,
-    BUILDS,
-    COMPILERS,
     OPTIONS,
     PLAIN,
     REPORT,
-    THREAD,
     Build,
     Toolchain,
     find,
@@ -60,18 +56,19 @@ def libwebsockets() -> list[str]:
 # ---- compiling -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
-@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.fixture(params=EVERY_BUILD)
+def build(request: pytest.FixtureRequest) -> tuple[str, Build]:
+    """A compiler, and what it builds."""
+    pair: tuple[str, Build] = request.param
+    return pair
+
+
 @pytest.mark.parametrize("source", ["worker.c", "worker.cpp", "member.c", "republish.c"])
 def test_every_example_compiles(
-    toolchain: Toolchain,
-    request: pytest.FixtureRequest,
-    source: str,
-    compiler: str,
-    build: Build,
+    toolchain: Toolchain, request: pytest.FixtureRequest, source: str, build: tuple[str, Build]
 ) -> None:
     libraries = request.getfixturevalue("libwebsockets") if source == "republish.c" else []
-    assert against_interface(toolchain, EXAMPLES / source, compiler, build, *libraries)
+    assert against_interface(toolchain, EXAMPLES / source, *build, *libraries)
 
 
 def test_there_are_no_other_examples() -> None:
@@ -98,7 +95,7 @@ def blocks() -> list[str]:
 @pytest.fixture(params=range(len(blocks())))
 def block(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> Path:
     """One of them as a file, with a ring of the test's own."""
-    path = tmp_path / f"block{request.param}.c"
+    path = tmp_path / f"{name}.c"
     path.write_text(blocks()[request.param].replace('"md"', f'"{name}"'), encoding="utf-8")
     return path
 
@@ -109,11 +106,11 @@ def topics_of(name: str) -> tuple[str, ...] | None:
     return None if status is None else status.topics
 
 
-@pytest.mark.parametrize("compiler", COMPILERS)
-def test_blocks_of_the_docs(compiler: str, block: Path, name: str, tmp_path: Path) -> None:
+def test_blocks_of_the_docs(
+    toolchain: Toolchain, build: tuple[str, Build], block: Path, name: str, tmp_path: Path
+) -> None:
     """Each reads, chooses or sends, beside a ring and an uplink."""
-    toolchain = Toolchain(tmp_path)
-    command = against_interface(toolchain, block, compiler, PLAIN)
+    command = against_interface(toolchain, block, *build)
     with (
         Writer.create(name, slots=8, capacity=1024, max_readers=2) as writer,
         Receiver.create(name, max_senders=2, lane_bytes=4096) as receiver,
@@ -169,12 +166,6 @@ def output(process: subprocess.Popen[str]) -> str:
     """What it prints until its end."""
     printed, _ = process.communicate(timeout=DEADLINE)
     return printed
-
-
-@pytest.fixture(params=EVERY_BUILD, ids=lambda pair: f"{pair[0]}-{pair[1].name}")
-def build(request: pytest.FixtureRequest) -> tuple[str, Build]:
-    pair: tuple[str, Build] = request.param
-    return pair
 
 
 def await_active(name: str) -> None:
@@ -259,13 +250,12 @@ REPUBLISHED: Final = 3000
 A_BURST: Final = 100
 
 
-@pytest.fixture(params=[PLAIN, THREAD, ADDRESS], ids=lambda build: build.name)
+@pytest.fixture
 def republish(
-    request: pytest.FixtureRequest, toolchain: Toolchain, libwebsockets: list[str]
+    toolchain: Toolchain, build: tuple[str, Build], libwebsockets: list[str]
 ) -> list[str]:
     """How to start it."""
-    source = EXAMPLES / "republish.c"
-    return against_interface(toolchain, source, "gcc", request.param, *libwebsockets)
+    return against_interface(toolchain, EXAMPLES / "republish.c", *build, *libwebsockets)
 
 
 def address_of(process: subprocess.Popen[str]) -> str:

@@ -21,10 +21,10 @@ from ringcast.shm.broadcast import Writer
 from ringcast.shm.group import GroupStatus, Member
 from tests.conftest import DEADLINE, Processes, eventually
 
-from .conftest import StartEnds, starting
+from .conftest import EVERY_CHECKED, StartEnds, starting
 from .ends import Answer, Ends, Status, Worked, sorted_out
 from .test_interface_death import await_sequence, write_for_ever
-from .toolchain import ADDRESS, UNDEFINED, Toolchain
+from .toolchain import Toolchain
 
 SLOTS: Final = 16
 CAPACITY: Final = 4096
@@ -45,7 +45,7 @@ def writer(name: str) -> Iterator[Writer]:
         yield writer
 
 
-@pytest.fixture(params=[("gcc", ADDRESS), ("clang", UNDEFINED)], ids=["address", "undefined"])
+@pytest.fixture(params=EVERY_CHECKED)
 def ends(
     request: pytest.FixtureRequest, toolchain: Toolchain, name: str, tmp_path: Path
 ) -> Iterator[Ends]:

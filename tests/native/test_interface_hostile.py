@@ -15,8 +15,8 @@ from ringcast.shm.mpsc import Receiver
 from tests.conftest import SHM
 from tests.unit.hostile.conftest import Segment
 
+from .conftest import EVERY_CHECKED
 from .ends import Ends, Status
-from .toolchain import ADDRESS, UNDEFINED
 
 ROUNDS: Final = 150
 MEMBER_ROUNDS: Final = 100
@@ -39,9 +39,7 @@ LEASES: Final = 0x5100
 """Of a group's segment: the end of what is there of members, and where the leases begin."""
 
 
-sanitized = pytest.mark.parametrize(
-    "ends", [("gcc", ADDRESS), ("clang", UNDEFINED)], ids=["address", "undefined"], indirect=True
-)
+sanitized = pytest.mark.parametrize("ends", EVERY_CHECKED, indirect=True)
 
 
 def reattach(ends: Ends, name: str) -> None:
