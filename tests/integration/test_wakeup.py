@@ -36,6 +36,8 @@ WRITER_SLICE_NS: Final = 20_000_000
 TICK_NS: Final = 40_000  # between two such moments; about as long as it takes to be woken up
 JITTER_NS: Final = 2_000
 CROSSINGS: Final = 100_000
+BRIEFLY: Final = 2.0
+"""Seconds of a default run; what wakes up once in ten thousand times too late shows in them."""
 SLOTS: Final = 4
 CORES: Final = sorted(os.sched_getaffinity(0))
 
@@ -202,7 +204,7 @@ def test_no_wake_up_of_a_reader_is_lost(
     name: str, other: str, seed: int, processes: Processes
 ) -> None:
     """Ping-pong over two rings: each message meets a reader that falls asleep."""
-    check(*ping_pong(name, other, seed, processes, CROSSINGS, seconds=5))
+    check(*ping_pong(name, other, seed, processes, CROSSINGS, BRIEFLY))
 
 
 @pytest.mark.stress
@@ -287,7 +289,7 @@ class Stream:
 @pytest.mark.usefixtures("first_core")
 def test_no_wake_up_of_a_blocked_writer_is_lost(name: str, seed: int, processes: Processes) -> None:
     """Nor of the reader, in bursts."""
-    messages, room, sent = Stream(name, seed, 2 * CROSSINGS).run(processes, seconds=5)
+    messages, room, sent = Stream(name, seed, 2 * CROSSINGS).run(processes, BRIEFLY)
     check(messages, sent)
     check(room, sent)
 
@@ -324,7 +326,7 @@ def wait_for_room(name: str) -> None:
 def test_idle_readers_and_writers_use_no_processor_time(
     name: str, other: str, processes: Processes
 ) -> None:
-    """Less than a hundredth of a core each, over five seconds: a reader without messages, and a
+    """Less than a hundredth of a core each, over two seconds: a reader without messages, and a
     writer without room."""
     with Writer.create(name, slots=SLOTS, capacity=4096):
         idle = [processes.start(wait_for_messages, name), processes.start(wait_for_room, other)]
@@ -333,7 +335,7 @@ def test_idle_readers_and_writers_use_no_processor_time(
             eventually(lambda: any(r.waiting for r in shm.status(name).readers), "one sleeps")
             used = [cpu_seconds(process.pid) for process in idle]
             began = time.monotonic()
-            time.sleep(5)
+            time.sleep(BRIEFLY)
             passed = time.monotonic() - began
             shares = [
                 (cpu_seconds(process.pid) - before) / passed

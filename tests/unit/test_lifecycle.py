@@ -518,7 +518,7 @@ def test_a_ring_that_is_completed_while_it_is_opened(name: str) -> None:
     looker = threading.Thread(target=look, args=(ended,))
     looker.start()
     try:
-        for _ in range(200):
+        for _ in range(100):
             Writer.create(name, slots=16, capacity=1 << 16, max_readers=1, max_topics=1).close()
     finally:
         ended.set()

@@ -546,14 +546,15 @@ class RingMachine(RuleBasedStateMachine):
             assert status.state == ("demoting" if model.asked else "active")
 
 
-def test_the_ring_follows_its_model(name: str) -> None:
+@pytest.mark.parametrize("examples", [120, pytest.param(600, marks=pytest.mark.stress)])
+def test_the_ring_follows_its_model(name: str, examples: int) -> None:
     class Machine(RingMachine):
         ring_name = name
 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=300,
+            max_examples=examples,
             stateful_step_count=60,
             deadline=None,
             database=None,

@@ -27,16 +27,19 @@ from tests.conftest import Processes
 from tests.unit.conftest import DATA_HEADER, control_path, data_path
 
 TRIES = {
-    "headers": 24_000,
-    "descriptors": 120_000,
-    "counters": 60_000,
-    "control": 40_000,
-    "topics": 4_000,
-    "groups": 8_000,
-    "resume": 8_000,
-    "sizes": 1_500,
-    "semaphores": 500,
+    "headers": 16_000,
+    "descriptors": 60_000,
+    "counters": 30_000,
+    "control": 20_000,
+    "topics": 2_000,
+    "groups": 4_000,
+    "resume": 4_000,
+    "sizes": 750,
+    "semaphores": 250,
 }
+"""In the default run."""
+LONG = 2
+"""How many times as much the long run does."""
 SLOTS = 16
 CAPACITY = 1024
 MAX_READERS = 2
@@ -147,19 +150,24 @@ def child(work: Work, name: str, tries: int, seed: int, result: Path) -> None:
     result.write_text(str(made), encoding="ascii")
 
 
-@pytest.fixture
-def fuzz(name: str, processes: Processes, tmp_path: Path) -> Callable[[str, Work], None]:
+@pytest.fixture(
+    params=[pytest.param(1, id="brief"), pytest.param(LONG, id="long", marks=pytest.mark.stress)]
+)
+def fuzz(
+    request: pytest.FixtureRequest, name: str, processes: Processes, tmp_path: Path
+) -> Callable[[str, Work], None]:
     """Run one kind of work in a child, with a seed that is printed."""
 
     def run(kind: str, work: Work) -> None:
         seed = random.randrange(1 << 32)
         print(f"{kind}: seed {seed}")
         start = time.monotonic()
-        processes.start(child, work, name, TRIES[kind], seed, tmp_path / "made")
+        tries = request.param * TRIES[kind]
+        processes.start(child, work, name, tries, seed, tmp_path / "made")
         processes.join()
         made = int((tmp_path / "made").read_text(encoding="ascii"))
         print(f"{kind}: {made} tries in {time.monotonic() - start:.1f} s")
-        assert made >= TRIES[kind]
+        assert made >= tries
 
     return run
 

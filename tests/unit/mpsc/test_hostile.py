@@ -324,7 +324,7 @@ def test_a_large_hole(name: str) -> None:
 def test_anything_anywhere(name: str, processes: Processes) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
-    in_a_child(processes, spoil_a_lot, name, seed, 12)
+    in_a_child(processes, spoil_a_lot, name, seed, 6)
 
 
 @pytest.mark.stress
