@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import random
 import threading
@@ -23,7 +24,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -206,12 +206,12 @@ Way = Callable[[Feed, Diary, Mind, random.Random], Iterator[None]]
 WAYS: Final[tuple[Way, ...]] = (read_many, read_batches, read_while_another_changes, read_async)
 
 
-def choose(name: str, path: Path, seed: int, way: int, stop: Event) -> None:
+def choose(name: str, path: Path, seed: int, way: int, stop: ctypes.c_bool) -> None:
     """A process: lives of a worker, to the end of the ring or of the test."""
     rng = random.Random(seed)
     diary = Diary(path)
     with contextlib.suppress(shm.RingClosed):
-        while not stop.is_set():
+        while not stop.value:
             wanted = set(rng.sample(WISHES, rng.randint(0, 3)))
             others = rng.random() < 0.3
             with attach(name, topics=sorted(wanted), others=others) as feed:
@@ -220,7 +220,7 @@ def choose(name: str, path: Path, seed: int, way: int, stop: Event) -> None:
                 try:
                     until = time.monotonic() + rng.uniform(0.05, 1)
                     for _ in reading:
-                        if stop.is_set() or time.monotonic() > until:
+                        if stop.value or time.monotonic() > until:
                             break
                 finally:
                     reading.close()  # type: ignore[attr-defined]

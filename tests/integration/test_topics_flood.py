@@ -4,15 +4,15 @@ each gets exactly its own, in order, none lost, none else's, whoever dies."""
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import ctypes
 import random
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import sharedctypes
 from multiprocessing.process import BaseProcess
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,7 +109,8 @@ class Crowd:
         self._rng = rng
         self._processes = processes
         self._command = command
-        self._stop: Event = multiprocessing.get_context("fork").Event()
+        # No event: one that is killed as it looks would hold its lock for ever.
+        self._stop = sharedctypes.RawValue(ctypes.c_bool, False)
         self._living = [self._start(way % len(WAYS)) for way in range(WORKERS)]
         self._in_c = [self._start_in_c() for _ in range(IN_C)]
 
@@ -142,7 +143,7 @@ class Crowd:
 
     def stop(self) -> None:
         """All leave, but those in C, which stay to the ring's end."""
-        self._stop.set()
+        self._stop.value = True
         self._processes.join(*(process for process, _ in self._living))
 
     def end(self) -> None:
