@@ -23,6 +23,14 @@ from .venues import VenueServer
 WORKERS_MAX: Final = 8
 BRIEFLY: Final = 0.2
 """Seconds that workers come and go in a default run."""
+USUAL: Final = ("binance", "bitfinex", "coinbase")
+"""Venues with an id, a channel number, and a list of all topics in their answers."""
+
+some_venues: Final = pytest.mark.parametrize(
+    "venue",
+    [*USUAL, *(pytest.param(v, marks=pytest.mark.stress) for v in TOPICS if v not in USUAL)],
+)
+"""The others in the long run."""
 
 
 class Steady:
@@ -142,7 +150,7 @@ def play(venue: str, name: str, processes: Processes, seed: int, seconds: float)
         assert not server.violations
 
 
-@pytest.mark.parametrize("venue", TOPICS)
+@some_venues
 def test_a_topic_is_subscribed_once_exactly_while_somebody_wants_it(
     venue: str, name: str, processes: Processes, seed: int
 ) -> None:
@@ -173,14 +181,7 @@ def test_a_killed_worker_takes_nothing_from_others(name: str, processes: Process
         steady.feed.close()
 
 
-RESUMING: Final = ("binance", "bitfinex", "coinbase")
-"""Venues with an id, a channel number, and a list of all topics in their answers."""
-
-
-@pytest.mark.parametrize(
-    "venue",
-    [*RESUMING, *(pytest.param(v, marks=pytest.mark.stress) for v in TOPICS if v not in RESUMING)],
-)
+@some_venues
 def test_the_next_manager_reads_the_wishes_again(venue: str, name: str) -> None:
     kept, gone, coming, later = TOPICS[venue][:4]
     with VenueServer(venue) as server:

@@ -380,7 +380,7 @@ def test_after_a_manager_s_death_senders_are_told_what_nobody_knows(name: str) -
 def test_a_manager_that_can_t_start_leaves_what_the_dead_one_held(name: str) -> None:
     received: list[str] = []
     listener = listen()
-    config = quick(name, url_of(listener))
+    config = quick(name, url_of(listener), drain_timeout=0.0)  # the feed reads nothing
     with Manager(config) as manager, attach(name) as feed:
         feed.send("held")
         kill(manager)
