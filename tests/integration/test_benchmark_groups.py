@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,22 @@ Tamper = Callable[[list[Any]], list[Any]]
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits look sooner whether another process has failed. Benchmarks must not be disturbed so."""
     monkeypatch.setattr(processes, "POLL_INTERVAL_S", 0.01)
+
+
+@pytest.fixture(scope="module")
+def compiled_once() -> Iterator[Callable[..., Path | None]]:
+    """Compiles each program in C once."""
+    compiled = native.compiled
+    with contextlib.ExitStack() as programs:
+        yield functools.cache(lambda *sources: programs.enter_context(compiled(*sources)))
+
+
+@pytest.fixture(autouse=True)
+def _compiled(monkeypatch: pytest.MonkeyPatch, compiled_once: Callable[..., Path | None]) -> None:
+    """Programs in C are there already: compiling takes longer than measuring."""
+    monkeypatch.setattr(
+        native, "compiled", lambda *sources: contextlib.nullcontext(compiled_once(*sources))
+    )
 
 
 @pytest.fixture(autouse=True)
