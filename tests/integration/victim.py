@@ -1,26 +1,25 @@
-"""A process that dies at a step of the protocol, run with a build that has fault points.
+"""Processes that die at a step of the protocol, forked by nursery.py with a build that has fault
+points.
 
-It writes one byte when it is ready, waits for one before it goes on, and then writes one byte for
+Each writes one byte when it is ready, waits for one before it goes on, and then writes one byte for
 each message that it has published. It ends with exit code 0 if the step never came.
 
-    victim.py write NAME SEED WAY COUNT create|resume
-    victim.py write_topics NAME SEED            messages of topical.py
-    victim.py attach NAME POLICY
-    victim.py choose NAME
-    victim.py send NAME WHO                     through an uplink
-    victim.py receive NAME create|resume HOW    from an uplink
-    victim.py work NAME BALANCE                 as a member of group "g": join, work, leave, often
-    victim.py remove NAME                       group "g"
-    victim.py demote NAME                       the same, as the ring's next writer
+    write NAME SEED WAY COUNT create|resume
+    write_topics NAME SEED            messages of topical.py
+    attach NAME POLICY
+    choose NAME
+    send NAME WHO                     through an uplink
+    receive NAME create|resume HOW    from an uplink
+    work NAME BALANCE                 as a member of group "g": join, work, leave, often
+    remove NAME                       group "g"
+    demote NAME                       the same, as the ring's next writer
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import cast
 
 from ringcast import shm
@@ -142,8 +141,3 @@ ROLES: dict[str, Callable[..., None]] = {
     "remove": remove,
     "demote": demote,
 }
-
-if __name__ == "__main__":
-    if not Path(shm.__file__).is_relative_to(Path.cwd()):
-        sys.exit(f"{shm.__file__} is not the build with the fault points")
-    ROLES[sys.argv[1]](*sys.argv[2:])

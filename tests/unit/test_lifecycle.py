@@ -500,7 +500,8 @@ def test_a_bad_owner_closes_no_descriptor(name: str, look: Callable[..., Any]) -
     assert os.path.samestat(os.fstat(0), before)
 
 
-def test_a_ring_that_is_completed_while_it_is_opened(name: str) -> None:
+@pytest.mark.parametrize("rounds", [100, pytest.param(400, marks=pytest.mark.stress)])
+def test_a_ring_that_is_completed_while_it_is_opened(name: str, rounds: int) -> None:
     """A segment has its size before its pages: who opens it then, and reads its header when it is
     done, must not say that it has holes."""
     wrong: list[Exception] = []
@@ -518,7 +519,7 @@ def test_a_ring_that_is_completed_while_it_is_opened(name: str) -> None:
     looker = threading.Thread(target=look, args=(ended,))
     looker.start()
     try:
-        for _ in range(100):
+        for _ in range(rounds):
             Writer.create(name, slots=16, capacity=1 << 16, max_readers=1, max_topics=1).close()
     finally:
         ended.set()
