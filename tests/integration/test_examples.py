@@ -85,7 +85,7 @@ def exchange() -> Iterator[Exchange]:
 def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
     """A Python program, which does not outlive the block."""
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", *command],
+        [sys.executable, "-u", "-W", "error", *command],  # what it prints is read as it comes
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
