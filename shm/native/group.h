@@ -357,7 +357,7 @@ static inline void rc_member_void(const rc_member *m, uint64_t sequence, uint64_
 
 /* ---- waking others ----------------------------------------------------------------------------- */
 
-/* Take this member's bit if it sleeps, and post it. After a fence, or a read-modify-write that is
+/* Take this member's bit if it sleeps, and post it; 0: it is not posted. After a fence, or a read-modify-write that is
  * seq_cst; pairs with the fence in rc_member_sleep(). */
 static inline int rc_member_post(const rc_member *m, uint32_t slot)
 {
@@ -366,8 +366,9 @@ static inline int rc_member_post(const rc_member *m, uint32_t slot)
         !(atomic_fetch_and_explicit(word, ~rc_bit(slot), memory_order_acq_rel) & rc_bit(slot)))
         return 0;
     sem_t *wake = m->wake_of(m->wakes, slot);
-    if (wake)
-        rc_post(wake); /* else it looks within RC_GROUP_SLICE_NS */
+    if (!wake)
+        return 0; /* it looks within RC_GROUP_SLICE_NS */
+    rc_post(wake);
     return 1;
 }
 
@@ -664,20 +665,26 @@ static inline int rc_member_has_read(const rc_member *m, uint64_t sequence)
     return rc_load(&m->map.view.header->settled) <= sequence;
 }
 
+/* Does the group want a message that was published? */
+static inline int rc_member_wants(const rc_member *m, uint64_t sequence)
+{
+    return rc_group_wants_descriptor(&m->map, &m->map.descriptors[sequence & (m->map.slots - 1)]);
+}
+
 /* RC_ANY and RC_ROUND_ROBIN: may a message at or below the head be claimed here? */
 static inline int rc_member_may_have(const rc_member *m, const rc_look *look, uint64_t sequence,
                                      uint64_t word)
 {
     switch (rc_lease_state(&m->map, sequence, word)) {
-    case RC_LEASE_RETURNED:
-        return !rc_look_is_paused(look, sequence) && rc_member_is_there(m, sequence);
+    case RC_LEASE_RETURNED: /* of what is not wanted, no member writes one */
+        return !rc_look_is_paused(look, sequence) && rc_member_is_there(m, sequence) &&
+               rc_member_wants(m, sequence);
     case RC_LEASE_ASSIGNED:
-        return rc_member_is_dealt(m, word) && rc_member_is_there(m, sequence);
+        return rc_member_is_dealt(m, word) && rc_member_is_there(m, sequence) &&
+               rc_member_wants(m, sequence);
     case RC_LEASE_FREE: /* no member leaves that below the head */
         return rc_member_is_there(m, sequence) &&
-               rc_group_wants_descriptor(&m->map,
-                                         &m->map.descriptors[sequence & (m->map.slots - 1)]) &&
-               rc_member_has_read(m, sequence);
+               rc_member_wants(m, sequence) && rc_member_has_read(m, sequence);
     case RC_LEASE_IMPOSSIBLE:
         rc_member_void(m, sequence, word);
         return 0; /* `again` has gone up: the next look begins anew */
@@ -928,25 +935,36 @@ static inline void rc_member_end_pauses(rc_member *m)
     }
 }
 
-/* RC_ANY: after a claim, call a sleeper if there is more and nobody is called. The writer does not, while one
- * that it has called has not answered. */
-static inline void rc_member_pass_on(const rc_member *m, uint64_t sequence)
+/* RC_ANY: is there a message after this one that nobody has claimed? */
+static inline int rc_member_sees_more(const rc_member *m, uint64_t sequence)
 {
-    rc_group_row *row = m->map.row;
-    if (rc_likely(!rc_group_has_sleepers(row, m->map.max_readers)) || rc_load(&row->called))
-        return;
     for (uint64_t n = 1; n < m->map.slots; n++) {
         const rc_descriptor *d = &m->map.descriptors[(sequence + n) & (m->map.slots - 1)];
         if (rc_load_acquire(&d->words[0]) != sequence + n + 1) /* release: rc_writer_commit() */
-            return;
+            return 0;
         uint64_t word = rc_load_acquire(rc_lease_at(&m->map, sequence + n));
-        if (rc_lease_state(&m->map, sequence + n, word) != RC_LEASE_FREE ||
-            !rc_group_wants_descriptor(&m->map, d))
-            continue;
+        if (rc_lease_state(&m->map, sequence + n, word) == RC_LEASE_FREE &&
+            rc_group_wants_descriptor(&m->map, d))
+            return 1;
+    }
+    return 0;
+}
+
+/* RC_ANY: after a claim, call a sleeper if there is more and nobody is called: the writer calls nobody while
+ * one that it has called has not answered. Our own bit is last: another thread of this member sleeps. Who has
+ * found nobody looks again once `called` is down: others have called nobody meanwhile. */
+static inline void rc_member_pass_on(const rc_member *m, uint64_t sequence)
+{
+    rc_group_row *row = m->map.row;
+    for (uint32_t i = 0; i < RC_TAKE_TRIES; i++) {
+        if (rc_likely(!rc_group_has_sleepers(row, m->map.max_readers)) || rc_load(&row->called) ||
+            !rc_member_sees_more(m, sequence))
+            return;
         rc_store(&row->called, 1); /* before a bit is taken, as in rc_writer_call() */
-        if (!rc_member_wake(m, 1))
-            rc_store(&row->called, 0);
-        return;
+        if (rc_member_wake(m, 1) || rc_member_post(m, m->index))
+            return;
+        rc_store(&row->called, 0);
+        rc_fence(); /* pairs with the fences in rc_writer_release() and rc_member_sleep() */
     }
 }
 
@@ -1368,12 +1386,6 @@ static inline void rc_member_raise_floor(const rc_member *m, uint64_t floor)
     atomic_fetch_add_explicit(&m->map.segment->voided, 1, memory_order_relaxed);
 }
 
-/* Does the group want a message that was published? */
-static inline int rc_member_wants(const rc_member *m, uint64_t sequence)
-{
-    return rc_group_wants_descriptor(&m->map, &m->map.descriptors[sequence & (m->map.slots - 1)]);
-}
-
 /* A lease of a message that the group does not want: no member writes one, and none looks for it. */
 static inline void rc_member_end_unwanted(rc_member *m, uint64_t sequence, uint64_t word)
 {
@@ -1465,12 +1477,15 @@ static inline int rc_group_works(const rc_group_map *map, uint32_t slot, uint64_
     return ((word >> 8) & mask) == (generation & mask) && state != RC_FREE && state != RC_DEAD;
 }
 
-/* The first message from the floor on that is not done, though the floor may not have moved up to it yet. */
-static inline uint64_t rc_group_first_undone(const rc_group_map *map)
+/* The first message from the floor on that is not done, though the floor may not have moved up to it yet;
+ * *word: its lease. */
+static inline uint64_t rc_group_first_undone(const rc_group_map *map, uint64_t *word)
 {
     uint64_t next = rc_load_acquire(&map->row->floor);
+    *word = 0;
     for (uint64_t n = 0; n < map->slots; n++, next++) {
-        uint32_t state = rc_lease_state(map, next, rc_load_acquire(rc_lease_at(map, next)));
+        *word = rc_load_acquire(rc_lease_at(map, next));
+        uint32_t state = rc_lease_state(map, next, *word);
         const rc_descriptor *d = &map->descriptors[next & (map->slots - 1)];
         if (rc_load_acquire(&d->words[0]) != next + 1)
             break;
@@ -1484,7 +1499,7 @@ static inline uint64_t rc_group_first_undone(const rc_group_map *map)
  * RC_NOBODY: no one. */
 static inline uint32_t rc_group_holder(const rc_group_map *map, const _Atomic uint64_t *partitions)
 {
-    uint64_t first = rc_group_first_undone(map), word = rc_load_acquire(rc_lease_at(map, first));
+    uint64_t word, first = rc_group_first_undone(map, &word);
     uint32_t state = rc_lease_state(map, first, word);
     if (state == RC_LEASE_CLAIMED || state == RC_LEASE_KEPT || state == RC_LEASE_ASSIGNED)
         return rc_group_works(map, rc_lease_slot(word), word >> 21, 0x7ff) ? rc_lease_slot(word)

@@ -5,7 +5,8 @@
  * The writer publishes, fences, and looks at `called`.  While that is up, somebody
  * was posted and has not answered, and the writer posts nobody.  Else it puts it up,
  * takes the bit of a sleeper and posts it; if the bit has gone meanwhile it tries
- * the next, and if there is none it takes `called` down again.  Whoever ends a sleep, for whatever reason, takes `called`
+ * the next, and if there is none it takes `called` down again.  A member that does so
+ * looks again then: others have called nobody meanwhile.  Whoever ends a sleep, for whatever reason, takes `called`
  * down, fences, and looks for messages.  After each claim a member that sees another
  * message, and somebody who sleeps, and `called` down, calls in the same way.  Who
  * leaves posts one sleeper in any case: it may have been called for a message that it
@@ -21,14 +22,15 @@
  * Configurations, all of which must hold.  A member that sleeps for ever while
  * a message is not claimed is an invalid end state.
  *
- *   (none)     each sleep may end once without a token, as at the end of a slice.
- *   -DLEAVES   member 0 may leave after a sleep.
- *   -DSTOPS    member 0 may stop for ever, where it sleeps and after it was posted.
+ *   (none)     each member may wake once without a token, as at the end of a slice.
+ *   -DLEAVES   there are three members, and member 0 may leave after a sleep.
+ *   -DSTOPS    of three members, member 0 may stop for ever, where it sleeps and after it was posted.
  *              A slice ends only when nothing else can happen, and one such end is
  *              enough for all messages: what comes after it depends on no other.
  *
  * Left out: what wakes whom for messages given back (groups_any.pml: `again`), what a
- * group does not want, and the other balances, whose messages wake their owner.
+ * group does not want, the other balances, whose messages wake their owner, and more
+ * than one thread of a member, which posts its own bit last.
  *
  * Mutants, and what each breaks:
  *
@@ -40,17 +42,23 @@
  *   CALL_LATE         `called` goes up after the bit is taken: who ends its sleep between
  *                     the two finds it down, and nobody takes it down any more.
  *   CALLED_STAYS      the bit has gone, nobody else sleeps, and `called` stays up.
+ *   GIVE_UP_BLIND     (THREE members and messages) a member that has found nobody does not
+ *                     look again.
  *   LEAVE_IN_SILENCE  (LEAVES) who leaves posts nobody.
  *   ONLY_CALLED_ANSWER (STOPS) who wakes by itself leaves `called` up, for one that
  *                     stands still: each message waits for a slice.
  */
 
-#if defined(LEAVES) || defined(STOPS)
+#if defined(LEAVES) || defined(STOPS) || defined(THREE)
 #define MEMBERS 3
 #else
 #define MEMBERS 2
 #endif
+#ifdef THREE
+#define MESSAGES 3
+#else
 #define MESSAGES 2
+#endif
 
 #define BIT(m) (1 << (m))
 #define OTHERS (asleep & ~BIT(me))
@@ -87,7 +95,13 @@ inline pick(which)
     fi
 }
 
-/* Post one sleeper among `which`, if there is one. */
+#ifdef CALLED_STAYS
+#define TAKE_DOWN skip
+#else
+#define TAKE_DOWN called = false
+#endif
+
+/* Post one sleeper among `which`, if there is one: `got`. */
 inline call(which)
 {
 #ifndef CALL_LATE
@@ -100,14 +114,10 @@ inline call(which)
         called = true;
 #endif
         if
-        :: atomic { got -> tokens[who]++; got = false; who = 0; break }
+        :: atomic { got -> tokens[who]++; who = 0; break }
         :: atomic { else -> who = 0 }
         fi
-#ifdef CALLED_STAYS
-    :: else -> break
-#else
-    :: atomic { else -> called = false; break }
-#endif
+    :: else -> break /* nobody sleeps */
     od
 }
 
@@ -123,7 +133,12 @@ active proctype writer()
         :: called
         :: else ->
             if
-            :: asleep != 0 -> call(asleep)
+            :: asleep != 0 ->
+                call(asleep);
+                if
+                :: atomic { got -> got = false }
+                :: atomic { else -> TAKE_DOWN }
+                fi
             :: else
             fi
         fi
@@ -149,10 +164,19 @@ inline answer()
 inline pass_on()
 {
 #ifndef NO_PASS_ON
-    if
-    :: OTHERS != 0 && !called && head < published -> call(OTHERS)
-    :: else
-    fi
+    do
+    :: OTHERS != 0 && !called && head < published ->
+        call(OTHERS);
+        if
+        :: atomic { got -> got = false; break }
+#ifdef GIVE_UP_BLIND
+        :: atomic { else -> TAKE_DOWN; break }
+#else
+        :: atomic { else -> TAKE_DOWN }
+#endif
+        fi
+    :: else -> break
+    od
 #else
     skip
 #endif
@@ -163,7 +187,11 @@ active [MEMBERS] proctype member()
     byte me = _pid - 2;
     byte who;
     bool got, took, was_set;
+#ifdef LEAVES
+    bool may_wake = me == 0; /* for the others' sakes it would take too much memory */
+#else
     bool may_wake = true;
+#endif
 
     do
     :: head == MESSAGES -> break

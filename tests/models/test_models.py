@@ -232,6 +232,7 @@ MUTANTS: Final = [
     ("groups_wake", "ANSWER_NO_FENCE", STUCK),
     ("groups_wake", "CALL_LATE", STUCK),
     ("groups_wake", "CALLED_STAYS", STUCK),
+    ("groups_wake", "THREE GIVE_UP_BLIND", STUCK),
     ("groups_wake", "LEAVES LEAVE_IN_SILENCE", STUCK),
     ("groups_wake", "STOPS ONLY_CALLED_ANSWER", TWO_SLICES),
     ("groups_floor", "GATE_FIRST", HALF_COPIED),
