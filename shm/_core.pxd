@@ -88,7 +88,7 @@ cdef extern from "layout.h" nogil:
     ctypedef struct rc_fields "":
         uint64_t seq1, position, time_ns, key, reserved
         uint32_t length, topic, epoch
-        uint16_t kind, connection, destination
+        uint16_t kind, connection, destination, flags
 
     ctypedef struct rc_descriptor:
         rc_fields f
@@ -339,7 +339,7 @@ cdef extern from "stream.h" nogil:
     void rc_stream_skip(rc_writer *, uint64_t start)
     void rc_stream_end(rc_writer *)
     void rc_stream_prefetch(const rc_writer *, uint64_t start, uint64_t length, uint64_t ahead)
-    int rc_stream_commit(rc_writer *, rc_descriptor *, uint64_t start)
+    int rc_stream_commit(rc_writer *, rc_descriptor *, uint64_t start, uint32_t header)
 
 # ---- an uplink
 

@@ -351,7 +351,9 @@ cdef class Batch:
     @property
     def descriptors(self):
         """The descriptors as a read-only structured array of dtype `shm.DESCRIPTOR`, shape
-        (len(batch),); the array keeps the batch pinned while it lives."""
+        (len(batch),); the array keeps the batch pinned while it lives. The field `flags` says, in its
+        four lowest bits, how many bytes of a WebSocket frame's header stand in the ring directly
+        before the payload: 2, 4, 10, or 0 for none (RFC 6455 section 5.2)."""
         self.check()
         return numpy.frombuffer(self.view(<const uint8_t *>self.table, self.count * DESCRIPTOR_BYTES),
                                 dtype=DESCRIPTOR)

@@ -37,7 +37,7 @@ cdef extern from "frames.h" nogil:
 
     ctypedef struct rf_decoder:
         uint64_t begin
-        uint8_t whole
+        uint8_t header
 
     ctypedef struct rf_item:
         uint64_t offset, length
@@ -48,6 +48,7 @@ cdef extern from "frames.h" nogil:
     void rf_begin(rf_decoder *, uint64_t max_message)
     rf_what rf_next(rf_decoder *, uint8_t *bytes, uint64_t *n, rf_item *)
     void rf_taken(rf_decoder *)
+    uint64_t rf_kept(const rf_decoder *)
     void rf_rebase(rf_decoder *)
     uint64_t rf_need(const rf_decoder *)
 
@@ -210,7 +211,7 @@ cdef class Ingest:
                     outcome = OUT_CONTROL
                     break
                 d.f.destination = self.destination
-            if not rc_stream_commit(w, &d, base + self.decoder.begin):
+            if not rc_stream_commit(w, &d, base + self.decoder.begin, self.decoder.header):
                 self.wait_length = 1
                 outcome = OUT_FULL
                 break
@@ -225,7 +226,7 @@ cdef class Ingest:
         self.count = self.count + count  # Cython takes no += on members without the GIL
         self.control = bytes + self.item.offset
         w.held = n - (w.head - base)  # fragments that were moved together leave fewer
-        rc_stream_skip(w, base + self.decoder.begin)
+        rc_stream_skip(w, base + rf_kept(&self.decoder))
         rf_rebase(&self.decoder)
         rc_writer_release(w)
         return outcome

@@ -6,13 +6,16 @@
  *     bytes[0]            begin              at                      n
  *       | taken already    | message so far   | raw, not yet decoded |
  *
+ * A whole message that came in one frame has that frame's header directly before `begin`: the last
+ * d.header bytes there are not taken before the message is.
+ *
  *   n += what was received;
  *   while ((what = rf_next(&d, bytes, &n, &item)) != RF_MORE)
  *       RF_MESSAGE  item.length bytes of text or binary lie at d.begin: use them, then rf_taken(&d)
  *       RF_PING, RF_PONG, RF_CLOSE  item.length bytes at item.offset, gone with the next rf_next()
  *       RF_FAULT    item.code is the close code that RFC 6455 asks for, item.reason says why; the
  *                   decoder says so for ever
- *   keep bytes[d.begin .. n) as the next buffer: rf_rebase(&d);    room needed in all: rf_need(&d)
+ *   keep bytes[rf_kept(&d) .. n) as the next buffer: rf_rebase(&d);  room needed in all: rf_need(&d)
  *
  * Nothing is copied but what fragments force: a message's fragments are moved together, and what is
  * raw is moved up to them, so the message so far and the raw bytes are always one piece at RF_MORE.
@@ -47,6 +50,7 @@ typedef struct rf_decoder {
     rf_utf8 utf8;
     uint8_t opcode; /* of the message so far; 0: none has begun */
     uint8_t whole;  /* the message so far is all of it */
+    uint8_t header; /* of a whole message that came in one frame: length of its header; else 0 */
     uint16_t fault;
     const char *reason;
 } rf_decoder;
@@ -221,6 +225,7 @@ static inline void rf_taken(rf_decoder *d)
     d->so_far = 0;
     d->opcode = 0;
     d->whole = 0;
+    d->header = 0;
 }
 
 /* A data frame, of which at least the header is there. RF_MORE with d->frame known: not all of it
@@ -243,6 +248,7 @@ static inline rf_what rf_data(rf_decoder *d, uint8_t *bytes, uint64_t n, const r
     if (opcode == RF_TEXT && d->utf8.left)
         return rf_fail(d, RF_BAD_TEXT, "a text ends within a character", item);
     d->whole = 1;
+    d->header = f->opcode == RF_CONTINUATION ? 0 : (uint8_t)f->header;
     return rf_found(d, item);
 }
 
@@ -279,14 +285,17 @@ static inline rf_what rf_next(rf_decoder *d, uint8_t *bytes, uint64_t *n, rf_ite
     return RF_MORE;
 }
 
-/* After RF_MORE: bytes[d->begin .. n) have become a buffer of their own. */
+/* The first byte that is still needed. */
+static inline uint64_t rf_kept(const rf_decoder *d) { return d->begin - d->header; }
+
+/* bytes[rf_kept(d) .. n) have become a buffer of their own. */
 static inline void rf_rebase(rf_decoder *d)
 {
-    d->at -= d->begin;
-    d->begin = 0;
+    d->at -= rf_kept(d);
+    d->begin = d->header;
 }
 
-/* How many bytes from `begin` on must lie together, as far as that is known. */
+/* After RF_MORE: how many bytes from `begin` on must lie together, as far as that is known. */
 static inline uint64_t rf_need(const rf_decoder *d)
 {
     return d->so_far + (d->frame ? d->frame : RF_HEADER_MAX);

@@ -8,8 +8,10 @@
  * The gate
  *
  *   header.gate is the one word that says what may be gone: every sequence below it, and the
- *   arena below its position, may be overwritten at any moment. The writer never overwrites
- *   anything at or above the gate. To move it up from g:
+ *   arena below its position, may be overwritten at any moment. The position of a message is that
+ *   of its first protected byte: its payload's, or that of the frame header directly before it
+ *   (rc_header_bytes()). The writer never overwrites anything at or above the gate. To move it up
+ *   from g:
  *
  *       m = lowest cursor of all gating readers            (acquire: their reads are done)
  *       G = as far as needed, and a sixteenth of the ring; at most m
@@ -324,13 +326,15 @@ static inline void rc_writer_sign(rc_writer *w, uint32_t epoch, uint64_t pid, ui
     rc_store_release(&w->header->state, RC_RING_OPEN);
 }
 
-/* Position of sequence in [gate, published]: where its payload starts, or for the next message
- * the start of the unpublished bytes. */
+/* Position of sequence in [gate, published]: where its payload starts, or the frame header before
+ * it; for the next message the start of the unpublished bytes. */
 static inline uint64_t rc_writer_position(const rc_writer *w, uint64_t sequence)
 {
     if (sequence >= w->published)
         return w->head;
-    return rc_load(&w->descriptors[sequence & (w->slots - 1)].words[1]);
+    rc_descriptor m;
+    rc_descriptor_copy(&m, &w->descriptors[sequence & (w->slots - 1)]);
+    return m.f.position - rc_header_bytes(&m, w->capacity);
 }
 
 /* What the writer remembers of this group, and not of an earlier one of the row; NULL if it does not hold
@@ -930,7 +934,9 @@ static inline int rc_writer_resume(rc_writer *w)
     rc_store_release(&w->header->gate, gate);
     w->gate = gate;
     w->gate_position = rc_writer_position(w, gate);
-    if (w->head < w->gate_position || w->head - w->gate_position > w->capacity)
+    /* The head is aligned, and what a stream received need not be: the last message may have ended
+     * before it, where the ring was full. */
+    if (w->head < w->gate_position || w->head - w->gate_position >= w->capacity + RC_ALIGNMENT)
         return 0;
     rc_writer_want_nothing(w);
     rc_store_release(&w->header->published, next);

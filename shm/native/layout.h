@@ -108,6 +108,10 @@
 /* kind */
 enum { RC_KIND_TEXT = 1, RC_KIND_BINARY = 2, RC_KIND_EVENT = 16 };
 
+/* descriptor.flags: how many bytes of a WebSocket frame's header stand in the arena directly before the
+ * payload; 0: none. Read them with rc_header_bytes(). */
+#define RC_FLAG_HEADER_BITS 0x000fu
+
 /* header.state */
 enum { RC_RING_OPEN = 1, RC_RING_CLOSED = 2 };
 
@@ -205,6 +209,25 @@ static inline uint32_t rc_descriptor_length(const rc_descriptor *d)
     rc_descriptor copy;
     atomic_init(&copy.words[2], atomic_load_explicit(&d->words[2], memory_order_relaxed));
     return copy.f.length;
+}
+
+/* Bytes of the header of an unmasked frame with so many bytes of payload (RFC 6455 section 5.2). */
+static inline uint32_t rc_frame_header(uint32_t length)
+{
+    return length < 126 ? 2 : length < 65536 ? 4 : 10;
+}
+
+/* How many bytes directly before the payload are the header of the one frame that the message came in,
+ * unmasked, FIN, without reserved bits: 2, 4 or 10, and in one piece with the payload; 0: there is no
+ * such header. What protects the payload protects them, too. 0 is also what an impossible number says:
+ * one that such a frame of this length does not have, or more bytes than lie before the payload in its
+ * round of the arena. So whatever the flags hold, no byte outside the arena is meant. */
+static inline uint32_t rc_header_bytes(const rc_descriptor *d, uint64_t capacity)
+{
+    uint32_t bytes = d->f.flags & RC_FLAG_HEADER_BITS;
+    if (bytes != rc_frame_header(d->f.length) || (d->f.position & (capacity - 1)) < bytes)
+        return 0;
+    return bytes;
 }
 
 /* A topic: row id - 1. The name stands before the row is counted in header.topics, and never changes.
@@ -360,6 +383,7 @@ static inline uint64_t rc_layout_hash(void)
         RC_INTEREST_ROWS, RC_GROUPS_MAX, RC_PARTITIONS, RC_LOCK_GROUPS, sizeof(rc_group_row),
         offsetof(rc_control, groups), offsetof(rc_group_row, head), offsetof(rc_group_row, state),
         offsetof(rc_group_row, name), offsetof(rc_group_row, asleep), offsetof(rc_slot, group),
+        offsetof(rc_descriptor, f.flags), RC_FLAG_HEADER_BITS,
     };
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)

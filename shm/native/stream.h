@@ -5,7 +5,7 @@
  *
  *   while ((bytes = rc_stream_room(w, need, want, &room, &length))) {
  *       w->held += recv(fd, bytes + w->held, room, 0);
- *       for each whole message among the held bytes: rc_stream_commit(w, &m, its position);
+ *       for each whole message among the held bytes: rc_stream_commit(w, &m, its position, header);
  *       rc_stream_skip(w, position of what is kept);
  *       rc_writer_release(w);
  *   }
@@ -68,13 +68,16 @@ static inline void rc_stream_prefetch(const rc_writer *w, uint64_t start, uint64
         __builtin_prefetch(w->arena + (at & (w->capacity - 1)), 1);
 }
 
-/* The message.f.length held bytes at position `start` are the next message. 0: no descriptor is
- * free; wait for the length 1. */
-static inline int rc_stream_commit(rc_writer *w, rc_descriptor *message, uint64_t start)
+/* The message.f.length held bytes at position `start` are the next message. The `header` held bytes
+ * before them, if not 0, are the header of its one frame, which the descriptor says, unless the arena
+ * ends between the two: then the message is empty. 0: no descriptor is free; wait for the length 1. */
+static inline int rc_stream_commit(rc_writer *w, rc_descriptor *message, uint64_t start,
+                                   uint32_t header)
 {
     uint64_t end = start + message->f.length, held = w->held - (end - w->head);
     if (rc_unlikely(w->next - w->gate >= w->slots) && !rc_writer_make_room(w, end))
         return 0;
+    message->f.flags = (start & (w->capacity - 1)) < header ? 0 : (uint16_t)header;
     rc_writer_commit(w, message, start);
     w->head = end; /* not aligned: what follows lies there already */
     w->held = held;

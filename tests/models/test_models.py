@@ -77,7 +77,7 @@ PASSED_OVER: Final = "assertion violated ( !(promised[(next+1)])|| !(claimed[top
 HANDED_OUT: Final = "assertion violated  !(dropped[topic])"
 ROUSED: Final = "assertion violated (tokens<=4)"
 OVERWRITTEN: Final = "assertion violated (at>=private_gate)"
-TORN: Final = "assertion violated ((first==sequence)&&(second==sequence))"
+TORN: Final = "assertion violated (((header==sequence)&&(first==sequence))&&(second==sequence))"
 GONE: Final = "assertion violated (at>=gone)"
 WRONGED: Final = "assertion violated 0"  # a live reader, in reaping.pml
 SLANDERED: Final = "assertion violated (unreported>0)"
@@ -155,6 +155,7 @@ MUTANTS: Final = [
     ("lossy", "SETTLE_AFTER", TORN),
     ("lossy", "WRITER_NO_FENCE", TORN),
     ("lossy", "WRITER_NO_RELEASE", TORN),
+    ("lossy", "PAYLOAD_ONLY", TORN),
     ("reaping", "REAPER_ASKS", WRONGED),
     ("reaping", "UNLOCK_FIRST", WRONGED),
     ("reaping", "SHARED_LOCK", WRONGED),

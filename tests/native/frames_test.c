@@ -52,7 +52,8 @@ static int same(const string *a, const string *b)
     return a->n == b->n && (a->n == 0 || memcmp(a->bytes, b->bytes, a->n) == 0);
 }
 
-/* One line of a log of what a decoder says; logs are the same if their bytes are. */
+/* One line of a log of what a decoder says; logs are the same if their bytes are. `code` is, of a
+ * message, the length of the header of its one frame, or 0. */
 static void note(string *log, rf_what what, int is_text, uint16_t code, const uint8_t *payload,
                  uint64_t n)
 {
@@ -171,7 +172,8 @@ static uint64_t decode_frame(const uint8_t *p, uint64_t n, uint64_t max, int *op
     if (*fault || there < length)
         return 0;
     if (p[0] & 0x80) {
-        note(log, RF_MESSAGE, *opcode == 1, 0, message->bytes, message->n);
+        code = p[0] & 15 ? (uint16_t)header : 0;
+        note(log, RF_MESSAGE, *opcode == 1, code, message->bytes, message->n);
         tally.texts += *opcode == 1;
         tally.binaries += *opcode == 2;
         message->n = 0;
@@ -209,7 +211,7 @@ typedef struct user {
 /* Have a new buffer with what is needed, or all of it, and `more` bytes. */
 static void receive(user *u, const uint8_t *more, uint64_t n)
 {
-    uint64_t from = u->keeps && roll(2) ? 0 : u->d.begin;
+    uint64_t from = u->keeps && roll(2) ? 0 : rf_kept(&u->d);
     uint8_t *bytes = exactly(u->n - from + n);
     memcpy(bytes, u->bytes + from, u->n - from);
     memcpy(bytes + u->n - from, more, n);
@@ -219,7 +221,20 @@ static void receive(user *u, const uint8_t *more, uint64_t n)
     if (from)
         rf_rebase(&u->d);
     else
-        memset(bytes, 0xff, u->d.begin);
+        memset(bytes, 0xff, rf_kept(&u->d));
+}
+
+/* A whole message that came in one frame has its header directly before it. */
+static void check_header(const user *u, const rf_item *item)
+{
+    const uint8_t *payload = u->bytes + u->d.begin;
+    rf_frame f;
+    CHECK(u->d.header <= u->d.begin);
+    if (!u->d.header)
+        return;
+    CHECK(rf_header(payload - u->d.header, u->d.header, &f));
+    CHECK(f.header == u->d.header && f.length == item->length);
+    CHECK(f.fin && f.opcode == (item->is_text ? RF_TEXT : RF_BINARY));
 }
 
 static rf_what use_what_is_there(user *u, rf_item *item, string *log)
@@ -231,8 +246,11 @@ static rf_what use_what_is_there(user *u, rf_item *item, string *log)
         CHECK(offset <= u->n && item->length <= u->n - offset);
         CHECK(!refused || what == RF_MESSAGE);
         refused = what == RF_MESSAGE && u->refuses && roll(2);
+        if (what == RF_MESSAGE)
+            check_header(u, item);
         if (!refused)
-            note(log, what, what == RF_MESSAGE && item->is_text, what == RF_CLOSE ? item->code : 0,
+            note(log, what, what == RF_MESSAGE && item->is_text,
+                 what == RF_MESSAGE ? u->d.header : what == RF_CLOSE ? item->code : 0,
                  u->bytes + offset, item->length);
         if (!refused && what == RF_MESSAGE)
             rf_taken(&u->d);
@@ -245,7 +263,7 @@ static rf_what use_what_is_there(user *u, rf_item *item, string *log)
 static void check_need(const user *u)
 {
     uint64_t need = rf_need(&u->d), kept = u->n - u->d.begin;
-    CHECK(u->d.begin <= u->n);
+    CHECK(u->d.begin <= u->n && u->d.header == 0);
     CHECK(need > kept);
     CHECK(need <= u->d.max_message + HEADER_MAX || need <= u->d.so_far + CONTROL_MAX);
     CHECK(u->d.so_far <= u->d.max_message);
@@ -388,7 +406,8 @@ static void add_message(string *s, string *log, uint64_t max)
         add_frame(s, (i ? 0 : text ? 1 : 2) | (last ? 0x80 : 0), size ? payload.bytes + at : NULL,
                   size);
         if (last)
-            note(log, RF_MESSAGE, text, 0, payload.bytes, n);
+            note(log, RF_MESSAGE, text, pieces > 1 ? 0 : n < 126 ? 2 : n < 65536 ? 4 : 10, payload.bytes,
+                 n);
         while (roll(4) == 0)
             add_control(s, log);
     }

@@ -2,17 +2,19 @@
  *
  *   ring_test [SEED [PERCENT [CASE]]]    all cases, each in a child process; or one, here
  *
- * Three kinds of cases.
+ * Four kinds of cases.
  *
  *   Threads     One writer and its readers run freely. Lossless readers read payloads in place with
  *               plain loads, so ThreadSanitizer sees whether the cursors order them before the
  *               writer's next round; lossy readers copy as shm does.
  *   Steps       One thread; see steps.h.
+ *   Streams     What is received in place; see streams.h.
  *   Hostility   Headers with every bit flipped and rings full of garbage, in buffers of the exact
  *               size, so that AddressSanitizer sees each byte read beyond them.
  */
 #include "cases.h"
 #include "steps.h"
+#include "streams.h"
 
 /* ---- threads ----------------------------------------------------------------------------- */
 
@@ -1075,8 +1077,12 @@ static const test_case cases[] = {
     {"room_wakes_the_writer", case_room_wakes_the_writer},
     {"interruptions", case_interruptions},
     {"deaths", case_deaths},
+    {"headers_are_held", case_headers_are_held},
+    {"oldest_header_is_held", case_oldest_header_is_held},
+    {"receiving_writers_die", case_receiving_writers_die},
     {"segments", case_segments},
     {"garbage", case_garbage},
+    {"spoiled_headers", case_spoiled_headers},
     {"wild_cursor", case_wild_cursor},
     {"locks", case_locks},
     {"fork", case_fork},
