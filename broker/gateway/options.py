@@ -1,8 +1,8 @@
 """What a client wants, as the URL that it connects to says: ``/?topics=a,b*&start=oldest``.
 
 A client of an exchange sends that exchange's paths and parameters. They are accepted whatever they
-are, and kept for those who know them. In a value, ``%20`` is a space and ``+`` is itself: tokens and
-topics have plus signs, and are written by hand.
+are, and kept for those who know them. In a value, ``%20`` is a space and ``+`` is itself: tokens
+and topics have plus signs, and are written by hand.
 """
 
 from __future__ import annotations
