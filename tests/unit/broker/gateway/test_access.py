@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
 
 import pytest
+import websocket
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeaderValue
 from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 from ringcast.broker.config import ConfigError
 from ringcast.broker.gateway.access import (
@@ -23,8 +26,9 @@ from ringcast.broker.gateway.access import (
     check_listen,
     decide,
 )
-from ringcast.broker.gateway.addresses import ListenAddress
+from ringcast.broker.gateway.addresses import ListenAddress, bind
 from ringcast.broker.worker.addresses import AddressKind
+from tests.conftest import DEADLINE
 
 TOKEN = "Gz7-secret-token-Gz7"  # noqa: S105 - nobody's
 OTHER_TOKEN = "another/long+token=="  # noqa: S105 - nobody's
@@ -359,7 +363,7 @@ def test_rules_that_can_not_be(rules: dict[str, Any], part: str) -> None:
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Limits)])
 def test_limits_are_above_0(name: str) -> None:
-    assert getattr(Limits(**{name: 5}), name) == 5  # type: ignore[arg-type]
+    assert getattr(Limits(**{name: 5}), name) == 5
     for wrong in (0, -1, float("nan")):
         with pytest.raises(ConfigError, match=name):
             Limits(**{name: wrong})  # type: ignore[arg-type]
@@ -439,3 +443,32 @@ def test_a_decision_is_made_on_anything(
 def test_no_other_token_is_accepted(token: str) -> None:
     accepted = status(("Authorization", f"Bearer {token}"), rules=WITH_TOKENS) == 0
     assert accepted is (token in (TOKEN, OTHER_TOKEN))
+
+
+# ---- a real client ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:0", "localhost:0", "[::1]:0"])
+def test_websocket_client_comes_in(text: str) -> None:
+    """It sends an Origin of its own making."""
+    try:
+        listener = bind(ListenAddress.parse(text))
+    except ConfigError as error:
+        pytest.skip(str(error))
+    protocol = ServerProtocol()
+    with listener, ThreadPoolExecutor(1) as thread:
+        url = f"{listener.address.url()}/ws?token={TOKEN}"
+        client = thread.submit(websocket.create_connection, url, timeout=DEADLINE)
+        listener.sock.settimeout(DEADLINE)
+        with listener.sock.accept()[0] as accepted:
+            accepted.settimeout(DEADLINE)
+            while not (events := protocol.events_received()):
+                protocol.receive_data(accepted.recv(4096))
+            request = events[0]
+            assert isinstance(request, Request)
+            assert "Origin" in request.headers
+            found = decide(WITH_TOKENS, request, Transport.of(accepted))
+            protocol.send_response(protocol.accept(request))
+            accepted.sendall(b"".join(protocol.data_to_send()))
+            client.result(DEADLINE).shutdown()  # type: ignore[no-untyped-call]
+    assert found == Decision()
