@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import re
+import string
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import quote, unquote, unquote_plus
 
 __all__ = [
     "HIDDEN",
@@ -18,6 +19,7 @@ __all__ = [
     "cookie_secrets",
     "header_secrets",
     "redact",
+    "redact_target",
     "redact_url",
     "worth_hiding",
 ]
@@ -32,6 +34,9 @@ unreadable."""
 _URL: Final = re.compile(
     r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?P<user>[^/?#]*)@)?[^/?#@]*[^?#]*(?:\?(?P<query>[^#]*))?"
 )
+_ANY_SERVER: Final = "ws://h"
+_URL_CHARACTERS: Final = string.punctuation
+"""With letters and digits, what is visible in ASCII."""
 _QUERY_VALUE: Final = re.compile(r"(?:^|&)(?:[^&=]*=)?([^&]*)")
 
 _Span = tuple[int, int]
@@ -102,6 +107,17 @@ def redact_url(url: str, secrets: Iterable[str]) -> str:
     if found["user"] is None:
         return _mask(url, hidden)
     return _mask(url, hidden, dropped=(found.start("user"), found.end("user") + 1))
+
+
+def redact_target(target: str) -> str:
+    """The target of a request (RFC 9112 section 3.2) for a log: ``***`` in place of the values of
+    its query, and percent-encoded what can't be seen or could end a line. One that does not start
+    with a slash is hidden whole."""
+    if not target.startswith("/"):
+        return HIDDEN
+    # What follows a "#" is part of the last value here: a server is not sent fragments.
+    shown = redact_url(f"{_ANY_SERVER}{target.replace('#', '%23')}", ())
+    return quote(shown.removeprefix(_ANY_SERVER), safe=_URL_CHARACTERS, errors="backslashreplace")
 
 
 def _find(secrets: Iterable[str], text: str) -> Iterator[_Span]:

@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ringcast.broker.config import Config, ConfigError
+from ringcast.broker.config.redaction import redact_target
 from tests.unit.broker.config.conftest import make, refused, write
 
 
@@ -184,3 +185,31 @@ def test_no_secret_shows_in_an_error(
     for secret in secrets:
         assert secret not in shown
         assert quote(secret, safe="") not in shown
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("/", "/"),
+        ("/a@b:c/%20?", "/a@b:c/%20?"),
+        ("/?topics=a&token=b", "/?topics=***&token=***"),
+        ("/?bare&=x&y=&z=1=2", "/?***&=***&y=&z=***"),
+        ("/?a=b#token=c", "/?a=***"),
+        ("/#?token=c", "/%23?token=***"),
+        ("/a\r\nb \x1b[0m\u00e4", "/a%0D%0Ab%20%1B[0m%C3%A4"),
+        ("//user:pw@h/", "//user:pw@h/"),
+        ("", "***"),
+        ("*", "***"),
+        ("http://user:pw@h/?a=b", "***"),
+    ],
+)
+def test_targets_of_requests(target: str, shown: str) -> None:
+    assert redact_target(target) == shown
+
+
+@given(st.text(), st.sampled_from("?&#"), st.text("abc=&%", max_size=9), st.text())
+def test_no_target_shows_a_value_of_its_query(start: str, mark: str, name: str, end: str) -> None:
+    shown = redact_target(f"/{start}?x{mark}{name}=SECRETVALUE{end}")
+    assert "SECRETVALUE" not in shown
+    assert shown.isascii()
+    assert shown.isprintable()
