@@ -1,0 +1,421 @@
+"""A client of the gateway: its handshake, what it sends, and how it ends.
+
+The protocol is `websockets`' (its sans-I/O `ServerProtocol`): bytes in, events and bytes out. What
+the ring has goes past it, through the client's outlet; frames of the protocol's own, such as pongs,
+go out between those messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import logging
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from websockets.exceptions import InvalidState
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from ringcast import shm
+
+from ._fanout import Outlet
+from .options import ClientOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["RECORDS", "Client", "Host", "Refused"]
+
+RECORDS: Final = Subprotocol("ringcast.1")
+"""The subprotocol of clients that want records; see docs/wire.md."""
+
+_CREDENTIALS: Final = struct.Struct("3i")
+
+READ_SIZE: Final = 1 << 16
+READS: Final = 16
+"""Of one client before the others have their turn."""
+
+_log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """A client is not let in.
+
+    Args:
+        status: of the answer (RFC 9110 section 15).
+        reason: what it is told.
+        headers: of the answer.
+    """
+
+    def __init__(self, status: int, reason: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+
+
+class Host(Protocol):
+    """What a client needs of its gateway."""
+
+    def admit(self, client: Client, request: Request) -> ClientOptions:
+        """Let it in and say what it wants, or raise Refused."""
+
+    def open(self, client: Client) -> None:
+        """Its handshake is done: give it an outlet, or close it."""
+
+    def received(self, client: Client, payload: bytes, *, is_text: bool) -> bool:
+        """It has sent a message. False: there is no room for it now; it comes again."""
+
+    def send(self, client: Client) -> None:
+        """Its outlet has something to send."""
+
+    def gone(self, client: Client) -> None:
+        """It is no more."""
+
+
+class _Protocol(ServerProtocol):
+    """`websockets` takes a close frame amid the fragments of a message for an error. RFC 6455 section
+    5.4 allows control frames there."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        """See `websockets.protocol.Protocol`."""
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
+
+
+class Client:
+    """One connection.
+
+    Args:
+        host: the gateway.
+        sock: its socket, non-blocking; closed by this.
+        message_bytes: the longest message that it may send.
+        open_timeout, close_timeout: seconds for the handshake, and for the end.
+
+    Attributes:
+        sock: its socket.
+        peer: who it is, for the log.
+        options: what it has asked for in its URL; None before its handshake.
+        outlet: its way out; None before its handshake is done.
+        since: when it came, Unix time.
+        sent: messages that it has sent.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        sock: socket.socket,
+        *,
+        message_bytes: int,
+        open_timeout: float,
+        close_timeout: float,
+    ) -> None:
+        self._host = host
+        self.sock = sock
+        self._fd = sock.fileno()
+        self._loop = asyncio.get_running_loop()
+        self._close_timeout = close_timeout
+        self._protocol = _Protocol(
+            select_subprotocol=_select, max_size=message_bytes, logger=_quiet
+        )
+        self._early = bytearray()  # what is to be sent before there is an outlet
+        self._message = bytearray()
+        self._is_text = False
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._waiting: list[tuple[bytes, bool]] = []  # messages for which there was no room
+        self._pinged: float | None = None
+        self._ends = False
+        self._end: tuple[int, str] | None = None
+        self.peer = _peer_of(sock)
+        self.options: ClientOptions | None = None
+        self.outlet: Outlet | None = None
+        self.since = time.time()
+        self.sent = 0
+        self._timer = self._loop.call_later(open_timeout, self._too_late)
+        self._loop.add_reader(self._fd, self._readable)
+
+    @property
+    def fd(self) -> int:
+        """Its socket's descriptor; -1 once it is closed."""
+        return self._fd
+
+    @property
+    def records(self) -> bool:
+        """Does it get records?"""
+        return self._protocol.subprotocol == RECORDS
+
+    @property
+    def ends(self) -> bool:
+        """Is it being closed?"""
+        return self._ends
+
+    # -- what comes
+
+    def _readable(self) -> None:
+        for _ in range(READS):
+            if self._waiting or self._fd < 0:
+                return
+            try:
+                data = self.sock.recv(READ_SIZE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.drop(str(error))
+                return
+            if data:
+                self._protocol.receive_data(data)
+            else:
+                self._protocol.receive_eof()
+            self._handle()
+            if not data:
+                if self.outlet is None:
+                    self.drop()
+                return
+
+    def _handle(self) -> None:
+        for event in self._protocol.events_received():
+            if isinstance(event, Request):
+                self._handshake(event)
+            elif isinstance(event, Frame):
+                self._frame(event)
+            if self._fd < 0:
+                return
+        if self._protocol.handshake_exc is not None and not self._ends:
+            self._refused()
+        self.flush()
+
+    def _handshake(self, request: Request) -> None:
+        try:
+            self.options = self._host.admit(self, request)
+        except Refused as refused:
+            response = self._protocol.reject(refused.status, f"{refused.reason}\n")
+            for name, value in refused.headers:
+                response.headers[name] = value
+        else:
+            response = self._protocol.accept(request)
+        self._respond(response)
+
+    def _respond(self, response: Response) -> None:
+        self._protocol.send_response(response)
+        if self._protocol.state is not State.OPEN:
+            self._refused()
+            return
+        self._timer.cancel()
+        self.flush()
+        self._host.open(self)
+        if self.outlet is not None:
+            self.outlet.queue(bytes(self._early))
+            self._early.clear()
+
+    def _refused(self) -> None:
+        """What is to be said is said; then it ends."""
+        self._ends = True
+        self._start_timer(self._close_timeout, self.drop)
+
+    def _frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.PONG:
+            self._pinged = None
+        elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            if frame.opcode is not Opcode.CONT:
+                self._is_text = frame.opcode is Opcode.TEXT
+                self._decoder.reset()
+            if self._is_text:
+                try:
+                    self._decoder.decode(frame.data, final=frame.fin)
+                except UnicodeDecodeError:
+                    self._protocol.fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
+                    self._closing()
+                    return
+            if frame.fin and not self._message:
+                self._hand_over(bytes(frame.data))
+                return
+            self._message += frame.data
+            if frame.fin:
+                whole = bytes(self._message)
+                self._message.clear()
+                self._hand_over(whole)
+
+    def _hand_over(self, payload: bytes) -> None:
+        if self._ends:
+            return
+        if self._waiting or not self._host.received(self, payload, is_text=self._is_text):
+            if not self._waiting:
+                self._loop.remove_reader(self._fd)
+            self._waiting.append((payload, self._is_text))
+        else:
+            self.sent += 1
+
+    def retry(self) -> None:
+        """There may be room for what it has sent."""
+        while self._waiting and self._fd >= 0:
+            payload, is_text = self._waiting[0]
+            if not self._host.received(self, payload, is_text=is_text):
+                return
+            self.sent += 1
+            del self._waiting[:1]
+        if self._fd >= 0:
+            self._loop.add_reader(self._fd, self._readable)
+
+    @property
+    def waits(self) -> bool:
+        """Does it wait for room for what it has sent?"""
+        return bool(self._waiting)
+
+    # -- what goes
+
+    def flush(self) -> None:
+        """Send what the protocol has to say."""
+        if self._fd < 0:
+            return
+        for data in self._protocol.data_to_send():
+            if self.outlet is not None and data:
+                self.outlet.queue(data)
+            else:
+                self._early += data  # after an empty one, the end of the stream, nothing comes
+        if self._protocol.state is not State.OPEN and self._protocol.state is not State.CONNECTING:
+            self._closing()
+        if self.outlet is None:
+            self._send_early()
+        else:
+            self._host.send(self)
+
+    def _send_early(self) -> None:
+        try:
+            if self._early:
+                del self._early[: self.sock.send(self._early)]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.drop(str(error))
+            return
+        if self._early:
+            self._loop.add_writer(self._fd, self._send_early)
+            return
+        self._loop.remove_writer(self._fd)
+        if self._protocol.eof_sent:
+            self._end_of_stream()
+
+    def send_message(self, payload: bytes, *, is_text: bool) -> None:
+        """Send a message of the gateway's own, as a frame."""
+        if self._protocol.state is State.OPEN:
+            send = self._protocol.send_text if is_text else self._protocol.send_binary
+            send(payload)
+            self.flush()
+
+    def ping(self, within: float) -> None:
+        """Ask whether it lives; one that has not answered since the last time is dropped, if that was
+        `within` seconds ago or more."""
+        now = time.monotonic()
+        if self._pinged is not None and now - self._pinged >= within:
+            self.drop("no pong")
+        elif self._pinged is None and self._protocol.state is State.OPEN:
+            self._pinged = now
+            self._protocol.send_ping(b"rc")
+            self.flush()
+
+    # -- its end
+
+    def close(self, code: int, reason: str) -> None:
+        """Close it in order, after what is being sent."""
+        if self._ends or self._fd < 0:
+            return
+        if self._protocol.state is not State.OPEN:
+            self.drop(reason)
+            return
+        with contextlib.suppress(InvalidState):
+            self._protocol.send_close(code, _fitting(reason))
+        _log.info("closes client: %s, %d %s", self.peer, code, reason)
+        self._closing()
+        self.flush()
+
+    def _closing(self) -> None:
+        if self._ends:
+            return
+        self._ends = True
+        if self.outlet is not None:
+            self.outlet.stop(0)
+        self._start_timer(self._close_timeout, self.drop)
+
+    def ends_with(self, code: int, reason: str) -> None:
+        """It is to be closed once its outlet has stopped."""
+        if self._end is None:
+            self._end = (code, reason)
+
+    def lapped(self) -> None:
+        """Messages went by while it did not take them."""
+        if not self.records:
+            self.close(CloseCode.TRY_AGAIN_LATER, "too slow: messages went by that were not taken")
+
+    def stopped(self) -> None:
+        """Its outlet has sent everything, up to where it stops."""
+        if self._end is not None and not self._ends:
+            self.close(*self._end)
+        elif self._ends and self._protocol.state is State.CLOSED:
+            self.drop()
+        elif self._ends and self._protocol.eof_sent:
+            self._end_of_stream()
+
+    def _end_of_stream(self) -> None:
+        if self.outlet is not None and self.outlet.pending:
+            return  # stopped() comes back
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def name_topics(self, topics: Sequence[shm.TopicStatus]) -> None:
+        """The ring has these topics: clients that get records are told the names of new ones."""
+
+    def _start_timer(self, seconds: float, call: Callable[[], None]) -> None:
+        self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, call)
+
+    def _too_late(self) -> None:
+        self.drop("no handshake in time")
+
+    def drop(self, why: str = "") -> None:
+        """End it at once."""
+        if self._fd < 0:
+            return
+        if why:
+            _log.info("drops client: %s, %s", self.peer, why)
+        self._timer.cancel()
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._fd = -1
+        self._ends = True
+        self._host.gone(self)
+        self.sock.close()
+
+
+def _select(_protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    return RECORDS if RECORDS in offered else None
+
+
+def _peer_of(sock: socket.socket) -> str:
+    """Who is at the other end, as far as the kernel says."""
+    if sock.family == socket.AF_UNIX:
+        pid, uid, _ = _CREDENTIALS.unpack(
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        return f"pid {pid}, uid {uid}"
+    with contextlib.suppress(OSError):
+        host, port, *_ = sock.getpeername()
+        return f"{host}:{port}"
+    return "gone"
+
+
+def _fitting(reason: str) -> str:
+    """A close frame's reason: 123 bytes at most."""
+    return reason.encode()[:123].decode("utf-8", "ignore")
+
+
+_quiet = logging.getLogger(f"{__name__}.websockets")
+_quiet.setLevel(logging.CRITICAL)

@@ -1,0 +1,479 @@
+/* fanout.h - from a ring's arena to the sockets of many clients, without a copy but the kernel's.
+ *
+ * One lossless reader of the ring stands for all clients. An outlet is a client's way out: which
+ * message is its next, how much of that the socket has taken already, and bytes of the gateway's own
+ * (`own`: pongs, closes, names of topics) that go out where a frame ends.
+ *
+ *   RG_PLAIN     each message is a WebSocket frame of its own. Where the frame header that the server
+ *                sent stands before the payload (rc_header_bytes()), both go out as they lie there, and
+ *                neighbours that touch go out as one piece; else a header is built.
+ *   RG_RECORDS   a binary frame holds as many records as there are, up to RG_FRAME_BYTES: for each
+ *                message a header of RG_RECORD_BYTES and its payload (docs/wire.md).
+ *
+ * What goes out is described to sendmsg(2), up to RG_PIECES pieces at a time, and never waits. A
+ * message is protected by the reader's cursor as long as that is not past it; who moves the cursor
+ * past the next message of an outlet that has sent a part of it calls rg_outlet_cut() before, which
+ * copies the rest of that frame aside. So whatever happens, a client gets whole frames.
+ *
+ * Nothing in a descriptor is believed: a message that does not lie within the arena is RG_IMPOSSIBLE.
+ * If the writer has evicted the reader while bytes were being sent (rc_reader_holds()), they may have
+ * been others': RG_TAKEN_AWAY, and that client's connection has to end without another byte.
+ */
+#ifndef RINGCAST_FANOUT_H
+#define RINGCAST_FANOUT_H
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "broadcast.h"
+
+#define RG_PIECES 1024u              /* of one sendmsg(2): UIO_MAXIOV */
+#define RG_SEND_BYTES (1u << 18)     /* described at a time; a socket seldom takes more */
+#define RG_FRAME_BYTES (1u << 16)    /* of records in one frame, unless one alone is longer */
+#define RG_TURN_BYTES (1u << 20)     /* to one client before the others have their turn */
+#define RG_FRAME_HEADER 10u          /* bytes, of most */
+#define RG_RECORD_BYTES 64u
+#define RG_MESSAGE 1u                /* type of a record */
+
+typedef enum rg_mode { RG_PLAIN, RG_RECORDS } rg_mode;
+
+typedef enum rg_result {
+    RG_DRAINED = 1, /* all is sent */
+    RG_MORE,        /* its turn is over, and there is more */
+    RG_BLOCKED,     /* the socket takes no more now */
+    RG_TOPIC,       /* the next message has a topic of which the outlet does not know whether it is wanted */
+    RG_STOPPED,     /* all is sent up to where the outlet is to stop */
+    RG_FAILED,      /* the socket has: errno */
+    RG_TAKEN_AWAY,  /* the reader was evicted */
+    RG_IMPOSSIBLE,  /* the segment holds what no writer writes */
+    RG_NO_MEMORY,
+} rg_result;
+
+/* Bytes of the gateway's own. */
+typedef struct rg_bytes {
+    uint8_t *data;
+    size_t begin, end, room;
+} rg_bytes;
+
+typedef struct rg_outlet {
+    int fd;
+    rg_mode mode;
+    uint64_t next;         /* sequence of its next message */
+    uint64_t stop;         /* and where it stops; UINT64_MAX: nowhere */
+    uint64_t part;         /* bytes of the frame of `next` that are sent: RG_PLAIN, or a record by itself */
+    uint64_t gap;          /* messages missed before `next` and not reported yet: RG_RECORDS */
+    uint64_t messages, bytes, lost;
+    const uint8_t *wanted; /* a bit for each topic, from 0, which is none; NULL: everything */
+    uint32_t known;        /* topics up to this id are in `wanted`, and RG_RECORDS has their names */
+    rg_bytes rest;         /* of a frame that was begun */
+    rg_bytes own;          /* whole frames, sent where the next one would begin */
+} rg_outlet;
+
+/* What is described to sendmsg(2), and what it is made of. */
+typedef struct rg_plan {
+    struct iovec pieces[RG_PIECES];
+    uint8_t headers[RG_PIECES][RG_RECORD_BYTES + RG_FRAME_HEADER];
+    uint32_t count, built;
+    uint64_t bytes;
+    uint64_t messages; /* that they hold */
+    uint64_t next;     /* the outlet's next message after them */
+} rg_plan;
+
+/* ---- bytes ---------------------------------------------------------------------------------------- */
+
+static inline size_t rg_bytes_left(const rg_bytes *b) { return b->end - b->begin; }
+
+/* Room for `more` bytes at the end; NULL: no memory. */
+static inline uint8_t *rg_bytes_room(rg_bytes *b, size_t more)
+{
+    if (b->begin == b->end)
+        b->begin = b->end = 0;
+    if (b->room - b->end < more) {
+        size_t room = 2 * (b->end + more);
+        uint8_t *data = realloc(b->data, room);
+        if (!data)
+            return NULL;
+        b->data = data;
+        b->room = room;
+    }
+    return b->data + b->end;
+}
+
+static inline int rg_bytes_add(rg_bytes *b, const void *data, size_t size)
+{
+    uint8_t *room = rg_bytes_room(b, size);
+    if (!room)
+        return 0;
+    memcpy(room, data, size);
+    b->end += size;
+    return 1;
+}
+
+static inline void rg_bytes_free(rg_bytes *b)
+{
+    free(b->data);
+    memset(b, 0, sizeof *b);
+}
+
+/* ---- headers -------------------------------------------------------------------------------------- */
+
+/* An unmasked frame's header, FIN (RFC 6455 section 5.2); how many bytes. */
+static inline uint32_t rg_frame_header(uint8_t *to, uint8_t opcode, uint64_t length)
+{
+    to[0] = 0x80 | opcode;
+    if (length < 126) {
+        to[1] = (uint8_t)length;
+        return 2;
+    }
+    if (length < 65536) {
+        to[1] = 126;
+        to[2] = (uint8_t)(length >> 8);
+        to[3] = (uint8_t)length;
+        return 4;
+    }
+    to[1] = 127;
+    for (int i = 0; i < 8; i++)
+        to[2 + i] = (uint8_t)(length >> (56 - 8 * i));
+    return 10;
+}
+
+/* The header of a message's record; the numbers are little-endian, as this machine's. */
+static inline void rg_record_header(uint8_t *to, const rc_descriptor *d, uint64_t gap)
+{
+    uint16_t type = RG_MESSAGE;
+    memset(to, 0, RG_RECORD_BYTES);
+    memcpy(to + 0, &d->f.length, 4);
+    memcpy(to + 4, &type, 2);
+    memcpy(to + 6, &d->f.kind, 2);
+    uint64_t sequence = d->f.seq1 - 1;
+    memcpy(to + 8, &sequence, 8);
+    memcpy(to + 16, &d->f.time_ns, 8);
+    memcpy(to + 24, &d->f.key, 8);
+    memcpy(to + 32, &gap, 8);
+    memcpy(to + 40, &d->f.topic, 4);
+    memcpy(to + 44, &d->f.epoch, 4);
+    memcpy(to + 48, &d->f.length, 4);
+}
+
+/* ---- the next message ------------------------------------------------------------------------------ */
+
+/* Copy the descriptor of a message that is protected. 0: it is none. */
+static inline int rg_look_up(const rc_reader *r, uint64_t sequence, rc_descriptor *d)
+{
+    const rc_descriptor *shared = &r->descriptors[sequence & (r->slots - 1)];
+    rc_store(&d->words[0], rc_load_acquire(&shared->words[0])); /* release: rc_writer_commit() */
+    rc_descriptor_copy(d, shared);
+    return d->f.seq1 == sequence + 1 && rc_reader_within(r, d);
+}
+
+/* What is to be done about the message at `at`, before `end`: RG_MORE: send it, *d is its descriptor. */
+static inline rg_result rg_find(const rc_reader *r, rg_outlet *o, uint64_t *at, uint64_t end,
+                                rc_descriptor *d)
+{
+    uint64_t last = o->stop < end ? o->stop : end;
+    for (; *at < last; ++*at) {
+        if (!rg_look_up(r, *at, d))
+            return rc_reader_holds(r) ? RG_IMPOSSIBLE : RG_TAKEN_AWAY;
+        if (d->f.destination != 0)
+            continue; /* for one of the ring's readers, or one of our clients: not by this way */
+        if (d->f.kind == RC_KIND_EVENT) {
+            if (o->mode == RG_RECORDS)
+                return RG_MORE;
+            continue;
+        }
+        if (o->wanted || o->mode == RG_RECORDS) {
+            if (d->f.topic > o->known)
+                return RG_TOPIC;
+            if (o->wanted && !(o->wanted[d->f.topic / 8] >> (d->f.topic % 8) & 1))
+                continue;
+        }
+        return RG_MORE;
+    }
+    return *at >= o->stop ? RG_STOPPED : RG_DRAINED;
+}
+
+/* ---- plans ------------------------------------------------------------------------------------------ */
+
+static inline void rg_plan_begin(rg_plan *p, uint64_t next)
+{
+    p->count = p->built = 0;
+    p->bytes = p->messages = 0;
+    p->next = next;
+}
+
+/* One piece more; joined to the last one if it lies right behind it. */
+static inline void rg_plan_add(rg_plan *p, const void *base, uint64_t length)
+{
+    if (length == 0)
+        return;
+    if (p->count && (const uint8_t *)p->pieces[p->count - 1].iov_base +
+                            p->pieces[p->count - 1].iov_len == (const uint8_t *)base)
+        p->pieces[p->count - 1].iov_len += length;
+    else
+        p->pieces[p->count++] = (struct iovec){(void *)(uintptr_t)base, length};
+    p->bytes += length;
+}
+
+/* Leave out the first bytes, which are sent. */
+static inline void rg_plan_pass(rg_plan *p, uint64_t sent)
+{
+    uint32_t i = 0;
+    p->bytes -= sent;
+    for (; i < p->count && sent >= p->pieces[i].iov_len; i++)
+        sent -= p->pieces[i].iov_len;
+    memmove(p->pieces, p->pieces + i, (p->count - i) * sizeof *p->pieces);
+    p->count -= i;
+    if (p->count) {
+        p->pieces[0].iov_base = (uint8_t *)p->pieces[0].iov_base + sent;
+        p->pieces[0].iov_len -= sent;
+    }
+}
+
+static inline const uint8_t *rg_payload(const rc_reader *r, const rc_descriptor *d)
+{
+    return r->arena + (d->f.position & (r->capacity - 1));
+}
+
+/* A message as a frame of its own; how many bytes that is. */
+static inline uint64_t rg_plan_frame(rg_plan *p, const rc_reader *r, const rc_descriptor *d)
+{
+    const uint8_t *payload = rg_payload(r, d);
+    uint32_t header = rc_header_bytes(d, r->capacity);
+    if (header) {
+        rg_plan_add(p, payload - header, header + d->f.length);
+        return header + d->f.length;
+    }
+    uint8_t *built = p->headers[p->built++];
+    header = rg_frame_header(built, d->f.kind == RC_KIND_TEXT ? 1 : 2, d->f.length);
+    p->pieces[p->count++] = (struct iovec){built, header};
+    p->bytes += header;
+    rg_plan_add(p, payload, d->f.length);
+    return header + d->f.length;
+}
+
+/* A message as the only record of a frame. */
+static inline uint64_t rg_plan_record(rg_plan *p, const rc_reader *r, const rc_descriptor *d,
+                                      uint64_t gap)
+{
+    uint8_t *built = p->headers[p->built++];
+    uint32_t header = rg_frame_header(built, 2, RG_RECORD_BYTES + (uint64_t)d->f.length);
+    rg_record_header(built + header, d, gap);
+    p->pieces[p->count++] = (struct iovec){built, header + RG_RECORD_BYTES};
+    p->bytes += header + RG_RECORD_BYTES;
+    rg_plan_add(p, rg_payload(r, d), d->f.length);
+    return header + RG_RECORD_BYTES + d->f.length;
+}
+
+/* As many whole frames as fit, RG_PLAIN. The result says what comes after them. */
+static inline rg_result rg_plan_frames(rg_plan *p, const rc_reader *r, rg_outlet *o, uint64_t end)
+{
+    rc_descriptor d;
+    rg_result found;
+    rg_plan_begin(p, o->next);
+    while ((found = rg_find(r, o, &p->next, end, &d)) == RG_MORE) {
+        if (p->count + 2 > RG_PIECES || p->bytes >= RG_SEND_BYTES)
+            return RG_MORE;
+        rg_plan_frame(p, r, &d);
+        p->messages++;
+        p->next++;
+    }
+    return found;
+}
+
+/* One frame of records, RG_RECORDS, as many as fit. The result says what comes after it. */
+static inline rg_result rg_plan_records(rg_plan *p, const rc_reader *r, rg_outlet *o, uint64_t end)
+{
+    rc_descriptor d;
+    rg_result found;
+    uint64_t size = 0, gap = o->gap;
+    rg_plan_begin(p, o->next);
+    p->count = p->built = 1; /* the frame's header, built at the end */
+    while ((found = rg_find(r, o, &p->next, end, &d)) == RG_MORE) {
+        uint64_t more = RG_RECORD_BYTES + (uint64_t)d.f.length;
+        if (p->count + 2 > RG_PIECES || (size && size + more > RG_FRAME_BYTES))
+            break;
+        uint8_t *built = p->headers[p->built++];
+        rg_record_header(built, &d, gap);
+        p->pieces[p->count++] = (struct iovec){built, RG_RECORD_BYTES};
+        rg_plan_add(p, rg_payload(r, &d), d.f.length);
+        size += more;
+        gap = 0;
+        p->messages++;
+        p->next++;
+    }
+    if (p->messages == 0) {
+        p->count = p->built = 0;
+        return found;
+    }
+    p->pieces[0] = (struct iovec){p->headers[0], rg_frame_header(p->headers[0], 2, size)};
+    p->bytes = size + p->pieces[0].iov_len;
+    return found;
+}
+
+/* ---- sending ----------------------------------------------------------------------------------------- */
+
+/* How many bytes the socket took; -1: it failed, or takes none. */
+static inline ssize_t rg_send(int fd, struct iovec *pieces, uint32_t count)
+{
+    struct msghdr header = {.msg_iov = pieces, .msg_iovlen = count};
+    ssize_t sent;
+    do
+        sent = sendmsg(fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    return sent;
+}
+
+static inline rg_result rg_send_result(void)
+{
+    return errno == EAGAIN || errno == EWOULDBLOCK ? RG_BLOCKED : RG_FAILED;
+}
+
+/* Send bytes of the gateway's own. RG_DRAINED: all. */
+static inline rg_result rg_send_bytes(rg_outlet *o, rg_bytes *b)
+{
+    while (rg_bytes_left(b)) {
+        struct iovec piece = {b->data + b->begin, rg_bytes_left(b)};
+        ssize_t sent = rg_send(o->fd, &piece, 1);
+        if (sent < 0)
+            return rg_send_result();
+        b->begin += (size_t)sent;
+        o->bytes += (uint64_t)sent;
+    }
+    return RG_DRAINED;
+}
+
+/* The rest of the frame of `next`, of which a part is sent. */
+static inline rg_result rg_plan_rest(rg_plan *p, const rc_reader *r, const rg_outlet *o)
+{
+    rc_descriptor d;
+    rg_plan_begin(p, o->next);
+    if (!rg_look_up(r, o->next, &d))
+        return rc_reader_holds(r) ? RG_IMPOSSIBLE : RG_TAKEN_AWAY;
+    if (o->mode == RG_PLAIN)
+        rg_plan_frame(p, r, &d);
+    else
+        rg_plan_record(p, r, &d, o->gap);
+    if (o->part >= p->bytes)
+        return RG_IMPOSSIBLE; /* the descriptor has changed */
+    rg_plan_pass(p, o->part);
+    p->messages = 1;
+    p->next = o->next + 1;
+    return RG_MORE;
+}
+
+/* The frame lengths of a plan, once more: after how many whole frames do `sent` bytes end? Sets the outlet to
+ * the first message that is not whole. */
+static inline void rg_count_sent(const rc_reader *r, rg_outlet *o, uint64_t end, uint64_t sent)
+{
+    rc_descriptor d;
+    while (rg_find(r, o, &o->next, end, &d) == RG_MORE) {
+        uint8_t header[RG_FRAME_HEADER];
+        uint64_t frame = d.f.length + rg_frame_header(header, 1, d.f.length);
+        uint32_t given = rc_header_bytes(&d, r->capacity);
+        if (given)
+            frame = d.f.length + given;
+        if (frame > sent) {
+            o->part = sent;
+            return;
+        }
+        sent -= frame;
+        o->messages++;
+        o->next++;
+    }
+}
+
+/* Copy the rest of a plan aside, after `sent` bytes of it. */
+static inline int rg_keep_rest(rg_outlet *o, rg_plan *p, uint64_t sent)
+{
+    rg_plan_pass(p, sent);
+    for (uint32_t i = 0; i < p->count; i++)
+        if (!rg_bytes_add(&o->rest, p->pieces[i].iov_base, p->pieces[i].iov_len))
+            return 0;
+    return 1;
+}
+
+/* Move on to what comes after a plan of which `sent` bytes were taken. 0: no memory. */
+static inline int rg_took(rg_plan *p, const rc_reader *r, rg_outlet *o, uint64_t end, uint64_t sent)
+{
+    if (sent < p->bytes && o->mode == RG_RECORDS && p->messages > 1) {
+        if (!rg_keep_rest(o, p, sent))
+            return 0;
+    } else if (sent < p->bytes && (o->part || o->mode == RG_RECORDS)) {
+        o->part += sent;
+        return 1;
+    } else if (sent < p->bytes) {
+        rg_count_sent(r, o, end, sent);
+        return 1;
+    }
+    o->next = p->next;
+    o->messages += p->messages;
+    o->part = o->gap = 0;
+    return 1;
+}
+
+/* Send what there is before `end`, as far as the socket takes it. */
+static inline rg_result rg_outlet_pump(rg_plan *p, const rc_reader *r, rg_outlet *o, uint64_t end)
+{
+    for (uint64_t turn = 0; turn < RG_TURN_BYTES;) {
+        rg_result after;
+        if ((after = rg_send_bytes(o, &o->rest)) != RG_DRAINED)
+            return after;
+        if (o->part == 0 && (after = rg_send_bytes(o, &o->own)) != RG_DRAINED)
+            return after;
+        if (o->part)
+            after = rg_plan_rest(p, r, o);
+        else if (o->mode == RG_PLAIN)
+            after = rg_plan_frames(p, r, o, end);
+        else
+            after = rg_plan_records(p, r, o, end);
+        if (p->messages == 0) {
+            o->next = p->next; /* past what is not wanted */
+            return after;
+        }
+        ssize_t sent = rg_send(o->fd, p->pieces, p->count);
+        if (!rc_reader_holds(r))
+            return RG_TAKEN_AWAY;
+        if (sent < 0)
+            return rg_send_result();
+        o->bytes += (uint64_t)sent;
+        turn += (uint64_t)sent;
+        int whole = (uint64_t)sent == p->bytes;
+        if (!rg_took(p, r, o, end, (uint64_t)sent))
+            return RG_NO_MEMORY;
+        if (whole && after != RG_MORE && o->part == 0 && !rg_bytes_left(&o->own))
+            return after;
+    }
+    return RG_MORE;
+}
+
+/* The cursor is to go past what this outlet has sent a part of: copy the rest of that frame aside. 0: it can't
+ * be had. */
+static inline int rg_outlet_cut(rg_plan *p, const rc_reader *r, rg_outlet *o)
+{
+    if (o->part == 0)
+        return 1;
+    if (rg_plan_rest(p, r, o) != RG_MORE || !rg_keep_rest(o, p, 0) || !rc_reader_holds(r))
+        return 0;
+    o->next++;
+    o->messages++;
+    o->part = o->gap = 0;
+    return 1;
+}
+
+/* Go on at a later message; what lies between is lost to this client. 0: as rg_outlet_cut(). */
+static inline int rg_outlet_skip(rg_plan *p, const rc_reader *r, rg_outlet *o, uint64_t to)
+{
+    if (!rg_outlet_cut(p, r, o))
+        return 0;
+    if (o->next < to) {
+        o->gap += to - o->next;
+        o->lost += to - o->next;
+        o->next = to;
+    }
+    return 1;
+}
+
+#endif

@@ -1,0 +1,57 @@
+"""The gateway's protocol as an echo server, for WebSocket test suites whose client asks a server.
+
+    python -m tests.conformance.echo [PORT]
+
+prints its URL. With port 0 any that is free. Messages may have 16 MiB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from typing import Final
+
+from websockets.http11 import Request
+
+from ringcast.broker.gateway.client import Client
+from ringcast.broker.gateway.options import ClientOptions
+
+MESSAGE_BYTES: Final = 16 << 20
+PORT: Final = 9353
+
+
+class EchoHost:
+    """What a client needs of its gateway: here what it sends comes back."""
+
+    def admit(self, _client: Client, _request: Request) -> ClientOptions:
+        return ClientOptions()
+
+    def open(self, client: Client) -> None:
+        pass
+
+    def received(self, client: Client, payload: bytes, *, is_text: bool) -> bool:
+        client.send_message(payload, is_text=is_text)
+        return True
+
+    def send(self, client: Client) -> None:
+        pass
+
+    def gone(self, client: Client) -> None:
+        pass
+
+
+async def serve(port: int) -> None:
+    """Serve until it is cancelled."""
+    host, loop = EchoHost(), asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", port), backlog=128) as listener:
+        listener.setblocking(False)
+        print(f"ws://127.0.0.1:{listener.getsockname()[1]}/", flush=True)
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            Client(host, sock, message_bytes=MESSAGE_BYTES, open_timeout=10, close_timeout=5)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1]) if len(sys.argv) > 1 else PORT))
