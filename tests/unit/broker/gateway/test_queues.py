@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 import resource
@@ -488,6 +487,7 @@ def sysctl(limit: str) -> int:
 )
 def test_the_error_names_the_sysctl_and_the_number(name: str, option: str, limit: str) -> None:
     allowed = sysctl(limit)
+    one_more: dict[str, Any] = {option: allowed + 1}
 
     def check() -> None:
         with pytest.raises(shm.RingError) as caught:
@@ -496,7 +496,7 @@ def test_the_error_names_the_sysctl_and_the_number(name: str, option: str, limit
                 LABEL,
                 instance=1,
                 topic_name=lambda _: None,
-                options=dataclasses.replace(QueueOptions(), **{option: allowed + 1}),
+                options=QueueOptions(**one_more),
             )
         assert f"fs.mqueue.{limit} is {allowed}: `sysctl -w fs.mqueue.{limit}={allowed + 1}`" in (
             str(caught.value)
