@@ -1143,6 +1143,12 @@ cdef class Reader:
                 return i + 1
         return 0
 
+    def topic_name(self, uint32_t topic) -> str | None:
+        """The name of a topic; None if the table does not have it, so for 0 and for an id that is
+        only a number."""
+        check_open(&self.a.endpoint)
+        return self.name_of(topic)
+
     def topic_state(self, uint32_t topic) -> tuple:
         """State and reason of a topic of the table, as its row says."""
         cdef rc_topic_info info

@@ -28,6 +28,7 @@ from .names import (
     control_name,
     data_name,
     group_segments,
+    queue_segments,
     ring_semaphores,
     uplink_name,
     uplink_semaphores,
@@ -47,6 +48,7 @@ __all__ = [
     "open_ring",
     "open_uplink",
     "remove_group",
+    "remove_queue",
     "remove_ring",
     "remove_uplink",
     "ring_geometry",
@@ -314,6 +316,8 @@ def remove_ring(name: str) -> None:
     """Unlink whatever there is of a ring. The caller holds the writer lock. Processes that have it
     mapped keep their mapping."""
     semaphores.remove(name, uplink=False)
+    for queue in queue_segments(name):
+        remove_queue(queue)
     _remove_segments(*group_segments(name), data_name(name), control_name(name))
 
 
@@ -341,6 +345,18 @@ def remove_uplink(name: str) -> None:
     """The same for an uplink, whose receiver's lock the caller holds."""
     semaphores.remove(name, uplink=True)
     _remove_segments(uplink_name(name))
+
+
+def remove_queue(queue: str) -> None:
+    """Unlink a message queue, and the segment that lists it. Processes that have it open read what
+    is in it, and then find that it has no name any more."""
+    try:
+        posix_ipc.unlink_message_queue(queue)
+    except posix_ipc.ExistentialError:
+        pass
+    except posix_ipc.Error as error:
+        raise RingError(f"cannot remove message queue {queue}: {error}") from error
+    _remove_segments(queue)
 
 
 def _remove_segments(*segments: str) -> None:

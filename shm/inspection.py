@@ -22,6 +22,8 @@ from .names import (
     control_name,
     data_name,
     group_segments,
+    queue_labels,
+    queue_segments,
     ring_names,
     uplink_name,
     uplink_names,
@@ -126,12 +128,14 @@ class RingEntry:
             `shm.status` refuses it.
         size_bytes: what its segments take of /dev/shm.
         detail: for "incomplete" and "invalid", why.
+        queues: labels of its message queues.
     """
 
     name: str
     state: str
     size_bytes: int
     detail: str
+    queues: tuple[str, ...] = ()
 
 
 def status(name: str, *, owner: int | None = None) -> RingStatus:
@@ -233,7 +237,8 @@ def _look_at_reader(
 
 def list_rings() -> list[RingEntry]:
     """Every ring that has left anything in /dev/shm, by name; stale ones, and uplinks without a
-    ring, included. What is not "open" can be removed with `shm.unlink`."""
+    ring, included, and message queues whose ring is gone. What is not "open" can be removed with
+    `shm.unlink`."""
     rings = ring_names()
     entries = [_entry(name, status, "") for name in rings]
     for name in uplink_names():
@@ -244,12 +249,14 @@ def list_rings() -> list[RingEntry]:
 
 def _entry(name: str, look: Callable[[str], RingStatus | UplinkStatus], detail: str) -> RingEntry:
     size = 0
-    for path in (data_name(name), control_name(name), uplink_name(name), *group_segments(name)):
+    segments = (data_name(name), control_name(name), uplink_name(name))
+    for path in (*segments, *group_segments(name), *queue_segments(name)):
         with contextlib.suppress(FileNotFoundError):
             size += (SHM / path.removeprefix("/")).stat().st_size
     try:
-        return RingEntry(name, look(name).state, size, detail)
+        state = look(name).state
     except RingNotFound as error:
-        return RingEntry(name, "incomplete", size, str(error))
+        state, detail = "incomplete", str(error)
     except RingError as error:
-        return RingEntry(name, "invalid", size, str(error))
+        state, detail = "invalid", str(error)
+    return RingEntry(name, state, size, detail, tuple(queue_labels(name)))

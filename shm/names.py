@@ -2,7 +2,8 @@
 
 A ring NAME is ``/rc.NAME.d`` (data, written by the writer alone), ``/rc.NAME.c`` (control, written
 by readers too), ``/rc.NAME.g.GROUP`` for each of its work groups, and semaphores
-``/rc.NAME.INSTANCE.*``. An uplink NAME is ``/rc.NAME.u`` and
+``/rc.NAME.INSTANCE.*``. Its message queues are ``/rc.NAME.q.LABEL``, and ``/rc.NAME.q-up`` for what
+goes up; beside each is a segment of the same name (queues.py). An uplink NAME is ``/rc.NAME.u`` and
 semaphores. The rules are native/attach.h's, which C programs attach by.
 """
 
@@ -24,11 +25,15 @@ __all__ = [
     "data_name",
     "group_segments",
     "is_uplink_semaphore",
+    "queue_labels",
+    "queue_name",
+    "queue_segments",
     "ring_names",
     "ring_semaphores",
     "uplink_name",
     "uplink_names",
     "uplink_semaphores",
+    "upward_queue_name",
 ]
 
 SHM: Final = Path("/dev/shm")
@@ -37,6 +42,8 @@ SegmentName = Callable[[str], str]
 """`control_name` or `uplink_name`: the segment that carries the locks."""
 
 _GROUP: Final = "g"
+_QUEUE: Final = "q"
+_UPWARD_QUEUE: Final = "q-up"
 _OBJECT_PARTS: Final = 3
 """Of the name of a segment: rc, the ring's name, what it is. A semaphore's has one more."""
 
@@ -89,6 +96,39 @@ def group_segments(name: str) -> list[str]:
     """Shared-memory names of the segments of a ring's work groups that there are."""
     start = f"rc.{name}.{_GROUP}."
     return sorted(f"/{entry.name}" for entry in os.scandir(SHM) if entry.name.startswith(start))
+
+
+def queue_name(name: str, label: str) -> str:
+    """Name of the message queue with this label, and of the segment that lists it.
+
+    Raises:
+        TypeError, ValueError: a ring, or a queue, can't have such a name.
+    """
+    return f"/rc.{check_name(name)}.{_QUEUE}.{check_name(label, 'queue')}"
+
+
+def upward_queue_name(name: str) -> str:
+    """The same of the message queue for what goes up.
+
+    Raises:
+        TypeError, ValueError: a ring can't have such a name.
+    """
+    return f"/rc.{check_name(name)}.{_UPWARD_QUEUE}"
+
+
+def queue_labels(name: str) -> list[str]:
+    """Labels of the message queues that a ring has, sorted."""
+    start = f"rc.{name}.{_QUEUE}."
+    entries = [entry.name for entry in os.scandir(SHM)]
+    return sorted(entry.removeprefix(start) for entry in entries if entry.startswith(start))
+
+
+def queue_segments(name: str) -> list[str]:
+    """Names of all message queues of a ring, the one for what goes up among them."""
+    found = [f"/rc.{name}.{_QUEUE}.{label}" for label in queue_labels(name)]
+    if (SHM / f"rc.{name}.{_UPWARD_QUEUE}").exists():
+        found.append(f"/rc.{name}.{_UPWARD_QUEUE}")
+    return found
 
 
 def ring_semaphores(name: str, instance: int, max_readers: int) -> list[str]:

@@ -37,6 +37,7 @@ class ListedRing:
     occupancy: float | None
     phase: str | None
     detail: str
+    queues: tuple[str, ...]
 
 
 def ls(as_json: AsJson = False) -> None:
@@ -67,6 +68,7 @@ def list_ring(entry: shm.RingEntry) -> ListedRing:
         occupancy=None,
         phase=None,
         detail=entry.detail,
+        queues=entry.queues,
     )
     if not _is_readable(entry):
         return unread
@@ -90,8 +92,10 @@ def _is_readable(entry: shm.RingEntry) -> bool:
 
 
 def ring_table(listed: list[ListedRing]) -> Table:
-    """A table of rings for people."""
-    table = new_table("name", "state", ">size", ">sequence", ">readers", "occupancy", "~connection")
+    """A table of rings for people; the column of message queues only if there are any."""
+    heads = ["name", "state", ">size", ">sequence", ">readers", "occupancy", "~connection"]
+    has_queues = any(ring.queues for ring in listed)
+    table = new_table(*heads, *["~queues"] * has_queues)
     for ring in listed:
         table.add_row(
             ring.name,
@@ -101,5 +105,6 @@ def ring_table(listed: list[ListedRing]) -> Table:
             "" if ring.readers is None else str(ring.readers),
             "" if ring.occupancy is None else bar(ring.occupancy),
             visible(ring.detail or ring.phase or ""),
+            *[visible(" ".join(ring.queues))] * has_queues,
         )
     return table

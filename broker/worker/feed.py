@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Literal, Self, overload
+from typing import TYPE_CHECKING, Final, Literal, Self, cast, overload
 
 from ringcast import shm
 from ringcast.shm import broadcast, group
 from ringcast.shm.group import Balance
 
+from .queue_feed import PREFIX, QueueFeed
 from .sending import MessageKind, MessageSender
 from .state import ConnectionState, Phase
 from .subscribing import wait_for_server
@@ -342,10 +343,11 @@ def attach(
     auto_ack: bool | None = None,
     max_deliveries: int | None = None,
 ) -> Feed | GroupFeed:
-    """Attach to a manager's ring by name.
+    """Attach to a manager's ring by name, or to a message queue that a gateway fills from it.
 
     Args:
-        name: the manager's `Config.name`.
+        name: the manager's `Config.name`; or "mq:NAME/LABEL", the queue of that label. Of all else
+            a queue takes `events` alone: what goes into it is the gateway's affair.
         policy: "block" (lossless) or "lossy".
         start: "latest", "oldest" or a sequence.
         wait: how to wait for messages.
@@ -368,11 +370,30 @@ def attach(
         max_deliveries: after how many deliveries a group sets a message aside; 5 by default.
 
     Returns:
-        A `Feed`; with `group` a `GroupFeed`, whose messages have `ack`, `nack` and `deliveries`.
+        A `Feed`; with `group` a `GroupFeed`, whose messages have `ack`, `nack` and `deliveries`; of
+        a queue a `QueueFeed`, which has the methods of a `Feed` that a queue can have.
 
     Raises: as `shm.broadcast.Reader.attach` does; RingNotFound while there is no manager. With
         `timeout` also as `Feed.subscribe` does.
     """
+    if name.startswith(PREFIX):
+        given = {
+            "policy": policy != "block",
+            "start": start != "latest",
+            "others": others,
+            "wait": wait is not None,
+            "label": label is not None,
+            "owner": owner is not None,
+            "topics": topics is not None,
+            "timeout": timeout is not None,
+            "group": group is not None,
+            "balance": balance is not None,
+            "auto_ack": auto_ack is not None,
+            "max_deliveries": max_deliveries is not None,
+        }
+        return _attach_queue(
+            name, [argument for argument, is_given in given.items() if is_given], events=events
+        )
     if group is not None:
         if policy != "block" or events:
             raise ValueError(
@@ -407,6 +428,16 @@ def attach(
         )
     _wait_for_topics(feed, timeout)
     return feed
+
+
+def _attach_queue(name: str, given: list[str], *, events: bool) -> Feed:
+    """A `QueueFeed`, which has a feed's methods as far as a queue can have them."""
+    if given:
+        raise ValueError(
+            f"a message queue has no {' and no '.join(given)}: it passes on what the gateway puts"
+            " in. Attach to the ring, or to the gateway's socket"
+        )
+    return cast(Feed, QueueFeed.attach(name, events=events))
 
 
 def _wait_for_topics(feed: Feed | GroupFeed, timeout: float | None) -> None:

@@ -27,7 +27,7 @@ from .threads import CANCEL_LOOK, in_thread
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["MessageKind", "MessageSender"]
+__all__ = ["MessageKind", "MessageSender", "encoded"]
 
 MessageKind = Literal["text", "binary"] | shm.Kind
 
@@ -79,7 +79,7 @@ class MessageSender:
     # -- sending
 
     def send(self, payload: str | Buffer, kind: MessageKind | None, timeout: float | None) -> int:
-        view, number = _encoded(payload, kind)
+        view, number = encoded(payload, kind)
         sender = self._attached()
         if view.nbytes > self._piece_max:
             return self._send_parts(sender, view, number, timeout, _NEVER)
@@ -88,7 +88,7 @@ class MessageSender:
         return ticket
 
     def try_send(self, payload: str | Buffer, kind: MessageKind | None) -> int | None:
-        view, number = _encoded(payload, kind)
+        view, number = encoded(payload, kind)
         sender = self._attached()
         if view.nbytes > self._piece_max:
             self._check_length(view)
@@ -105,7 +105,7 @@ class MessageSender:
     async def asend(
         self, payload: str | Buffer, kind: MessageKind | None, timeout: float | None
     ) -> int:
-        view, number = _encoded(payload, kind)
+        view, number = encoded(payload, kind)
         _check_timeout(timeout)
         self._asends += 1
         if self._asends % _SENDS_A_TURN == 0:
@@ -270,8 +270,8 @@ class MessageSender:
             self._sender.close()
 
 
-def _encoded(payload: str | Buffer, kind: MessageKind | None) -> tuple[memoryview, shm.Kind]:
-    """What is sent, and as what; text is checked."""
+def encoded(payload: str | Buffer, kind: MessageKind | None) -> tuple[memoryview, shm.Kind]:
+    """What is sent, and as what; text is checked. Raises as `MessageSender.send` does."""
     if kind is None:
         kind = shm.Kind.TEXT if isinstance(payload, str) else shm.Kind.BINARY
     number = _KINDS.get(kind)

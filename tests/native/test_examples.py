@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -21,7 +22,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from ringcast import shm
-from ringcast.shm.broadcast import Writer
+from ringcast.broker.gateway.queues import QueueOptions, QueueWriter
+from ringcast.shm.broadcast import Reader, Writer
 from ringcast.shm.mpsc import Receiver
 from tests.conftest import DEADLINE, eventually, reader_status
 
@@ -63,7 +65,9 @@ def build(request: pytest.FixtureRequest) -> tuple[str, Build]:
     return pair
 
 
-@pytest.mark.parametrize("source", ["worker.c", "worker.cpp", "member.c", "republish.c"])
+@pytest.mark.parametrize(
+    "source", ["worker.c", "worker.cpp", "member.c", "queue_reader.c", "republish.c"]
+)
 def test_every_example_compiles(
     toolchain: Toolchain, request: pytest.FixtureRequest, source: str, build: tuple[str, Build]
 ) -> None:
@@ -74,7 +78,9 @@ def test_every_example_compiles(
 def test_there_are_no_other_examples() -> None:
     assert sorted(path.name for path in EXAMPLES.iterdir()) == [
         "member.c",
+        "queue_reader.c",
         "republish.c",
+        "ringcast_record.h",
         "worker.c",
         "worker.cpp",
     ]
@@ -86,10 +92,10 @@ def test_a_worker_is_short(source: str) -> None:
 
 
 def blocks() -> list[str]:
-    """Every block of C in the docs."""
-    return [
-        block for page in sorted(DOCS.glob("*.md")) for block in BLOCK.findall(page.read_text())
-    ]
+    """Every block of C in the docs that is a program with the interface."""
+    pages = [page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))]
+    found = [block for page in pages for block in BLOCK.findall(page)]
+    return [block for block in found if '#include "ringcast.h"' in block]
 
 
 @pytest.fixture(params=range(len(blocks())))
@@ -242,6 +248,48 @@ def test_a_member_that_is_told_too_little(toolchain: Toolchain, arguments: tuple
     command = against_interface(toolchain, EXAMPLES / "member.c", "gcc", PLAIN)
     done = run([*command, *arguments])
     assert (done.returncode, done.stdout) == (2, "usage: member NAME GROUP\n")
+
+
+def test_a_queue_reader(
+    toolchain: Toolchain, build: tuple[str, Build], name: str, tmp_path: Path
+) -> None:
+    """It prints short messages and long ones, says what was missed, and ends with the queue."""
+    command = against_interface(toolchain, EXAMPLES / "queue_reader.c", *build)
+    with (
+        Writer.create(name, slots=16, capacity=1 << 16, max_readers=1) as writer,
+        Reader.attach(name) as reader,
+    ):
+        queue = QueueWriter.create(
+            name,
+            "c",
+            instance=1,
+            topic_name=reader.topic_name,
+            options=QueueOptions(depth=2, message_size=2048),
+        )
+        for payload in (b"a", b"y" * 1900, b"lost", b"x" * 2500):
+            writer.publish(payload, topic=writer.topic("t"))
+        with reader.batch(timeout=0) as batch:
+            assert queue.offer(batch, start=0) == 4
+        with running(command, tmp_path, name, "c") as process:
+            eventually(queue.flush, "it reads")
+            writer.publish(b"x" * 2500)
+            with reader.batch(timeout=0) as batch:
+                queue.offer(batch)
+            eventually(queue.flush, "it reads")
+            eventually(lambda: select.select([], [queue], [], 0)[1], "there is room for the end")
+            queue.close("over")
+            lines = output(process).splitlines()
+    assert lines[:2] == ["0 (0 missed) a", f"1 (0 missed) {'y' * 1900}"]
+    missed = sum(int(line.split("(")[1].split()[0]) for line in lines if "missed)" in line)
+    assert (missed, lines[-1]) == (2, "(0 missed)")
+    assert f"4 (0 missed) {'x' * 2500}" in lines
+
+
+def test_a_queue_reader_without_a_queue(toolchain: Toolchain, name: str) -> None:
+    command = against_interface(toolchain, EXAMPLES / "queue_reader.c", "gcc", PLAIN)
+    done = run([*command, name, "c"])
+    assert (done.returncode, done.stdout) == (1, f"/rc.{name}.q.c: No such file or directory\n")
+    assert run(command).returncode == 2
 
 
 # ---- republish -----------------------------------------------------------------------------

@@ -112,7 +112,8 @@ def test_methods_of_reader_and_writer() -> None:
         broadcast.Reader: (
             "attach batch chooses close closed cursor lag latest lost max_message name note policy"
             " read read_available received skipped slot subscribe subscriptions topic_id"
-            " topic_state topics unsubscribe wait_into wishes_answer wishes_version writer_alive"
+            " topic_name topic_state topics unsubscribe wait_into wishes_answer wishes_version"
+            " writer_alive"
         ),
         broadcast.Message: "epoch gap key kind payload sequence text time_ns topic topic_name",
         broadcast.Batch: "descriptors first gap payload records release",
@@ -120,8 +121,8 @@ def test_methods_of_reader_and_writer() -> None:
         group.Member: (
             "ack attach balance batch chooses close closed cursor group lag latest lost max_message"
             " name note policy read read_available received skipped slot subscribe subscriptions"
-            " topic_id topic_state topics unsubscribe wait_into wishes_answer wishes_version"
-            " writer_alive"
+            " topic_id topic_name topic_state topics unsubscribe wait_into wishes_answer"
+            " wishes_version writer_alive"
         ),
         group.GroupMessage: (
             "ack deliveries epoch gap key kind nack payload sequence text time_ns topic topic_name"

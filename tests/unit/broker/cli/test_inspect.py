@@ -39,6 +39,7 @@ def test_ls(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
             "occupancy": 0.125,
             "phase": None,
             "detail": "",
+            "queues": [],
         }
         head, row = lines("ls")
         assert head.split()[:2] == ["name", "state"]
