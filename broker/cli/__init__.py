@@ -17,7 +17,21 @@ from ringcast import shm
 
 from ..config import ConfigError
 from ..manager import ManagerError
-from . import bench, clean, demo, group, inspect, ls, replay, send, serve, tail, topics, venues
+from . import (
+    bench,
+    clean,
+    demo,
+    gateway,
+    group,
+    inspect,
+    ls,
+    replay,
+    send,
+    serve,
+    tail,
+    topics,
+    venues,
+)
 from .output import visible
 
 __all__ = ["app", "main"]
@@ -26,7 +40,8 @@ _HELP: Final = """\
 One process holds the WebSocket connection, any number of workers read it. Each message is \
 written once, into shared memory; workers attach to it by name.
 
-[bold]demo[/] shows it at work on this machine; [bold]serve[/] is the real thing. \
+[bold]demo[/] shows it at work on this machine; [bold]serve[/] is the real thing; \
+[bold]gateway[/] serves WebSocket clients from it. \
 [bold]venues[/] lists the exchanges whose topics it knows. \
 [bold]ls[/], [bold]inspect[/], [bold]topics[/], [bold]group[/] and [bold]tail[/] show what there \
 is without holding anybody up; \
@@ -67,6 +82,7 @@ def _options(
 
 app.command()(demo.demo)
 app.command()(serve.serve)
+app.command()(gateway.gateway)
 app.command()(venues.venues)
 app.command()(ls.ls)
 app.command()(inspect.inspect)

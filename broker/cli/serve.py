@@ -13,7 +13,7 @@ import typer
 from ..config import KEYS, Config, OfflineSends, Seconds
 from ..manager import Manager
 
-__all__ = ["serve"]
+__all__ = ["LogFormat", "log_to_stderr", "serve"]
 
 
 class LogFormat(StrEnum):
@@ -116,7 +116,7 @@ def serve(
     for key in ("ping_interval", "idle_timeout", "demote_after", "evict_after"):
         if key in options:
             options[key] = _seconds_or_never(key, options[key])
-    _log_to_stderr(log)
+    log_to_stderr(log)
     Manager(_configured(config, options)).run()
 
 
@@ -146,7 +146,8 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _log_to_stderr(form: LogFormat) -> None:
+def log_to_stderr(form: LogFormat) -> None:
+    """Set up the log of a command that runs until it is ended."""
     handler = logging.StreamHandler()
     handler.setFormatter(
         _JsonLines()

@@ -196,6 +196,16 @@ cdef class Fanout:
         pin_unlink(&self.pin)
 
     @property
+    def instance(self) -> int:
+        """Which of all rings that had this name."""
+        return self.reader.a.ring.g.instance
+
+    @property
+    def capacity(self) -> int:
+        """How many bytes of messages the ring holds."""
+        return self.reader.a.reader.capacity
+
+    @property
     def slots(self) -> int:
         """How many messages the ring holds."""
         return self.reader.a.reader.slots

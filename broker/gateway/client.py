@@ -12,9 +12,9 @@ import codecs
 import contextlib
 import logging
 import socket
-import struct
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from websockets.exceptions import InvalidState
@@ -26,18 +26,19 @@ from websockets.typing import Subprotocol
 
 from ringcast import shm
 
+from ..worker import wire
+from ..worker.sending import MessageSender
 from ._fanout import Outlet
+from .access import Transport
 from .options import ClientOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["RECORDS", "Client", "Host", "Refused"]
+__all__ = ["RECORDS", "Client", "Host", "Refused", "Upward"]
 
 RECORDS: Final = Subprotocol("ringcast.1")
 """The subprotocol of clients that want records; see docs/wire.md."""
-
-_CREDENTIALS: Final = struct.Struct("3i")
 
 READ_SIZE: Final = 1 << 16
 READS: Final = 16
@@ -62,6 +63,21 @@ class Refused(Exception):
         self.headers = headers
 
 
+@dataclass(frozen=True, slots=True)
+class Upward:
+    """What a client has sent, or one record of it.
+
+    Attributes:
+        payload: its bytes.
+        is_text: is it text?
+        record: what it is, if the client speaks records.
+    """
+
+    payload: bytes
+    is_text: bool
+    record: wire.Record | None = None
+
+
 class Host(Protocol):
     """What a client needs of its gateway."""
 
@@ -71,8 +87,8 @@ class Host(Protocol):
     def open(self, client: Client) -> None:
         """Its handshake is done: give it an outlet, or close it."""
 
-    def received(self, client: Client, payload: bytes, *, is_text: bool) -> bool:
-        """It has sent a message. False: there is no room for it now; it comes again."""
+    def received(self, client: Client, sent: Upward) -> bool:
+        """It has sent something. False: there is no room for it now; it comes again."""
 
     def send(self, client: Client) -> None:
         """Its outlet has something to send."""
@@ -82,8 +98,8 @@ class Host(Protocol):
 
 
 class _Protocol(ServerProtocol):
-    """`websockets` takes a close frame amid the fragments of a message for an error. RFC 6455 section
-    5.4 allows control frames there."""
+    """`websockets` takes a close frame amid the fragments of a message for an error. RFC 6455
+    section 5.4 allows control frames there."""
 
     def recv_frame(self, frame: Frame) -> None:
         """See `websockets.protocol.Protocol`."""
@@ -98,12 +114,14 @@ class Client:
     Args:
         host: the gateway.
         sock: its socket, non-blocking; closed by this.
+        transport: how it is connected.
         message_bytes: the longest message that it may send.
         open_timeout, close_timeout: seconds for the handshake, and for the end.
 
     Attributes:
-        sock: its socket.
-        peer: who it is, for the log.
+        transport: how it is connected, and who it is.
+        sender: its end of the uplink, once it has sent something; closed by this.
+        topics: names and patterns of what it wants; None: everything.
         options: what it has asked for in its URL; None before its handshake.
         outlet: its way out; None before its handshake is done.
         since: when it came, Unix time.
@@ -114,13 +132,14 @@ class Client:
         self,
         host: Host,
         sock: socket.socket,
+        transport: Transport,
         *,
         message_bytes: int,
         open_timeout: float,
         close_timeout: float,
     ) -> None:
         self._host = host
-        self.sock = sock
+        self._sock = sock
         self._fd = sock.fileno()
         self._loop = asyncio.get_running_loop()
         self._close_timeout = close_timeout
@@ -131,11 +150,15 @@ class Client:
         self._message = bytearray()
         self._is_text = False
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._waiting: list[tuple[bytes, bool]] = []  # messages for which there was no room
+        self._waiting: list[Upward] = []  # what there was no room for
+        self._tickets: list[tuple[int, int]] = []  # not acknowledged yet, with the client's numbers
+        self._acknowledging: asyncio.Task[None] | None = None
         self._pinged: float | None = None
         self._ends = False
         self._end: tuple[int, str] | None = None
-        self.peer = _peer_of(sock)
+        self.transport = transport
+        self.sender: MessageSender | None = None
+        self.topics: list[str] | None = None
         self.options: ClientOptions | None = None
         self.outlet: Outlet | None = None
         self.since = time.time()
@@ -165,7 +188,7 @@ class Client:
             if self._waiting or self._fd < 0:
                 return
             try:
-                data = self.sock.recv(READ_SIZE)
+                data = self._sock.recv(READ_SIZE)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -247,18 +270,29 @@ class Client:
     def _hand_over(self, payload: bytes) -> None:
         if self._ends:
             return
-        if self._waiting or not self._host.received(self, payload, is_text=self._is_text):
-            if not self._waiting:
+        if not self.records:
+            self._take(Upward(payload, self._is_text))
+        elif self._is_text:
+            self.close(CloseCode.UNSUPPORTED_DATA, f"{RECORDS} has no text frames")
+        else:
+            try:
+                for record in wire.records(payload):
+                    self._take(Upward(bytes(record.payload), record.kind == shm.Kind.TEXT, record))
+            except wire.WireError as error:
+                self.close(CloseCode.INVALID_DATA, str(error))
+
+    def _take(self, sent: Upward) -> None:
+        if self._waiting or not self._host.received(self, sent):
+            if not self._waiting and self._fd >= 0:
                 self._loop.remove_reader(self._fd)
-            self._waiting.append((payload, self._is_text))
+            self._waiting.append(sent)
         else:
             self.sent += 1
 
     def retry(self) -> None:
         """There may be room for what it has sent."""
         while self._waiting and self._fd >= 0:
-            payload, is_text = self._waiting[0]
-            if not self._host.received(self, payload, is_text=is_text):
+            if not self._host.received(self, self._waiting[0]):
                 return
             self.sent += 1
             del self._waiting[:1]
@@ -291,7 +325,7 @@ class Client:
     def _send_early(self) -> None:
         try:
             if self._early:
-                del self._early[: self.sock.send(self._early)]
+                del self._early[: self._sock.send(self._early)]
         except BlockingIOError:
             pass
         except OSError as error:
@@ -304,6 +338,41 @@ class Client:
         if self._protocol.eof_sent:
             self._end_of_stream()
 
+    @property
+    def label(self) -> str:
+        """What it is called in listings."""
+        return (self.options and self.options.label) or "gateway"
+
+    def sent_as(self, ticket: int, number: int) -> None:
+        """What it numbered so has this ticket: it is told once the manager has sent it on."""
+        self._tickets.append((ticket, number))
+        if self._acknowledging is None:
+            self._acknowledging = self._loop.create_task(self._acknowledge())
+
+    async def _acknowledge(self) -> None:
+        while self._tickets and self.sender is not None:
+            ticket, number = self._tickets[0]
+            try:
+                await self.sender.aflush(ticket, None)
+            except (shm.RingError, TimeoutError) as error:
+                self.refuse(number, str(error))
+            else:
+                self.acknowledge(number, ticket)
+            del self._tickets[:1]
+        self._acknowledging = None
+
+    def acknowledge(self, number: int, ticket: int) -> None:
+        """What it numbered so is done."""
+        self.send_record(wire.Record(wire.RecordType.ACK, sequence=ticket, key=number))
+
+    def refuse(self, number: int, why: str) -> None:
+        """What it numbered so is not done."""
+        self.send_record(wire.Record(wire.RecordType.REFUSED, why.encode(), key=number))
+
+    def send_record(self, record: wire.Record) -> None:
+        """Send a record of the gateway's own."""
+        self.send_message(wire.encode(record), is_text=False)
+
     def send_message(self, payload: bytes, *, is_text: bool) -> None:
         """Send a message of the gateway's own, as a frame."""
         if self._protocol.state is State.OPEN:
@@ -312,8 +381,8 @@ class Client:
             self.flush()
 
     def ping(self, within: float) -> None:
-        """Ask whether it lives; one that has not answered since the last time is dropped, if that was
-        `within` seconds ago or more."""
+        """Ask whether it lives; one that has not answered since the last time is dropped, if that
+        was `within` seconds ago or more."""
         now = time.monotonic()
         if self._pinged is not None and now - self._pinged >= within:
             self.drop("no pong")
@@ -333,7 +402,7 @@ class Client:
             return
         with contextlib.suppress(InvalidState):
             self._protocol.send_close(code, _fitting(reason))
-        _log.info("closes client: %s, %d %s", self.peer, code, reason)
+        _log.info("closes client: %s, %d %s", self.transport.peer, code, reason)
         self._closing()
         self.flush()
 
@@ -368,10 +437,7 @@ class Client:
         if self.outlet is not None and self.outlet.pending:
             return  # stopped() comes back
         with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_WR)
-
-    def name_topics(self, topics: Sequence[shm.TopicStatus]) -> None:
-        """The ring has these topics: clients that get records are told the names of new ones."""
+            self._sock.shutdown(socket.SHUT_WR)
 
     def _start_timer(self, seconds: float, call: Callable[[], None]) -> None:
         self._timer.cancel()
@@ -385,31 +451,22 @@ class Client:
         if self._fd < 0:
             return
         if why:
-            _log.info("drops client: %s, %s", self.peer, why)
+            _log.info("drops client: %s, %s", self.transport.peer, why)
         self._timer.cancel()
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
         self._fd = -1
         self._ends = True
         self._host.gone(self)
-        self.sock.close()
+        if self._acknowledging is not None:
+            self._acknowledging.cancel()
+        if self.sender is not None:
+            self.sender.close()
+        self._sock.close()
 
 
 def _select(_protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
     return RECORDS if RECORDS in offered else None
-
-
-def _peer_of(sock: socket.socket) -> str:
-    """Who is at the other end, as far as the kernel says."""
-    if sock.family == socket.AF_UNIX:
-        pid, uid, _ = _CREDENTIALS.unpack(
-            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
-        return f"pid {pid}, uid {uid}"
-    with contextlib.suppress(OSError):
-        host, port, *_ = sock.getpeername()
-        return f"{host}:{port}"
-    return "gone"
 
 
 def _fitting(reason: str) -> str:

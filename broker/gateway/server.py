@@ -2,8 +2,8 @@
 
 A turn: take what has come into the ring, send to each client what its socket takes, move the ring's
 cursor up to what clients still need. Nothing waits for a client. What a client has not taken is
-held for it in the ring, and nowhere else: for a lossy one as long as that costs nobody anything, for
-one that blocks as long as `hold` allows. Who has more than that behind is passed over: a plain
+held for it in the ring, and nowhere else: for a lossy one as long as that costs nobody anything,
+for one that blocks as long as `hold` allows. Who has more than that behind is passed over: a plain
 client is closed, one that gets records is told how many it missed.
 
 One reader is at the newest message, and stands for all clients that keep up. A client that begins
@@ -13,17 +13,17 @@ at an earlier message gets a reader of its own, until it has come to where that 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import json
 import logging
 import os
 import socket
+import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from websockets.frames import CloseCode
 from websockets.http11 import Request
@@ -32,11 +32,15 @@ from ringcast import shm
 from ringcast.shm.aio import EventBridge
 
 from ..topics.templates import glob_matches
+from ..worker import wire
 from ..worker.feed import NO_KIND, Feed
-from ..worker.state import Phase
+from ..worker.sending import MessageSender
 from . import _fanout
-from .client import Client, Refused
-from .options import ClientOptions
+from .access import AccessRules, Transport, decide
+from .addresses import Listener
+from .client import Client, Refused, Upward
+from .options import ClientOptions, OptionsError
+from .tls import relay
 
 __all__ = ["Gateway", "GatewayOptions", "OnLoss"]
 
@@ -45,13 +49,12 @@ ATTACH_EVERY: Final = 0.25
 LOOK_AGAIN: Final = 0.005
 """Seconds after which the gateway looks again while it holds a full ring for clients that block, and
 while there is no room for what clients send."""
+STATE_EVERY: Final = 0.25
+"""Seconds between two looks whether the connection's state has changed."""
 ACCEPTS: Final = 64
 """Clients accepted at a time."""
 
 _log = logging.getLogger(__name__)
-
-Admit = Callable[[Client, Request], ClientOptions]
-"""Lets a handshake in and says what the client wants, or raises `Refused`."""
 
 
 class OnLoss(enum.StrEnum):
@@ -68,21 +71,14 @@ class GatewayOptions:
     Attributes:
         on_loss: whether plain clients are closed when the connection to the server is lost.
         hold: seconds for which clients that block may hold a full ring.
-        read_only: clients may send nothing.
-        clients: at most so many at a time.
-        message_bytes: the longest message that a client may send.
         ping_interval: seconds between two pings of a client.
-        open_timeout, close_timeout: seconds for a client's handshake, and for its end.
+        close_timeout: seconds for a client's end.
         owner: user id of the ring's manager, if it is another's.
     """
 
     on_loss: OnLoss = OnLoss.CLOSE
     hold: float = 0.25
-    read_only: bool = False
-    clients: int = 1024
-    message_bytes: int = 1 << 20
     ping_interval: float = 20.0
-    open_timeout: float = 10.0
     close_timeout: float = 5.0
     owner: int | None = None
 
@@ -108,6 +104,16 @@ class _Source:
         other.fanout.remove(outlet)
         self.fanout.adopt(outlet)
         self.clients[outlet] = client
+
+    def hello(self) -> wire.Hello:
+        """What clients are told of the ring."""
+        return wire.Hello(
+            self.feed.name,
+            self.fanout.instance,
+            self.fanout.slots,
+            self.fanout.capacity,
+            self.feed.max_message,
+        )
 
     def close(self) -> None:
         """Leave the ring."""
@@ -147,46 +153,51 @@ class Gateway:
 
     Args:
         name: the ring's.
-        listeners: listening sockets; closed by `run`.
-        admit: see `Admit`.
+        listeners: where it listens; closed by `run`.
+        rules: who may come in.
         options: how it serves.
+        tls: for clients that come by TCP; None: they are not encrypted.
     """
 
     def __init__(
         self,
         name: str,
-        listeners: Sequence[socket.socket],
-        admit: Admit,
+        listeners: Sequence[Listener],
+        rules: AccessRules,
         options: GatewayOptions,
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._name = name
         self._listeners = listeners
-        self._admit = admit
+        self._rules = rules
+        self._tls = tls
         self._options = options
         self._main: _Source | None = None
         self._late: dict[_Source, asyncio.Task[None]] = {}
         self._wishes: _Wishes | None = None
         self._clients: set[Client] = set()
+        self._relays: set[asyncio.Task[None]] = set()
         self._ends = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until `stop`. A ring that has ended, or is not there yet, is waited for."""
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
-            listener.setblocking(False)
-            loop.add_reader(listener.fileno(), self._accept, listener)
-        tasks = {asyncio.create_task(work()) for work in (self._serve, self._ping, self._ends.wait)}
+            loop.add_reader(listener.sock.fileno(), self._accept, listener)
+        work = (self._serve, self._ping, self._tell_state, self._ends.wait)
+        tasks = {asyncio.create_task(each()) for each in work}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             for listener in self._listeners:
-                loop.remove_reader(listener.fileno())
+                loop.remove_reader(listener.sock.fileno())
             await self._close_clients("the gateway ends")
-            for task in tasks:
+            for task in (*tasks, *self._relays):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._relays, return_exceptions=True)
             for listener in self._listeners:
                 listener.close()
 
@@ -338,49 +349,77 @@ class Gateway:
             source.clients[outlet].lapped()
 
     def _choose(self, source: _Source, client: Client, outlet: _fanout.Outlet) -> None:
-        """There are topics of which the client does not know yet."""
-        rows = source.feed.topics
-        options = client.options
-        assert options is not None
-        if options.topics is None:
+        """There are topics of which the client does not know yet, or it wants others now."""
+        rows, known = source.feed.topics, outlet.known
+        wanted = [row.topic for row in rows if _matches(client.topics, row.name)]
+        if client.topics is None:
             outlet.knows(len(rows))
         else:
-            wanted = [row.id for row in rows if _matches(options.topics, row.name)]
-            outlet.choose([0, *wanted] if options.others else wanted, len(rows))
-        client.name_topics(rows)
+            others = client.options is not None and client.options.others
+            outlet.choose([0, *wanted] if others else wanted, len(rows))
+        if client.records:
+            for row in rows[known:]:
+                client.send_record(
+                    wire.Record(wire.RecordType.TOPIC, row.name.encode(), topic=row.topic)
+                )
 
     # -- clients: what `client.Host` asks for
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: Listener) -> None:
         for _ in range(ACCEPTS):
             try:
-                sock, address = listener.accept()
+                sock, _address = listener.sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 _log.warning("can't accept a client: %s", error)
                 return
-            sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._clients.add(
-                Client(
-                    self,
-                    sock,
-                    message_bytes=self._options.message_bytes,
-                    open_timeout=self._options.open_timeout,
-                    close_timeout=self._options.close_timeout,
-                )
+            if self._tls is not None and sock.family != socket.AF_UNIX:
+                self._start_tls(sock)
+            else:
+                self._connected(sock, Transport.of(sock))
+
+    def _connected(self, sock: socket.socket, transport: Transport) -> None:
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        limits = self._rules.limits
+        self._clients.add(
+            Client(
+                self,
+                sock,
+                transport,
+                message_bytes=limits.message_bytes,
+                open_timeout=limits.handshake_seconds,
+                close_timeout=self._options.close_timeout,
             )
+        )
+
+    def _start_tls(self, sock: socket.socket) -> None:
+        assert self._tls is not None
+        task = asyncio.create_task(relay(sock, self._tls, self._connected))
+        self._relays.add(task)
+        task.add_done_callback(self._relays.discard)
 
     def admit(self, client: Client, request: Request) -> ClientOptions:
         """See `client.Host`."""
+        decision = decide(self._rules, request, client.transport)
+        if decision.status is not None:
+            _log.warning("refuses %s: %s", client.transport.peer, decision.reason)
+            raise Refused(decision.status, decision.reason, decision.headers)
         if self._main is None:
             raise Refused(503, f"ring {self._name} is not there; try again", [("Retry-After", "1")])
-        if len(self._clients) > self._options.clients:
-            raise Refused(503, f"{self._options.clients} clients are connected, which is the limit")
-        options = self._admit(client, request)
-        if options.topics:
+        most = self._rules.limits.clients
+        if len(self._clients) > most:
+            raise Refused(503, f"{most} clients are connected, which is the limit")
+        try:
+            options = ClientOptions.parse(request.path)
+        except OptionsError as error:
+            raise Refused(400, str(error)) from error
+        if options.group is not None:
+            raise Refused(501, "this gateway serves no work groups")
+        if options.topics is not None:
+            client.topics = list(options.topics)
             self._want(options.topics)
         return options
 
@@ -421,25 +460,75 @@ class Gateway:
         )
         source.clients[outlet] = client
         client.outlet = outlet
+        _log.info("serves %s from %d on", client.transport.peer, begin)
+        if client.records:
+            client.send_record(wire.Record(wire.RecordType.HELLO, source.hello().encode()))
+            client.send_record(wire.Record(wire.RecordType.STATE, source.feed.note))
 
-    def received(self, client: Client, payload: bytes, *, is_text: bool) -> bool:
+    def received(self, client: Client, sent: Upward) -> bool:
         """See `client.Host`."""
-        if self._options.read_only:
-            client.close(CloseCode.POLICY_VIOLATION, "this gateway is read-only")
+        record = sent.record
+        if record is None or record.type == wire.RecordType.SEND:
+            return self._send_up(client, sent)
+        if record.type in (wire.RecordType.SUBSCRIBE, wire.RecordType.UNSUBSCRIBE):
+            self._change_topics(client, record, sent.payload)
+        else:
+            client.close(CloseCode.UNSUPPORTED_DATA, f"a record of type {record.type} is unknown")
+        return True
+
+    def _send_up(self, client: Client, sent: Upward) -> bool:
+        if self._rules.read_only:
+            self._refuse(client, sent, CloseCode.POLICY_VIOLATION, "this gateway is read-only")
             return True
         if self._main is None:
             return True
+        if client.sender is None:
+            feed = self._main.feed
+            client.sender = MessageSender(
+                self._name,
+                label=client.label,
+                owner=self._options.owner,
+                max_message=feed.max_message,
+            )
         try:
-            ticket = self._main.feed.try_send(payload, kind="text" if is_text else "binary")
+            ticket = client.sender.try_send(sent.payload, "text" if sent.is_text else "binary")
         except shm.MessageTooLarge as error:
-            client.close(CloseCode.MESSAGE_TOO_BIG, str(error))
-        except shm.SendRejected as error:
-            client.close(CloseCode.SERVICE_RESTART, str(error))
+            self._refuse(client, sent, CloseCode.MESSAGE_TOO_BIG, str(error))
         except shm.RingError as error:
-            client.close(CloseCode.TRY_AGAIN_LATER, str(error))
+            self._refuse(client, sent, CloseCode.SERVICE_RESTART, str(error))
         else:
+            if ticket is not None and sent.record is not None:
+                client.sent_as(ticket, sent.record.key)
             return ticket is not None
         return True
+
+    def _refuse(self, client: Client, sent: Upward, code: int, why: str) -> None:
+        """What a client has sent goes nowhere: a plain one can be told by its end alone."""
+        if sent.record is None:
+            client.close(code, why)
+        else:
+            client.refuse(sent.record.key, why)
+
+    def _change_topics(self, client: Client, record: wire.Record, payload: bytes) -> None:
+        outlet, source = client.outlet, self._source_of(client)
+        if client.topics is None or outlet is None or source is None:
+            client.refuse(record.key, "it gets every topic: connect with ?topics=")
+            return
+        try:
+            names = payload.decode().split("\0")
+            if record.type == wire.RecordType.SUBSCRIBE:
+                names = [name for name in names if name not in client.topics]
+                self._want(names)
+                client.topics += names
+            else:
+                names = [name for name in names if name in client.topics]
+                client.topics = [name for name in client.topics if name not in names]
+                self._give_up(names)
+        except (Refused, UnicodeDecodeError) as error:
+            client.refuse(record.key, str(error))
+            return
+        self._choose(source, client, outlet)
+        client.acknowledge(record.key, 0)
 
     def _retry(self) -> bool:
         """Try once more to send what clients have sent. Returns whether some still waits."""
@@ -448,22 +537,42 @@ class Gateway:
             client.retry()
         return any(client.waits for client in waiting)
 
-    def send(self, client: Client) -> None:
-        """See `client.Host`."""
+    def _source_of(self, client: Client) -> _Source | None:
         for source in (self._main, *self._late):
             if source is not None and client.outlet in source.clients:
-                self._send(source)
+                return source
+        return None
+
+    def send(self, client: Client) -> None:
+        """See `client.Host`."""
+        source = self._source_of(client)
+        if source is not None:
+            self._send(source)
 
     def gone(self, client: Client) -> None:
         """See `client.Host`."""
         self._clients.discard(client)
-        if self._wishes is not None and client.options is not None and client.options.topics:
-            self._wishes.give_up(client.options.topics)
-        for source in (self._main, *self._late):
-            if source is not None and client.outlet in source.clients:
-                assert client.outlet is not None
-                del source.clients[client.outlet]
-                source.fanout.remove(client.outlet)
+        self._give_up(client.topics or ())
+        source = self._source_of(client)
+        if source is not None and client.outlet is not None:
+            del source.clients[client.outlet]
+            source.fanout.remove(client.outlet)
+
+    def _give_up(self, topics: Sequence[str]) -> None:
+        if self._wishes is not None and topics:
+            self._wishes.give_up(topics)
+
+    async def _tell_state(self) -> None:
+        """Tell clients that get records when the connection's state changes."""
+        told = b""
+        while True:
+            await asyncio.sleep(STATE_EVERY)
+            note = b"" if self._main is None else self._main.feed.note
+            if note not in (told, b""):
+                told = note
+                for client in self._clients:
+                    if client.records and client.outlet is not None:
+                        client.send_record(wire.Record(wire.RecordType.STATE, note))
 
     async def _ping(self) -> None:
         while True:
@@ -481,11 +590,6 @@ class Gateway:
         for client in list(self._clients):
             client.drop()
 
-    @property
-    def phase(self) -> Phase | None:
-        """The connection's phase as the manager says; None without a ring."""
-        return None if self._main is None else self._main.feed.state.phase
 
-
-def _matches(patterns: Iterable[str], name: str) -> bool:
-    return any(glob_matches(pattern, name) for pattern in patterns)
+def _matches(patterns: Iterable[str] | None, name: str) -> bool:
+    return patterns is None or any(glob_matches(pattern, name) for pattern in patterns)

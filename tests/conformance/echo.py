@@ -14,7 +14,8 @@ from typing import Final
 
 from websockets.http11 import Request
 
-from ringcast.broker.gateway.client import Client
+from ringcast.broker.gateway.access import Transport
+from ringcast.broker.gateway.client import Client, Upward
 from ringcast.broker.gateway.options import ClientOptions
 
 MESSAGE_BYTES: Final = 16 << 20
@@ -30,8 +31,8 @@ class EchoHost:
     def open(self, client: Client) -> None:
         pass
 
-    def received(self, client: Client, payload: bytes, *, is_text: bool) -> bool:
-        client.send_message(payload, is_text=is_text)
+    def received(self, client: Client, sent: Upward) -> bool:
+        client.send_message(sent.payload, is_text=sent.is_text)
         return True
 
     def send(self, client: Client) -> None:
@@ -50,7 +51,14 @@ async def serve(port: int) -> None:
         while True:
             sock, _ = await loop.sock_accept(listener)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            Client(host, sock, message_bytes=MESSAGE_BYTES, open_timeout=10, close_timeout=5)
+            Client(
+                host,
+                sock,
+                Transport.of(sock),
+                message_bytes=MESSAGE_BYTES,
+                open_timeout=10,
+                close_timeout=5,
+            )
 
 
 if __name__ == "__main__":
