@@ -37,7 +37,7 @@ def frame(payload: bytes, *, is_text: bool = True) -> bytes:
     return bytes((first, _LENGTH_IN_8_BYTES)) + size.to_bytes(8, "big") + payload
 
 
-FRAMES: Final = [frame(payload) for payload in PAYLOADS]
+FRAMES: Final = tuple(frame(payload) for payload in PAYLOADS)
 FRAME_BYTES: Final = len(FRAMES[0])
 
 

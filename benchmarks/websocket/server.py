@@ -198,6 +198,7 @@ class Load:
             before the first is sent; of at most half a second.
         per_tick: at a fixed rate, the number of messages of a round per millisecond; 0 sends as
             fast as the slowest client receives.
+        frames: at a fixed rate, the round.
     """
 
     seconds: float
@@ -206,6 +207,7 @@ class Load:
     certificate: Certificate | None = None
     encrypted_ahead: float = 0.0
     per_tick: int = 0
+    frames: Sequence[bytes] = FRAMES
 
     @property
     def ticks(self) -> int:
@@ -244,8 +246,8 @@ def _flood_encrypted(connection: _Connection, load: Load) -> int:
 
 def _send_at_fixed_rate(connections: Sequence[_Connection], load: Load, began_ns: int) -> int:
     """Send the messages of each tick when it is due; send late ones at once."""
-    each = load.per_tick
-    frames = FRAMES * (math.lcm(each, ROUND) // ROUND)
+    each, size = load.per_tick, len(load.frames)
+    frames = tuple(load.frames) * (math.lcm(each, size) // size)
     ticks = [b"".join(frames[i : i + each]) for i in range(0, len(frames), each)]
     due = began_ns
     for _, part in zip(range(load.ticks), itertools.cycle(ticks), strict=False):
