@@ -10,29 +10,37 @@ the same cores as all else.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import ringcast
 from ringcast.shm import broadcast
 
 from .errors import RunFailedError
 from .gateway_client import flow_contents
-from .processes import Channel, Children
-from .transports import BATCH_SIZE
+from .processes import GRACE_S, Channel, Children
+from .programs import end_with_parent
+from .transports import BATCH_SIZE, LinkSender
+from .transports.base import usage_of
+from .transports.rings import Ring
 from .websocket.frames import end_payload, frame
 from .websocket.ringcast_side import CAPACITY_BYTES
 from .websocket.server import Load
 
-BLOCKING: Final = "/?policy=block&start=oldest"
-"""What a client requests that misses nothing."""
-LOSSY: Final = "/?policy=lossy&start=oldest"
-"""What a client requests that holds nobody up."""
+BLOCKING: Final = ("--resource", "/?policy=block&start=oldest")
+"""Options of a client that misses nothing."""
+LOSSY: Final = ("--lossy", "--resource", "/?policy=lossy&start=oldest")
+"""Options of a client that holds nobody up."""
 _CONNECT_INTERVAL_S: Final = 0.01
 
 
@@ -43,12 +51,40 @@ def missing() -> str | None:
     return None
 
 
-def _become_gateway(_channel: Channel, name: str, path: Path) -> None:
+def command(name: str, path: Path) -> list[str]:
+    """The command that serves a ring at the path of a Unix socket."""
+    return [sys.executable, "-m", "ringcast", "gateway", name, "--listen", f"unix:{path}"]
+
+
+def wait_listening(path: Path, deadline_s: float, check: Callable[[], None]) -> None:
+    """Wait until somebody listens at the path of a Unix socket.
+
+    Args:
+        path: of the socket.
+        deadline_s: how many seconds to wait at most.
+        check: raises RunFailedError if waiting is in vain.
+
+    Raises:
+        RunFailedError: nobody does in time.
+    """
+    end = time.monotonic() + deadline_s
+    while not _is_listening(path):
+        check()
+        if time.monotonic() > end:
+            raise RunFailedError(f"the gateway did not listen in {deadline_s:.0f} s")
+        time.sleep(_CONNECT_INTERVAL_S)
+
+
+def _is_listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        return not sock.connect_ex(str(path))
+
+
+def _become_gateway(_channel: Channel, name: str, path: Path, parent: int) -> None:
     """Be replaced by the command."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    words = [sys.executable, "-m", "ringcast", "gateway", name, "--listen", f"unix:{path}"]
-    os.execv(words[0], words)
+    end_with_parent(parent)
+    words = command(name, path)
+    os.execv(words[0], words)  # noqa: S606 - there is nothing for a shell to do
 
 
 class Gateway:
@@ -56,7 +92,6 @@ class Gateway:
 
     Attributes:
         address: where it listens, as clients take it.
-        pid: its process id.
     """
 
     def __init__(self, children: Children, name: str, folder: Path) -> None:
@@ -68,25 +103,19 @@ class Gateway:
         path = folder / "gateway"
         self.address = f"unix:{path}"
         self._children = children
-        self._channel = children.start(_become_gateway, name, path)
+        self._channel = children.start(_become_gateway, name, path, os.getpid())
         pid = children.processes[-1].pid
         assert pid is not None  # it has been started
-        self.pid: int = pid
-        end = time.monotonic() + children.deadline_s
-        while not _is_listening(path):
-            children.check()
-            if time.monotonic() > end:
-                raise RunFailedError(f"the gateway did not listen in {children.deadline_s:.0f} s")
-            time.sleep(_CONNECT_INTERVAL_S)
+        self._pid: int = pid
+        wait_listening(path, children.deadline_s, children.check)
+
+    def cpu_s(self) -> float:
+        """CPU seconds that it has used until now."""
+        return usage_of(self._pid).cpu_s
 
     def stop(self) -> None:
         """End it."""
         self._children.stop(self._channel)
-
-
-def _is_listening(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as sock:
-        return not sock.connect_ex(str(path))
 
 
 def publish(channel: Channel, name: str, seconds: float) -> None:
@@ -115,3 +144,38 @@ def load_of(seconds: float, per_tick: int = 0) -> Load:
     millisecond."""
     frames = [frame(payload, is_text=False) for payload in flow_contents().payloads]
     return Load(seconds, (b"".join(frames),), len(frames), per_tick=per_tick, frames=frames)
+
+
+class AttachedOverSocket(Ring):
+    """`attach()` through a gateway that the receiver starts, one message at a time."""
+
+    name = "ringcast, attach(unix:...)"
+    copies = "the writer copies into shared memory; the kernel copies in, and out into the reader"
+    item_messages = BATCH_SIZE
+
+    @contextlib.contextmanager
+    def sender(self) -> Iterator[LinkSender]:
+        """A writer of groups."""
+        with broadcast.Writer.create(self.ring, wait=self._strategy()) as writer:
+            yield LinkSender(writer.publish_many)
+
+    @contextlib.contextmanager
+    def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
+        """A feed, which is its own iterator."""
+        with tempfile.TemporaryDirectory(prefix="ringcast-bench-") as folder:
+            path = Path(folder) / "gateway"
+            with subprocess.Popen(
+                command(self.ring, path),
+                preexec_fn=partial(end_with_parent, os.getpid()),  # noqa: PLW1509 - see programs
+            ) as gateway:
+                try:
+                    wait_listening(path, GRACE_S, partial(_check_runs, gateway))
+                    with ringcast.attach(f"unix:{path}", policy="block") as feed:
+                        yield iter(feed)
+                finally:
+                    gateway.kill()
+
+
+def _check_runs(gateway: subprocess.Popen[bytes]) -> None:
+    if (code := gateway.poll()) is not None:
+        raise RunFailedError(f"the gateway ended with {code}")

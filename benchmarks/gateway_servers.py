@@ -86,9 +86,7 @@ class Websockets(Peer):
         from websockets.asyncio.server import broadcast, unix_serve
 
         self._broadcast = broadcast
-        async with unix_serve(
-            self._handle, sock=listener, compression=None, ping_interval=None
-        ):
+        async with unix_serve(self._handle, sock=listener, compression=None, ping_interval=None):
             yield
 
     async def _handle(self, connection: Any) -> None:
@@ -101,7 +99,7 @@ class Websockets(Peer):
         return len(self._connections)
 
     async def send(self, messages: Sequence[bytes]) -> None:
-        """broadcast(), then drain()."""
+        """Call broadcast() with each message, then drain() of each connection."""
         broadcast, connections = self._broadcast, self._connections
         for message in messages:
             broadcast(connections, message)
@@ -178,7 +176,7 @@ class Picows(Peer):
         return len(self._transports)
 
     async def send(self, messages: Sequence[bytes]) -> None:
-        """send() of each on each."""
+        """Each message goes out on each connection by send()."""
         sends = [transport.send for transport in self._transports]
         binary = self._binary
         for message in messages:
@@ -227,7 +225,7 @@ class Aiohttp(Peer):
         return len(self._connections)
 
     async def send(self, messages: Sequence[bytes]) -> None:
-        """send_bytes() of each on each."""
+        """Call send_bytes() of each connection with each message."""
         sends = [connection.send_bytes for connection in self._connections]
         for message in messages:
             for send in sends:
@@ -238,7 +236,7 @@ class AiohttpJoined(Aiohttp):
     """Joined frames on the transports of aiohttp."""
 
     name = "aiohttp, joined"
-    batch = 256
+    batch = 1024
 
     async def send(self, messages: Sequence[bytes]) -> None:
         """Write all at once."""
