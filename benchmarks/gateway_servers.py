@@ -176,7 +176,7 @@ class Picows(Peer):
         return len(self._transports)
 
     async def send(self, messages: Sequence[bytes]) -> None:
-        """Each message goes out on each connection by send()."""
+        """Send each message on each connection."""
         sends = [transport.send for transport in self._transports]
         binary = self._binary
         for message in messages:
