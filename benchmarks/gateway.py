@@ -193,7 +193,8 @@ def _ratios(
     ]
 
 
-def _groups(found: Samples, counts: Sequence[int]) -> dict[str, Sequence[Figure]]:
+def groups_of(found: Samples, counts: Sequence[int]) -> dict[str, Sequence[Figure]]:
+    """The figures of the samples that the runs to so many clients gave."""
     rates, server = samples_of(found, "rate"), samples_of(found, "server")
     reading = samples_of(found, "reading")
     ours, theirs = AttachedOverSocket.name, UnixStreamGrouped.name
@@ -246,4 +247,4 @@ def measure(plan: Plan) -> Report:
         "batches": {peer.name: peer.batch for peer in PEERS},
         **({"not measured": missing} if missing else {}),
     }
-    return Report("gateway", parameters, machine, _groups(found, counts))
+    return Report("gateway", parameters, machine, groups_of(found, counts))
