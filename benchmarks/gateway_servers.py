@@ -5,12 +5,14 @@ batch, a server waits until every connection takes more, in the way that its lib
 
 * websockets: `broadcast()` with each message, then `drain()` of each connection, for which
   `broadcast()` itself does not wait.
-* picows: `send()` of each message on each connection. A batch waits while a connection has called
-  `pause_writing()`.
+* picows: `send()` of each message on each connection. The next batch waits while a connection has
+  called `pause_writing()`. It sets options of TCP on each connection, which a Unix socket refuses,
+  so they are ignored here: with TCP it would be slower.
 * aiohttp: `send_bytes()` of each message on each connection, which waits by itself.
 * aiohttp, joined: the frames of a batch are made and joined by hand, once for all clients, and
   written to the transport of each request, past `send_bytes()`; then `drain()` of the writer that
-  `prepare()` returns. It is the best that a server in Python can do, and uses public names only.
+  `prepare()` returns. aiohttp itself joins nothing. Of batches of 64 to 4096 messages those of 1024
+  measured best. All its names are public.
 
 They run on asyncio's own loop, or on uvloop if it is installed; picows with aiofastnet if that is
 installed.

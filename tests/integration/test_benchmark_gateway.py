@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from websockets.sync.server import ServerConnection, unix_serve
 
-from ringcast.benchmarks import gateway, gateway_paced, gateway_ring, processes, programs
+from ringcast.benchmarks import flows, gateway, gateway_paced, gateway_ring, processes, programs
 from ringcast.benchmarks.errors import RunFailedError
 from ringcast.benchmarks.gateway_client import (
     SIZE,
@@ -327,6 +327,11 @@ def test_published_messages_are_delivered(end: ReceivingEnd, options: Sequence[s
 @needs_gateway
 def test_received_messages_are_delivered(end: ReceivingEnd) -> None:
     assert gateway.run_received(end, 2, SECONDS)["rate"] > 0
+
+
+@needs_gateway
+def test_a_feed_over_a_socket_is_measured() -> None:
+    assert flows.broadcast(gateway_ring.AttachedOverSocket, SIZE, 1, SECONDS)["rate"] > 0
 
 
 @needs_gateway
