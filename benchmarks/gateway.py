@@ -133,6 +133,7 @@ def run_received(end: ReceivingEnd, clients: int, seconds: float) -> dict[str, f
         found = ends.results()
         used = gateway.cpu_s() - before
         gateway.stop()
+        server.send()
         sent = int(server.receive()["sent"])
         manager.receive()
     return figures_of_flow(found, sent, used)

@@ -31,7 +31,7 @@ from .gateway_client import flow_contents
 from .processes import GRACE_S, Channel, Children
 from .programs import end_with_parent
 from .transports import BATCH_SIZE, LinkSender
-from .transports.base import usage_of
+from .transports.base import cpu_s_of
 from .transports.rings import Ring
 from .websocket.frames import end_payload, frame
 from .websocket.ringcast_side import CAPACITY_BYTES
@@ -111,7 +111,7 @@ class Gateway:
 
     def cpu_s(self) -> float:
         """CPU seconds that it has used until now."""
-        return usage_of(self._pid).cpu_s
+        return cpu_s_of(self._pid)
 
     def stop(self) -> None:
         """End it."""
@@ -141,9 +141,11 @@ def publish(channel: Channel, name: str, seconds: float) -> None:
 
 def load_of(seconds: float, per_tick: int = 0) -> Load:
     """The flow for a manager, in frames: as fast as it receives, or so many messages per
-    millisecond."""
+    millisecond. The server closes when it is told to, so that the ring lives until everybody has
+    the last message."""
     frames = [frame(payload, is_text=False) for payload in flow_contents().payloads]
-    return Load(seconds, (b"".join(frames),), len(frames), per_tick=per_tick, frames=frames)
+    block = (b"".join(frames),)
+    return Load(seconds, block, len(frames), per_tick=per_tick, frames=frames, held=True)
 
 
 class AttachedOverSocket(Ring):

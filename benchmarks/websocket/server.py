@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import RunFailedError
 from ..processes import Channel, Children, child_processes, pin_to_core
-from .frames import FRAMES, ROUND, Writes, end_frames
+from .frames import CLOSE_FRAME, FRAMES, ROUND, Writes, end_payload, frame
 
 RECEIVE_BYTES: Final = 256 << 10
 """The most that one receive takes."""
@@ -164,9 +164,9 @@ class _Connection:
         """Send what `encrypt` returned, in one write."""
         self._sock.sendall(data)
 
-    def end(self, count: int) -> None:
-        """Send the number of messages, and close the stream."""
-        self.send([end_frames(count)])
+    def end(self) -> None:
+        """Send a close frame, and close the stream."""
+        self.send([CLOSE_FRAME])
         self._sock.shutdown(socket.SHUT_WR)
 
     def wait_closed(self) -> None:
@@ -199,6 +199,7 @@ class Load:
         per_tick: at a fixed rate, the number of messages of a round per millisecond; 0 sends as
             fast as the slowest client receives.
         frames: at a fixed rate, the round.
+        held: whether it waits, before it closes, until it is told to.
     """
 
     seconds: float
@@ -208,6 +209,7 @@ class Load:
     encrypted_ahead: float = 0.0
     per_tick: int = 0
     frames: Sequence[bytes] = FRAMES
+    held: bool = False
 
     @property
     def ticks(self) -> int:
@@ -279,7 +281,11 @@ def _serve(
         sent = _flood(connections, load)
     cpu = time.process_time() - cpu
     for connection in connections:
-        connection.end(sent)
+        connection.send([frame(end_payload(sent))])
+    if load.held:
+        channel.receive()
+    for connection in connections:
+        connection.end()
     for connection in connections:
         connection.wait_closed()
     channel.send({"sent": sent, "cpu": cpu, "began_ns": began_ns})
