@@ -213,6 +213,7 @@ static void finish_handshake(client *c)
     if (c->records && !strcasestr(answer, "\r\nSec-WebSocket-Protocol: ringcast.1"))
         fail(1, "the server does not speak ringcast.1: %s", answer);
     c->start = (size_t)(end + 4 - answer);
+    c->bytes = c->end - c->start;
     int ready = open(c->ready, O_WRONLY | O_CLOEXEC);
     if (ready < 0 || write(ready, "r", 1) != 1)
         fail(1, "cannot write to %s: %s", c->ready, strerror(errno));
