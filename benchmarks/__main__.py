@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from . import (
     endtoend,
+    gateway,
     groups,
     growth,
     idle,
@@ -48,6 +49,7 @@ SCENARIOS: Final[dict[str, Callable[[Plan], Report]]] = {
     "growth": growth.measure,
     "topics": topics.measure,
     "groups": groups.measure,
+    "gateway": gateway.measure,
     "limits": limits.measure,
     "native": native.measure,
 }

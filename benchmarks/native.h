@@ -34,21 +34,27 @@ typedef struct totals {
     double seconds, cpu_seconds;
 } totals;
 
+/* Read what NAME, SIZE, ROUND and FILLER say. 0, or what the program is to return. */
+static int read_contents(arguments *a, char **words)
+{
+    a->name = words[0];
+    a->size = strtoull(words[1], NULL, 10);
+    a->round = strtoull(words[2], NULL, 10);
+    a->filler = calloc(1, a->size);
+    FILE *file = fopen(words[3], "rb");
+    if (!a->filler || !file || fread(a->filler, 1, a->size - SMALLEST, file) != a->size - SMALLEST)
+        return fprintf(stderr, "cannot read %s\n", words[3]), 1;
+    fclose(file);
+    return 0;
+}
+
 /* 0, or what the program is to return. */
-static int read_arguments(arguments *a, int count, char **words)
+static inline int read_arguments(arguments *a, int count, char **words)
 {
     if (count != 6)
         return fprintf(stderr, "usage: %s NAME SIZE ROUND FILLER REPEATS\n", words[0]), 2;
-    a->name = words[1];
-    a->size = strtoull(words[2], NULL, 10);
-    a->round = strtoull(words[3], NULL, 10);
     a->repeats = strtol(words[5], NULL, 10);
-    a->filler = calloc(1, a->size);
-    FILE *file = fopen(words[4], "rb");
-    if (!a->filler || !file || fread(a->filler, 1, a->size - SMALLEST, file) != a->size - SMALLEST)
-        return fprintf(stderr, "cannot read %s\n", words[4]), 1;
-    fclose(file);
-    return 0;
+    return read_contents(a, words + 1);
 }
 
 static double now(clockid_t clock)
@@ -73,7 +79,7 @@ static int is_due(const arguments *a, const void *bytes, uint64_t length, uint64
            (due % SAMPLE || memcmp(at + 8, a->filler, a->size - SMALLEST) == 0);
 }
 
-static void print_totals(const totals *all)
+static inline void print_totals(const totals *all)
 {
     printf("{\"received\": %" PRIu64 ", \"seconds\": %.9f, \"cpu_seconds\": %.9f, \"wrong\": %" PRIu64
            "}\n", all->received, all->seconds, all->cpu_seconds, all->wrong);

@@ -24,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Concatenate, Final, Literal, ParamSpec
 
 from .errors import ChildFailedError, ProcessDiedError, RunFailedError
-from .programs import POLL_INTERVAL_S, Program
+from .programs import POLL_INTERVAL_S, Program, ProgramResult
 
 GRACE_S: Final = 30.0
 """Seconds that a child may take beyond the duration of the run."""
@@ -210,15 +210,23 @@ class Children:
         self.channels.append(Channel(ours, self.deadline_s, self.check))
         return self.channels[-1]
 
-    def start_program(self, command: Sequence[str]) -> Program:
-        """Run a program that prints its figures as one line of JSON (see `programs`). It ends with
-        the run, whatever happens.
+    def start_program(
+        self,
+        command: Sequence[str],
+        parse: Callable[[str], ProgramResult] = ProgramResult.parse,
+    ) -> Program:
+        """Run a program that prints its figures as one line of JSON (see `programs`), which `parse`
+        reads. It ends with the run, whatever happens.
 
         Raises:
             RunFailedError: it cannot be started.
         """
         program = Program(
-            command, core=next(self.cores), deadline_s=self.deadline_s, check_others=self.check
+            command,
+            core=next(self.cores),
+            deadline_s=self.deadline_s,
+            check_others=self.check,
+            parse=parse,
         )
         self.programs.append(program)
         return program

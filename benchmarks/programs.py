@@ -5,6 +5,9 @@ with exit code 0::
 
     {"received": 100000, "seconds": 0.31, "cpu_seconds": 0.3, "wrong": 0}
 
+One that finds something wrong may instead say what on its standard error and end with exit code 65,
+`os.EX_DATAERR`.
+
 `Children.start_program` of `processes` starts one and ends it with the run.
 """
 
@@ -22,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from .errors import ChildFailedError, RunFailedError
 
@@ -69,7 +72,7 @@ class ProgramResult:
     wrong: int
 
     @classmethod
-    def parse(cls, output: str) -> ProgramResult:
+    def parse(cls, output: str) -> Self:
         """Read the one line of JSON that a program prints.
 
         Raises:
@@ -79,11 +82,11 @@ class ProgramResult:
         if len(lines) != 1:
             raise ValueError(f"one line is expected, not {len(lines)}")
         found: Any = json.loads(lines[0])
-        names = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(found, dict) or sorted(found) != sorted(names):
-            raise ValueError(f"an object with {', '.join(names)} is expected")
+        types = {field.name: field.type for field in dataclasses.fields(cls)}
+        if not isinstance(found, dict) or sorted(found) != sorted(types):
+            raise ValueError(f"an object with {', '.join(types)} is expected")
         for name, value in found.items():
-            kinds = (int,) if name in {"received", "wrong"} else (int, float)
+            kinds = (int,) if types[name] == "int" else (int, float)
             if type(value) not in kinds or not value >= 0:
                 raise ValueError(f"{name} cannot be {value!r}")
         return cls(**found)
@@ -103,6 +106,7 @@ class Program:
         core: int | None,
         deadline_s: float,
         check_others: Callable[[], None],
+        parse: Callable[[str], ProgramResult] = ProgramResult.parse,
     ) -> None:
         """Start a program.
 
@@ -111,6 +115,7 @@ class Program:
             core: the only core it may use; None for all.
             deadline_s: how many seconds `result` waits at most.
             check_others: raises RunFailedError if another process of the run has failed.
+            parse: reads what it prints; raises ValueError if it is not that.
 
         Raises:
             RunFailedError: it cannot be started.
@@ -118,6 +123,7 @@ class Program:
         self._name = Path(command[0]).name
         self._deadline_s = deadline_s
         self._check_others = check_others
+        self._parse = parse
         self._output: tuple[str, str] | None = None
         try:
             self._process = subprocess.Popen(
@@ -147,7 +153,9 @@ class Program:
         if code := self._process.poll():
             _, errors = self._wait(POLL_INTERVAL_S) or ("", "")
             text = errors.strip()[-_STDERR_CHARACTERS:]
-            raise ChildFailedError(f"{self._name} ended with {code}: {text}", found_wrong=False)
+            raise ChildFailedError(
+                f"{self._name} ended with {code}: {text}", found_wrong=code == os.EX_DATAERR
+            )
 
     def result(self) -> ProgramResult:
         """Wait for its end, and return its figures. May be called again.
@@ -164,7 +172,7 @@ class Program:
         self.check()
         output, _ = printed
         try:
-            found = ProgramResult.parse(output)
+            found = self._parse(output)
         except ValueError as error:
             raise RunFailedError(f"{self._name} printed {output!r}: {error}") from error
         if found.wrong:

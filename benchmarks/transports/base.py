@@ -199,6 +199,12 @@ def find_program(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
 
 
+def cpu_s_of(pid: int) -> float:
+    """CPU seconds, user and system, that another process has used until now."""
+    # The clock that clock_getcpuclockid(3) returns. It counts ns; /proc counts ticks of 10 ms.
+    return time.clock_gettime(~pid << 3 | 2)
+
+
 def usage_of(pid: int) -> Usage:
     """What another process has used until now."""
     switches = 0
@@ -206,5 +212,4 @@ def usage_of(pid: int) -> Usage:
         for line in (task / "status").read_text(encoding="utf-8").splitlines():
             if "ctxt_switches" in line:
                 switches += int(line.split()[1])
-    # The clock that clock_getcpuclockid(3) returns. It counts ns; /proc counts ticks of 10 ms.
-    return Usage(time.clock_gettime(~pid << 3 | 2), switches)
+    return Usage(cpu_s_of(pid), switches)

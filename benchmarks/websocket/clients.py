@@ -110,7 +110,7 @@ def handle_websocket_client(address: Address, handle: PayloadHandler) -> None:
 # ---- asyncio -------------------------------------------------------------------------------
 
 
-def _run(main: Coroutine[Any, Any, None]) -> None:
+def run_in_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on uvloop, or on asyncio's own loop if uvloop is not installed."""
     if importlib.util.find_spec("uvloop") is not None:
         new_loop = importlib.import_module("uvloop").new_event_loop
@@ -150,7 +150,7 @@ def check_picows(channel: Channel, address: Address) -> None:
                 checker.check_whole(payload, count)
             self.count = count + 1
 
-    _run(_listen(address, Listener))
+    run_in_loop(_listen(address, Listener))
     checker.report(channel)
 
 
@@ -167,7 +167,7 @@ def handle_picows(address: Address, handle: PayloadHandler) -> None:
                 return
             handle(frame.get_payload_as_memoryview())
 
-    _run(_listen(address, Listener))
+    run_in_loop(_listen(address, Listener))
 
 
 async def _listen(address: Address, listener: Callable[[], Any]) -> None:
@@ -210,7 +210,7 @@ def check_websockets(channel: Channel, address: Address) -> None:
                 if not last:
                     checker.check_whole(payload, count)
 
-    _run(main())
+    run_in_loop(main())
     checker.report(channel)
 
 
@@ -223,7 +223,7 @@ def handle_websockets(address: Address, handle: PayloadHandler) -> None:
             while handle(await receive(decode=False)):
                 pass
 
-    _run(main())
+    run_in_loop(main())
 
 
 # ---- aiohttp -------------------------------------------------------------------------------
@@ -250,5 +250,5 @@ def check_aiohttp(channel: Channel, address: Address) -> None:
                 if not last:
                     checker.check_whole(payload, count)
 
-    _run(main())
+    run_in_loop(main())
     checker.report(channel)

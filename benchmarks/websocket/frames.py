@@ -37,7 +37,7 @@ def frame(payload: bytes, *, is_text: bool = True) -> bytes:
     return bytes((first, _LENGTH_IN_8_BYTES)) + size.to_bytes(8, "big") + payload
 
 
-FRAMES: Final = [frame(payload) for payload in PAYLOADS]
+FRAMES: Final = tuple(frame(payload) for payload in PAYLOADS)
 FRAME_BYTES: Final = len(FRAMES[0])
 
 
@@ -51,10 +51,5 @@ def end_payload(count: int) -> bytes:
     return b"end %012d~" % count  # "~" is no number modulo SAMPLE_EVERY
 
 
-def end_frames(count: int) -> bytes:
-    """What ends a stream of `count` messages: the end message and a close frame."""
-    return frame(end_payload(count)) + CLOSE_FRAME
-
-
-END_BYTES: Final = len(end_frames(0))
+END_BYTES: Final = len(frame(end_payload(0))) + len(CLOSE_FRAME)
 """Length of what ends a stream, whatever its count."""

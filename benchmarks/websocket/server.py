@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import RunFailedError
 from ..processes import Channel, Children, child_processes, pin_to_core
-from .frames import FRAMES, ROUND, Writes, end_frames
+from .frames import CLOSE_FRAME, FRAMES, ROUND, Writes, end_payload, frame
 
 RECEIVE_BYTES: Final = 256 << 10
 """The most that one receive takes."""
@@ -164,9 +164,9 @@ class _Connection:
         """Send what `encrypt` returned, in one write."""
         self._sock.sendall(data)
 
-    def end(self, count: int) -> None:
-        """Send the number of messages, and close the stream."""
-        self.send([end_frames(count)])
+    def end(self) -> None:
+        """Send a close frame, and close the stream."""
+        self.send([CLOSE_FRAME])
         self._sock.shutdown(socket.SHUT_WR)
 
     def wait_closed(self) -> None:
@@ -198,6 +198,8 @@ class Load:
             before the first is sent; of at most half a second.
         per_tick: at a fixed rate, the number of messages of a round per millisecond; 0 sends as
             fast as the slowest client receives.
+        frames: at a fixed rate, the round.
+        held: whether it waits, before it closes, until it is told to.
     """
 
     seconds: float
@@ -206,6 +208,8 @@ class Load:
     certificate: Certificate | None = None
     encrypted_ahead: float = 0.0
     per_tick: int = 0
+    frames: Sequence[bytes] = FRAMES
+    held: bool = False
 
     @property
     def ticks(self) -> int:
@@ -244,8 +248,8 @@ def _flood_encrypted(connection: _Connection, load: Load) -> int:
 
 def _send_at_fixed_rate(connections: Sequence[_Connection], load: Load, began_ns: int) -> int:
     """Send the messages of each tick when it is due; send late ones at once."""
-    each = load.per_tick
-    frames = FRAMES * (math.lcm(each, ROUND) // ROUND)
+    each, size = load.per_tick, len(load.frames)
+    frames = tuple(load.frames) * (math.lcm(each, size) // size)
     ticks = [b"".join(frames[i : i + each]) for i in range(0, len(frames), each)]
     due = began_ns
     for _, part in zip(range(load.ticks), itertools.cycle(ticks), strict=False):
@@ -277,7 +281,11 @@ def _serve(
         sent = _flood(connections, load)
     cpu = time.process_time() - cpu
     for connection in connections:
-        connection.end(sent)
+        connection.send([frame(end_payload(sent))])
+    if load.held:
+        channel.receive()
+    for connection in connections:
+        connection.end()
     for connection in connections:
         connection.wait_closed()
     channel.send({"sent": sent, "cpu": cpu, "began_ns": began_ns})

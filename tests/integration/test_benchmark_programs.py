@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ringcast.benchmarks import processes, programs
-from ringcast.benchmarks.errors import RunFailedError
+from ringcast.benchmarks.errors import ChildFailedError, RunFailedError
 from ringcast.benchmarks.processes import Channel, Children, child_processes
 from ringcast.benchmarks.programs import Program, ProgramResult
 from ringcast.benchmarks.ring_names import temporary_ring_name
@@ -86,6 +86,16 @@ def test_a_program_reads_a_ring_by_its_name(ring: str) -> None:
 def test_a_program_that_finds_wrong_messages_fails_the_run(ring: str) -> None:
     with pytest.raises(RunFailedError, match="found 1 of 3 messages wrong"):
         read_three(ring, b"0", b"2", b"2")
+
+
+def test_a_program_may_say_what_it_found_wrong() -> None:
+    program = f"import sys; print('number 7 is due', file=sys.stderr); sys.exit({os.EX_DATAERR})"
+    with (
+        pytest.raises(ChildFailedError, match="ended with 65: number 7 is due") as raised,
+        child_processes(SECONDS) as children,
+    ):
+        children.start_program(python(program)).result()
+    assert raised.value.closeness > ChildFailedError("", found_wrong=False).closeness
 
 
 def test_figures_are_read_from_the_one_line_that_a_program_prints() -> None:
