@@ -7,7 +7,7 @@ reader of the ring: what has come, who gets it, and how far the reader's cursor 
 cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from ringcast.shm._core cimport (
@@ -175,7 +175,7 @@ cdef class Fanout:
     cdef uint64_t missed, missed_at
 
     def __cinit__(self, Reader reader not None):
-        self.plan = <rg_plan *>malloc(sizeof(rg_plan))
+        self.plan = <rg_plan *>calloc(1, sizeof(rg_plan))
         if self.plan == NULL:
             raise MemoryError
         if reader.a.reader.lossy or reader.a.reader.filter != NULL:
