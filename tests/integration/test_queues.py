@@ -1,7 +1,8 @@
-"""Message queues between processes: a gateway that is killed, a reader that is killed, a slow one."""
+"""Message queues between processes: gateways and readers that are killed, and slow readers."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import select
@@ -45,12 +46,16 @@ def check(payload: bytes, sequence: int) -> None:
 
 def gateway(name: str, policy: Policy, hold: float) -> None:
     """A gateway's process with one queue, as simple as one can be; ends with the ring."""
-    readers: list[Reader] = []
+    readers: list[Reader] = []  # its queue says where to start, so the reader comes later
+
+    def name_of(topic: int) -> str | None:
+        return readers[0].topic_name(topic)
+
     writer = QueueWriter.create(
         name,
         LABEL,
         instance=INSTANCE,
-        topic_name=lambda topic: readers[0].topic_name(topic),
+        topic_name=name_of,
         options=QueueOptions(depth=8, message_size=2048, policy=policy),
     )
     start = writer.next_sequence
@@ -126,7 +131,7 @@ def test_a_gateway_killed_under_load_loses_nothing_that_the_ring_holds(
                 expected += 1
             assert feed.lost == 0
             writer.close()
-            with pytest.raises(shm.RingClosed, match="the ring has ended|it was removed"):
+            with pytest.raises(shm.RingClosed, match=r"the ring has ended|it was removed"):
                 feed.read(DEADLINE)
     processes.join(process)
 
@@ -193,7 +198,7 @@ def test_a_reader_that_is_killed_is_followed_by_another(
                 got.append(NOTE.unpack(record))
             os.close(ours)
             assert got[0][0] > last
-            for before, after in zip(got, got[1:], strict=False):
+            for before, after in itertools.pairwise(got):
                 assert after[0] == before[0] + 1 + after[1]
             last = got[-1][0]
         with attach(name) as feed:
