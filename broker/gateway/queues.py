@@ -133,7 +133,8 @@ class QueueWriter:
             ring: name of the ring.
             label: of the queue; it obeys the rule for names of rings.
             instance: of the ring.
-            topic_name: the name of a topic, or None; `shm.broadcast.Reader.topic_name`.
+            topic_name: the name of a topic, or None; `shm.broadcast.Reader.topic_name`. Called
+                during `offer` alone, so the reader may be attached later.
             options: how to make it.
 
         Raises:
