@@ -1126,6 +1126,7 @@ static inline rc_result rc_reader_peek(const rc_reader *r, rc_descriptor *m)
 typedef struct rc_glance {
     uint32_t length, topic;
     uint16_t kind, destination;
+    const rc_descriptor *at;
 } rc_glance;
 
 /* At a descriptor that may change meanwhile. Two words, moved in registers: what most messages that are
@@ -1142,7 +1143,13 @@ static inline rc_glance rc_reader_glance(const rc_descriptor *d)
     static_assert(sizeof size == sizeof second && sizeof what == sizeof fifth, "words");
     memcpy(&size, &second, sizeof size);
     memcpy(&what, &fifth, sizeof what);
-    return (rc_glance){size.length, size.topic, what.kind, what.destination};
+    return (rc_glance){size.length, size.topic, what.kind, what.destination, d};
+}
+
+/* Is a message that has a destination for this reader, and not for one that had its slot before? */
+static inline int rc_reader_is_meant(const rc_reader *r, rc_glance m)
+{
+    return m.destination == r->index + 1 && rc_load(&m.at->words[4]) == r->state >> 8;
 }
 
 /* Does this reader want a message? RC_WANTED, RC_UNWANTED, or RC_LEARN: match the topics that have
@@ -1150,7 +1157,7 @@ static inline rc_glance rc_reader_glance(const rc_descriptor *d)
 static inline int rc_reader_wants(const rc_reader *r, rc_glance m)
 {
     if (rc_unlikely(m.destination != 0))
-        return m.destination == r->index + 1 ? RC_WANTED : RC_UNWANTED;
+        return rc_reader_is_meant(r, m) ? RC_WANTED : RC_UNWANTED;
     if (m.kind == r->skip && r->skip)
         return RC_UNWANTED;
     if (!r->filter || m.kind == RC_KIND_EVENT)

@@ -137,6 +137,9 @@ enum {
 /* group balance */
 enum { RC_ANY = 1, RC_KEY = 2, RC_ROUND_ROBIN = 3 };
 
+/* A descriptor's destination: whom it was for is gone. */
+#define RC_FOR_NOBODY 0xffffu
+
 /* slot.chooses: what a reader takes. 0: every message; else these, and the topics that it wants. */
 enum { RC_CHOOSES = 1, RC_OTHERS = 2 /* messages without a topic */ };
 
@@ -187,10 +190,10 @@ typedef union rc_descriptor {
         uint32_t length;   /* bytes */
         uint32_t topic;
         uint64_t time_ns; /* Unix time of receipt */
-        uint64_t key;     /* partition hash; 0 for none */
+        uint64_t key;     /* partition hash; 0 for none. For one reader: its slot's generation */
         uint16_t kind;
         uint16_t connection;
-        uint16_t destination; /* 0 for everyone, else reader slot + 1 */
+        uint16_t destination; /* 0 for everyone, RC_FOR_NOBODY, else reader slot + 1 */
         uint16_t flags;
         uint32_t epoch;
         uint32_t crc32c; /* 0 unless flags say otherwise */
