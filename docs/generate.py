@@ -65,6 +65,7 @@ REFERENCE: Final = {
             "ringcast:attach",
             "ringcast:Feed",
             "ringcast:GroupFeed",
+            "ringcast:Answer",
             "ringcast:ConnectionState",
             "ringcast:Phase",
             "ringcast:TopicState",

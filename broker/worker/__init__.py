@@ -7,7 +7,16 @@ What a worker process needs may enter, and what it shares with the manager: the 
 from __future__ import annotations
 
 from .feed import Feed, GroupFeed, attach
+from .requests import Answer
 from .state import ConnectionState, Phase
 from .subscribing import SubscriptionRefused
 
-__all__ = ["ConnectionState", "Feed", "GroupFeed", "Phase", "SubscriptionRefused", "attach"]
+__all__ = [
+    "Answer",
+    "ConnectionState",
+    "Feed",
+    "GroupFeed",
+    "Phase",
+    "SubscriptionRefused",
+    "attach",
+]

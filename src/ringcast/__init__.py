@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .broker.manager import Manager, ManagerError
     from .broker.topics.states import TopicState
     from .broker.worker import (
+        Answer,
         ConnectionState,
         Feed,
         GroupFeed,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Answer",
     "Config",
     "ConfigError",
     "ConnectionState",
@@ -82,6 +84,7 @@ _ROOMS = {
     ".broker.manager": ("Manager", "ManagerError"),
     ".broker.topics.states": ("TopicState",),
     ".broker.worker": (
+        "Answer",
         "ConnectionState",
         "Feed",
         "GroupFeed",
