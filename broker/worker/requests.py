@@ -264,8 +264,8 @@ class Requests:
 
 
 def _listen(reader: broadcast.Reader, owner: weakref.ref[Requests]) -> None:
-    """Take answers until the ring or the reader ends. It keeps no feed alive that its user has given
-    up."""
+    """Take answers until the ring or the reader ends. No feed lives on for it that its user has
+    given up."""
     try:
         while (message := reader.read()) is not None and (requests := owner()) is not None:
             requests.deliver(message)

@@ -71,8 +71,8 @@ def test_names_of_the_package() -> None:
 TOP: Final = (
     "Answer Config ConfigError ConnectionState Evicted Feed GroupFeed LayoutMismatch Manager"
     " ManagerError MessageTooLarge Phase RingClosed RingCorrupt RingError RingExists RingFull"
-    " RingNotFound SendRejected SendUnconfirmed SubscriptionRefused TooManyReaders TooManySenders TooManyTopics"
-    " TopicState attach"
+    " RingNotFound SendRejected SendUnconfirmed SubscriptionRefused TooManyReaders TooManySenders"
+    " TooManyTopics TopicState attach"
 )
 
 
@@ -121,8 +121,8 @@ def test_methods_of_reader_and_writer() -> None:
         group.Member: (
             "ack attach balance batch chooses close closed cursor generation group lag latest lost"
             " max_message name note policy read read_available received skipped slot subscribe"
-            " subscriptions topic_id topic_state topics unsubscribe wait_into wishes_answer wishes_version"
-            " writer_alive"
+            " subscriptions topic_id topic_state topics unsubscribe wait_into wishes_answer"
+            " wishes_version writer_alive"
         ),
         group.GroupMessage: (
             "ack deliveries epoch gap key kind nack payload sequence text time_ns topic topic_name"

@@ -188,7 +188,7 @@ def test_only_the_ids_bytes_change(payload: str, changed: str | None, original: 
 )
 def test_an_id_is_added(payload: str, changed: str) -> None:
     found = ID.readdress(payload.encode(), OURS)
-    assert found == (changed.replace("N", str(OURS)).encode(), None)
+    assert tuple(found) == (changed.replace("N", str(OURS)).encode(), None)
     assert ID.read(found.payload) == RequestId(5, 7, 9)
     assert ID.restore(found.payload, None) == found.payload
     as_text = IdPlace("/id", as_text=True).readdress(payload.encode(), OURS).payload
@@ -351,9 +351,11 @@ def test_the_next_reader_in_the_slot_does_not_find_it_in_the_ring(name: str, pol
             with Reader.attach(name, policy=policy, start="oldest") as second:
                 assert second.slot == slot
                 assert payloads(second) == [b'{"id":5}']
-            with Reader.attach(name, policy=policy, start="oldest") as third:
-                with third.batch(timeout=0) as batch:
-                    assert [bytes(batch.payload(i)) for i in range(len(batch))] == [b'{"id":5}']
+            with (
+                Reader.attach(name, policy=policy, start="oldest") as third,
+                third.batch(timeout=0) as batch,
+            ):
+                assert [bytes(batch.payload(i)) for i in range(len(batch))] == [b'{"id":5}']
         finally:
             line.close()
 
