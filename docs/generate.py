@@ -66,6 +66,7 @@ REFERENCE: Final = {
             "ringcast:Feed",
             "ringcast:GroupFeed",
             "ringcast:Answer",
+            "ringcast:Following",
             "ringcast:ConnectionState",
             "ringcast:Phase",
             "ringcast:TopicState",

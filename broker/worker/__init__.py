@@ -6,8 +6,8 @@ What a worker process needs may enter, and what it shares with the manager: the 
 
 from __future__ import annotations
 
+from .answers import Answer, Following
 from .feed import Feed, GroupFeed, attach
-from .requests import Answer
 from .state import ConnectionState, Phase
 from .subscribing import SubscriptionRefused
 
@@ -15,6 +15,7 @@ __all__ = [
     "Answer",
     "ConnectionState",
     "Feed",
+    "Following",
     "GroupFeed",
     "Phase",
     "SubscriptionRefused",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, overload
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, Literal, Self, overload
 
 from ringcast import shm
 from ringcast.shm import broadcast, group
 from ringcast.shm.group import Balance
 
-from .requests import REQUEST_TIMEOUT, Answer, Requests
+from .answers import Answer, Following
+from .requests import REQUEST_TIMEOUT, Payload, Requests
 from .sending import MessageKind, MessageSender
 from .state import ConnectionState, Phase
 from .subscribing import wait_for_server
@@ -156,7 +157,7 @@ class Connected:
 
     def request(
         self,
-        payload: str | Buffer | Mapping[str, Any],
+        payload: Payload,
         *,
         timeout: float | None = REQUEST_TIMEOUT,
     ) -> Answer:
@@ -191,7 +192,7 @@ class Connected:
 
     async def arequest(
         self,
-        payload: str | Buffer | Mapping[str, Any],
+        payload: Payload,
         *,
         timeout: float | None = REQUEST_TIMEOUT,
     ) -> Answer:
@@ -201,6 +202,32 @@ class Connected:
         Raises: as `request` does.
         """
         return await self._requests.arequest(payload, timeout, self.state)
+
+    def follow(self, payload: Payload, *, timeout: float | None = REQUEST_TIMEOUT) -> Following:
+        """Send a request to which many messages answer, such as a subscription of GraphQL, and get
+        all that bear its id, until what this returns is closed. Use it in a ``with`` block.
+
+        After a reconnect the server knows nothing of it any more: ask again.
+
+        Args:
+            payload: as `request` has it.
+            timeout: seconds to wait until it is sent; None waits as long as it takes.
+
+        Returns:
+            An iterator, plain and ``async``.
+
+        Raises: as `request` does, but for TimeoutError, which is shm.RingFull here.
+        """
+        return self._requests.follow(payload, timeout, self.state)
+
+    async def afollow(
+        self, payload: Payload, *, timeout: float | None = REQUEST_TIMEOUT
+    ) -> Following:
+        """As `follow`, for asyncio: other tasks go on while it is sent.
+
+        Raises: as `follow` does.
+        """
+        return await self._requests.afollow(payload, timeout, self.state)
 
     @property
     def answers_dropped(self) -> int:

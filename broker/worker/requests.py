@@ -11,8 +11,6 @@ thread that waits for its messages, without the GIL.
 from __future__ import annotations
 
 import asyncio
-import collections
-import concurrent.futures
 import json
 import os
 import threading
@@ -20,13 +18,14 @@ import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Union
 
 from ringcast import shm
 from ringcast.shm import broadcast
 
 from ..topics._scan import REQUEST_COUNTERS, make_request_id
 from ..topics.requests import IdPlace
+from .answers import Answer, Following, OneAnswer, Sink
 from .sending import MessageSender
 from .state import ConnectionState, Phase
 from .threads import in_thread
@@ -34,8 +33,10 @@ from .threads import in_thread
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["REQUEST_TIMEOUT", "Answer", "Requests"]
+__all__ = ["REQUEST_TIMEOUT", "Payload", "Requests"]
 
+Payload = Union[str, "Buffer", Mapping[str, Any]]
+"""JSON, an object: as text, as bytes of UTF-8, or as a mapping."""
 REQUEST_TIMEOUT: Final = 10.0
 """Seconds. A request of a connection that is lost is never answered, so there is a limit unless
 somebody wants none."""
@@ -45,44 +46,15 @@ _UNANSWERED_MAX: Final = REQUEST_COUNTERS // 4
 """Requests without an answer whose ids are not used again; the oldest is forgotten first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The server's answer to a request, as a copy: it holds nothing in the ring.
-
-    Attributes:
-        payload: the message, with the id that the request had when it was given to `request`. If it
-            had none, the id is the one that was added.
-        sequence, time_ns, kind: of the message in the ring.
-    """
-
-    payload: bytes
-    sequence: int
-    time_ns: int
-    kind: shm.Kind | int
-
-    def json(self) -> Any:
-        """The payload decoded as JSON."""
-        return json.loads(self.payload)
-
-    def text(self) -> str:
-        """The payload decoded as UTF-8. Raises UnicodeDecodeError."""
-        return self.payload.decode()
-
-    def __bytes__(self) -> bytes:
-        return self.payload
-
-    def __len__(self) -> int:
-        return len(self.payload)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Request:
-    """One that waits for its answer."""
+    """One that waits for answers."""
 
     counter: int
+    number: int
     payload: bytes
     original: bytes | None
-    answer: concurrent.futures.Future[Answer]
+    sink: Sink
 
 
 class Requests:
@@ -110,7 +82,7 @@ class Requests:
         self._reader: broadcast.Reader | None = None
         self._place: IdPlace | None = None
         self._open: dict[int, _Request] = {}
-        self._unanswered: collections.deque[int] = collections.deque(maxlen=_UNANSWERED_MAX)
+        self._unanswered: dict[int, None] = {}  # by age
         self._last = -1
         self._ended: Exception | None = None  # why nothing is answered any more
         self.dropped = 0
@@ -119,18 +91,17 @@ class Requests:
 
     def request(
         self,
-        payload: str | Buffer | Mapping[str, Any],
+        payload: Payload,
         timeout: float | None,
         state: ConnectionState,
     ) -> Answer:
         until = _deadline(timeout)
-        data = _encoded(payload)
-        place = self._place_of(state)
-        request = self._begin(data, place, self._attached())
+        one = OneAnswer()
+        request = self._begin(_encoded(payload), self._place_of(state), one)
         try:
             self._messages.send(request.payload, shm.Kind.TEXT, _left(until))
             try:
-                return request.answer.result(_left(until))
+                return one.future.result(_left(until))
             except TimeoutError:
                 raise _no_answer(timeout) from None
         finally:
@@ -138,26 +109,56 @@ class Requests:
 
     async def arequest(
         self,
-        payload: str | Buffer | Mapping[str, Any],
+        payload: Payload,
         timeout: float | None,
         state: ConnectionState,
     ) -> Answer:
         until = _deadline(timeout)
-        data = _encoded(payload)
-        place = self._place_of(state)
-        reader = self._reader
-        if reader is None:  # it may take a moment, and nobody needs to hear of an error
-            reader = await in_thread(lambda _cancelled: self._attached(), lambda _error: None)
-        request = self._begin(data, place, reader)
+        one = OneAnswer()
+        request = await self._abegin(payload, state, one)
         try:
             await self._messages.asend(request.payload, shm.Kind.TEXT, _left(until))
             try:
                 async with asyncio.timeout(_left(until)):
-                    return await asyncio.wrap_future(request.answer)
+                    return await asyncio.wrap_future(one.future)
             except TimeoutError:
                 raise _no_answer(timeout) from None
         finally:
             self._end(request)
+
+    def follow(self, payload: Payload, timeout: float | None, state: ConnectionState) -> Following:
+        until = _deadline(timeout)
+        following = Following()
+        request = self._begin(_encoded(payload), self._place_of(state), following)
+        try:
+            self._messages.send(request.payload, shm.Kind.TEXT, _left(until))
+        except BaseException:
+            self._end(request)
+            raise
+        return self._following(request, following)
+
+    async def afollow(
+        self, payload: Payload, timeout: float | None, state: ConnectionState
+    ) -> Following:
+        until = _deadline(timeout)
+        following = Following()
+        request = await self._abegin(payload, state, following)
+        try:
+            await self._messages.asend(request.payload, shm.Kind.TEXT, _left(until))
+        except BaseException:
+            self._end(request)
+            raise
+        return self._following(request, following)
+
+    def _following(self, request: _Request, following: Following) -> Following:
+        def send(payload: Payload) -> int:
+            place = self._place
+            assert place is not None  # the request had one
+            changed = place.readdress(_encoded(payload), request.number).payload
+            return self._messages.send(changed, shm.Kind.TEXT, None)
+
+        following.began(send, lambda: self._end(request))
+        return following
 
     def _place_of(self, state: ConnectionState) -> IdPlace:
         """Where the manager looks for ids now."""
@@ -176,8 +177,16 @@ class Requests:
             place = self._place = IdPlace(state.request_id, as_text=state.request_id_is_text)
         return place
 
-    def _begin(self, payload: bytes, place: IdPlace, reader: broadcast.Reader) -> _Request:
-        """Give a request an id, and wait for its answer from now on."""
+    async def _abegin(self, payload: Payload, state: ConnectionState, sink: Sink) -> _Request:
+        """As `_begin`: attaching may take a moment, so a thread does it."""
+        data, place = _encoded(payload), self._place_of(state)
+        if self._reader is None:
+            await in_thread(lambda _cancelled: self._attached(), lambda _error: None)
+        return self._begin(data, place, sink)
+
+    def _begin(self, payload: bytes, place: IdPlace, sink: Sink) -> _Request:
+        """Give a request an id, and wait for its answers from now on."""
+        reader = self._attached()
         with self._lock:
             if self._ended is not None:
                 raise self._ended
@@ -189,35 +198,43 @@ class Requests:
             number = make_request_id(reader.slot, reader.generation, counter)
             changed, original = place.readdress(payload, number)
             self._last = counter
-            request = _Request(counter, changed, original, concurrent.futures.Future())
+            request = _Request(counter, number, changed, original, sink)
             self._open[counter] = request
         return request
 
     def _end(self, request: _Request) -> None:
-        """Nobody waits for its answer any more."""
+        """Nobody waits for its answers any more."""
         with self._lock:
-            if self._open.pop(request.counter, None) is not None:
-                self._unanswered.append(request.counter)
+            if self._open.pop(request.counter, None) is None:
+                return
+            if len(self._unanswered) >= _UNANSWERED_MAX:
+                del self._unanswered[next(iter(self._unanswered))]
+            self._unanswered[request.counter] = None
 
     # -- answers
 
     def deliver(self, message: broadcast.Message) -> None:
         """A message for this worker alone has come."""
         payload = bytes(message)
+        if message.gap:  # demoted: nobody knows whose the messages were
+            self._missed(message.gap)
         with self._lock:
             place = self._place
             found = place.read(payload) if place is not None else None
-            request = self._open.pop(found.counter, None) if found is not None else None
-            if request is None:
+            request = self._open.get(found.counter) if found is not None else None
+            if place is None or request is None:
                 self.dropped += 1
-                if found is not None and found.counter in self._unanswered:
-                    self._unanswered.remove(found.counter)
                 return
-        assert place is not None
+            if request.sink.is_for_one:
+                del self._open[request.counter]
         restored = place.restore(payload, request.original)
-        answer = Answer(restored, message.sequence, message.time_ns, message.kind)
-        if request.answer.set_running_or_notify_cancel():
-            request.answer.set_result(answer)
+        request.sink.deliver(Answer(restored, message.sequence, message.time_ns, message.kind))
+
+    def _missed(self, count: int) -> None:
+        with self._lock:
+            requests = list(self._open.values())
+        for request in requests:
+            request.sink.missed(count)
 
     def end(self, why: Exception) -> None:
         """Nothing is answered any more; who waits is told why."""
@@ -226,8 +243,7 @@ class Requests:
             requests = list(self._open.values())
             self._open.clear()
         for request in requests:
-            if request.answer.set_running_or_notify_cancel():
-                request.answer.set_exception(why)
+            request.sink.end(why)
 
     # -- attaching and closing
 
@@ -256,11 +272,12 @@ class Requests:
 
     def close(self) -> None:
         """Give the reader slot back; calls that wait raise RingClosed."""
+        if os.getpid() != self._pid:
+            return  # a fork: another thread may have held a lock
         self.end(shm.RingClosed("this feed is closed"))
-        if os.getpid() == self._pid:
-            with self._attaching:
-                if self._reader is not None:
-                    self._reader.close()
+        with self._attaching:
+            if self._reader is not None:
+                self._reader.close()
 
 
 def _listen(reader: broadcast.Reader, owner: weakref.ref[Requests]) -> None:
@@ -275,7 +292,7 @@ def _listen(reader: broadcast.Reader, owner: weakref.ref[Requests]) -> None:
             requests.end(error)
 
 
-def _encoded(payload: str | Buffer | Mapping[str, Any]) -> bytes:
+def _encoded(payload: Payload) -> bytes:
     if isinstance(payload, Mapping):
         payload = json.dumps(
             dict(payload), ensure_ascii=False, allow_nan=False, separators=(",", ":")

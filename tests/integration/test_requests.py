@@ -402,6 +402,89 @@ def test_asyncio_tasks_ask_at_the_same_time(name: str) -> None:
         asyncio.run(main(rpc, feed))
 
 
+# ---- all that bear one id ------------------------------------------------------------------------
+
+SUBSCRIBE: Final = {"id": "s", "type": "subscribe", "params": []}
+
+
+def test_all_messages_with_the_id_come_until_it_is_closed(name: str) -> None:
+    with asking(name) as rpc, attach(name) as feed, attach(name) as other:
+        with feed.follow(SUBSCRIBE) as following, other.follow(SUBSCRIBE) as others:
+            sent, also = rpc.requests(2)
+            for i in range(5):
+                rpc.answer(sent, result=i)
+                rpc.answer(also, result=-i)
+            got = [next(following) for _ in range(5)]
+            assert [one.json() for one in got] == [
+                {"jsonrpc": "2.0", "id": "s", "result": i} for i in range(5)
+            ]
+            assert [next(others).json()["result"] for _ in range(5)] == [0, -1, -2, -3, -4]
+            assert [one.gap for one in got] == [0] * 5
+            assert following.read(timeout=0) is None
+            feed.flush(following.send({"id": "s", "type": "complete"}))
+            assert json.loads(eventually(lambda: rpc.heard[2:], "it is ended")[0]) == {
+                "id": sent["id"],
+                "type": "complete",
+            }
+        assert list(following) == []
+        with pytest.raises(shm.RingClosed):
+            following.read()
+        with pytest.raises(shm.RingClosed):
+            following.send(SUBSCRIBE)
+        rpc.answer(sent)
+        eventually(lambda: feed.answers_dropped == 1, "what comes later is dropped")
+        assert texts(feed) == texts(other) == []
+
+
+def test_what_nobody_takes_is_bounded_and_counted(name: str) -> None:
+    count, kept = 5000, 4096
+    with asking(name) as rpc, attach(name) as feed, feed.follow(SUBSCRIBE) as following:
+        (sent,) = rpc.requests(1)
+        asked = request(feed, 1)
+        last = rpc.requests(2)[1]
+        for i in range(count):
+            rpc.answer(sent, result=i)
+        rpc.answer(last)
+        asked.result()
+        got = [answer for _ in range(kept) if (answer := following.read(0)) is not None]
+        assert [one.json()["result"] for one in got] == [*range(count - kept, count)]
+        assert [one.gap for one in got] == [count - kept] + [0] * (kept - 1)
+        assert following.read(0) is None
+
+
+def test_following_ends_with_the_feed(name: str) -> None:
+    with asking(name) as rpc:
+        with attach(name) as feed:
+            following = feed.follow(SUBSCRIBE)
+            taking = Background(lambda: [one.json() for one in following])
+            rpc.answer(rpc.requests(1)[0])
+            eventually(lambda: feed.answers_dropped == 0, "it is open")
+        assert [one["id"] for one in taking.result()] in ([], ["s"])
+        with pytest.raises(shm.RingClosed):
+            feed.follow(SUBSCRIBE)
+
+
+def test_following_with_asyncio(name: str) -> None:
+    async def main(rpc: Rpc, feed: Feed) -> None:
+        async with asyncio.timeout(DEADLINE):
+            following = await feed.afollow(SUBSCRIBE)
+            (sent,) = await asyncio.to_thread(rpc.requests, 1)
+            taken = []
+            for i in range(3):
+                taking = asyncio.ensure_future(anext(following))
+                await asyncio.sleep(0)
+                rpc.answer(sent, result=i)
+                taken.append((await taking).json()["result"])
+            assert taken == [0, 1, 2]
+            ended = asyncio.ensure_future(anext(following, None))
+            await asyncio.sleep(0)
+            following.close()
+            assert await ended is None
+
+    with asking(name) as rpc, attach(name) as feed:
+        asyncio.run(main(rpc, feed))
+
+
 # ---- venues --------------------------------------------------------------------------------------
 
 

@@ -133,7 +133,7 @@ def test_messages_without_an_id_of_ours_keep_their_topic() -> None:
 
 @pytest.mark.parametrize("control", ["{/id}", "{/method}", "{/id}=*", "{/method}=x"])
 def test_an_answer_goes_before_control_messages(control: str) -> None:
-    kinds = {"control": [control]}
+    kinds: dict[str, Any] = {"control": [control]}
     for payload in (b'{"method":"x","id":%d}', b'{"id":%d,"method":"x"}'):
         assert what(payload % OURS, **kinds) == What.ANSWER
         assert what(payload % 5, **kinds) == What.CONTROL
