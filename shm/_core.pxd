@@ -237,6 +237,7 @@ cdef extern from "broadcast.h" nogil:
         uint16_t kind, destination
 
     rc_glance rc_reader_glance(const rc_descriptor *)
+    int rc_reader_may_decline(const rc_reader *)
     int rc_reader_is_meant(const rc_reader *, rc_glance)
     int rc_reader_wants(const rc_reader *, rc_glance)
     uint64_t rc_reader_pass(rc_reader *, uint64_t most)

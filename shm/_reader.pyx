@@ -41,7 +41,7 @@ from ringcast.shm._core cimport (
     rc_load_u32, rc_load_u64, rc_lock_held, rc_now_ns, rc_reader, rc_reader_advance,
     rc_reader_available, rc_reader_blocks, rc_reader_fitting, rc_reader_flush, rc_reader_flush_due,
     rc_reader_gather, rc_reader_glance, rc_reader_holds, rc_reader_intact, rc_reader_is_meant,
-    rc_reader_look_up,
+    rc_reader_look_up, rc_reader_may_decline,
     rc_reader_options, rc_reader_pass, rc_reader_peek, rc_reader_ready, rc_reader_resync, rc_reader_sleep,
     rc_reader_snapshot, rc_reader_step_down, rc_reader_wants, rc_reader_within, rc_result,
     rc_show_wishes, rc_topic, rc_topic_info, rc_topic_name_length, rc_topic_read, rc_topics_at,
@@ -699,9 +699,10 @@ cdef class Reader:
         """How many of n messages, the first of which is wanted, come before one that is not. For a
         reader that does not choose among topics."""
         cdef uint64_t i
-        for i in range(1, n):
-            if rc_reader_wants(&self.a.reader, rc_reader_glance(&table[i])) != RC_WANTED:
-                return i
+        if rc_reader_may_decline(&self.a.reader):
+            for i in range(1, n):
+                if rc_reader_wants(&self.a.reader, rc_reader_glance(&table[i])) != RC_WANTED:
+                    return i
         return n
 
     @cython.final

@@ -751,6 +751,8 @@ static inline void rc_writer_commit(rc_writer *w, rc_descriptor *message, uint64
     message->f.position = start;
     message->f.epoch = w->epoch;
     rc_descriptor_copy(d, message);
+    if (rc_unlikely(message->f.destination != 0))
+        rc_store(&w->header->destined, w->next + 1); /* before seq1: see rc_reader_may_decline() */
     RC_FAULT(2);
     /* release: pairs with the acquire in rc_reader_peek(); payload and fields come before */
     rc_store_release(&d->words[0], w->next + 1);
@@ -1144,6 +1146,13 @@ static inline rc_glance rc_reader_glance(const rc_descriptor *d)
     memcpy(&size, &second, sizeof size);
     memcpy(&what, &fifth, sizeof what);
     return (rc_glance){size.length, size.topic, what.kind, what.destination, d};
+}
+
+/* May this reader, which chooses no topics, not want some message from its next one on? Of those that it
+ * has found published. */
+static inline int rc_reader_may_decline(const rc_reader *r)
+{
+    return r->skip || rc_load(&r->header->destined) > r->next;
 }
 
 /* Is a message that has a destination for this reader, and not for one that had its slot before? */

@@ -12,7 +12,7 @@
  *   0x0000 +--------------------------------+          0x0000 +--------------------------------+
  *          | identity  (constant)           |                 | identity  (constant)           |
  *   0x0080 +--------------------------------+          0x0080 +--------------------------------+
- *          | published                      |                 | wanted, enough                 |
+ *          | published, destined            |                 | wanted, enough                 |
  *   0x0100 +--------------------------------+          0x0100 +--------------------------------+
  *          | gate, settled                  |                 | waiters   1024 bits            |
  *   0x0180 +--------------------------------+          0x0180 +--------------------------------+
@@ -61,7 +61,7 @@
 
 #define RC_MAGIC_DATA UINT64_C(0x0a44474e49526372)    /* "rcRING" 'D' '\n' on little endian */
 #define RC_MAGIC_CONTROL UINT64_C(0x0a43474e49526372) /* "rcRING" 'C' '\n' */
-#define RC_VERSION 4u
+#define RC_VERSION 5u
 #define RC_LINE 128u
 
 #define RC_DESCRIPTORS_OFFSET 4096u
@@ -169,6 +169,7 @@ typedef struct rc_note {
 typedef struct rc_header {
     _Alignas(128) rc_identity identity;
     _Alignas(128) _Atomic uint64_t published; /* next sequence: all below it may be read */
+    _Atomic uint64_t destined; /* sequence + 1 of the newest message with a destination; 0: none */
     _Alignas(128) _Atomic uint64_t gate;      /* all below it may be overwritten */
     _Atomic uint64_t settled;                 /* the same, after the second look: the last gate used */
     _Alignas(128) _Atomic uint32_t state;
@@ -304,6 +305,7 @@ static_assert(offsetof(rc_descriptor, f.epoch) == 48, "");
 static_assert(offsetof(rc_descriptor, f.crc32c) == 52, "");
 static_assert(sizeof(rc_identity) == 80, "");
 static_assert(offsetof(rc_header, published) == 0x080, "");
+static_assert(offsetof(rc_header, destined) == 0x088, "");
 static_assert(offsetof(rc_header, gate) == 0x100, "");
 static_assert(offsetof(rc_header, settled) == 0x108, "");
 static_assert(offsetof(rc_header, state) == 0x180, "");
@@ -349,7 +351,7 @@ static inline uint64_t rc_layout_hash(void)
         RC_VERSION, RC_LINE, RC_DESCRIPTORS_OFFSET, RC_READERS_OFFSET, RC_READERS_MAX, RC_ALIGNMENT,
         sizeof(rc_identity), sizeof(rc_header), sizeof(rc_descriptor), sizeof(rc_slot),
         offsetof(rc_identity, instance), offsetof(rc_identity, max_message),
-        offsetof(rc_header, published), offsetof(rc_header, gate), offsetof(rc_header, settled),
+        offsetof(rc_header, published), offsetof(rc_header, destined), offsetof(rc_header, gate), offsetof(rc_header, settled),
         offsetof(rc_header, state), offsetof(rc_header, writer_pid), offsetof(rc_header, note_version),
         offsetof(rc_header, notes), sizeof(rc_note), offsetof(rc_descriptor, f.position),
         offsetof(rc_descriptor, f.length), offsetof(rc_descriptor, f.time_ns),
