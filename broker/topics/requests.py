@@ -11,11 +11,10 @@ from typing import Any, Final, NamedTuple
 
 from ._scan import Scanner, read_request_id
 from .found import RequestId
-from .templates import read_pointer
+from .templates import ABSENT, read_pointer, step
 
 __all__ = ["IdPlace", "Readdressed"]
 
-_ABSENT: Final = object()
 _OPENING: Final = b"{"
 
 
@@ -58,7 +57,7 @@ class IdPlace:
         """
         document = _object(payload)
         value = self._value(document)
-        if value is _ABSENT:
+        if value is ABSENT:
             return Readdressed(self._added(payload, document, number), None)
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise ValueError(  # noqa: TRY004 - of the payload, whatever its id is
@@ -86,12 +85,7 @@ class IdPlace:
 
     def _value(self, document: Any) -> Any:
         for part in self._path:
-            if isinstance(document, list) and part.isdecimal() and int(part) < len(document):
-                document = document[int(part)]
-            elif isinstance(document, dict) and part in document:
-                document = document[part]
-            else:
-                return _ABSENT
+            document = step(document, part)
         return document
 
     def _added(self, payload: bytes, document: dict[str, Any], number: int) -> bytes:
