@@ -65,6 +65,8 @@ REFERENCE: Final = {
             "ringcast:attach",
             "ringcast:Feed",
             "ringcast:GroupFeed",
+            "ringcast:Answer",
+            "ringcast:Following",
             "ringcast:ConnectionState",
             "ringcast:Phase",
             "ringcast:TopicState",

@@ -66,7 +66,7 @@ cdef extern from "layout.h" nogil:
     ctypedef struct rc_atomic_u64 "_Atomic uint64_t":
         pass
 
-    int RC_VERSION, RC_LOCK_WRITER, RC_LOCK_READER, RC_READERS_MAX, RC_LABEL_MAX
+    int RC_VERSION, RC_LOCK_WRITER, RC_LOCK_READER, RC_READERS_MAX, RC_LABEL_MAX, RC_FOR_NOBODY
     int RC_DESCRIPTORS_OFFSET, RC_SLOTS_MIN, RC_CAPACITY_MIN, RC_NOTE_MAX
     uint64_t RC_SLOTS_MAX, RC_CAPACITY_MAX
     uint32_t RC_TOPICS_MAX, RC_TOPIC_NAME_MAX, RC_REASON_MAX, RC_ANSWER_MAX, RC_WISH_MAX
@@ -234,8 +234,11 @@ cdef extern from "broadcast.h" nogil:
     rc_result rc_reader_peek(const rc_reader *, rc_descriptor *)
     ctypedef struct rc_glance:
         uint32_t length, topic
+        uint16_t kind, destination
 
     rc_glance rc_reader_glance(const rc_descriptor *)
+    int rc_reader_may_decline(const rc_reader *)
+    int rc_reader_is_meant(const rc_reader *, rc_glance)
     int rc_reader_wants(const rc_reader *, rc_glance)
     uint64_t rc_reader_pass(rc_reader *, uint64_t most)
     uint64_t rc_reader_gather(const rc_reader *, uint64_t n, rc_descriptor *out, uint64_t limit,

@@ -40,7 +40,8 @@ from ringcast.shm._core cimport (
     rc_filter_learn, rc_filter_remove, rc_glance, rc_header,
     rc_load_u32, rc_load_u64, rc_lock_held, rc_now_ns, rc_reader, rc_reader_advance,
     rc_reader_available, rc_reader_blocks, rc_reader_fitting, rc_reader_flush, rc_reader_flush_due,
-    rc_reader_gather, rc_reader_glance, rc_reader_holds, rc_reader_intact, rc_reader_look_up,
+    rc_reader_gather, rc_reader_glance, rc_reader_holds, rc_reader_intact, rc_reader_is_meant,
+    rc_reader_look_up, rc_reader_may_decline,
     rc_reader_options, rc_reader_pass, rc_reader_peek, rc_reader_ready, rc_reader_resync, rc_reader_sleep,
     rc_reader_snapshot, rc_reader_step_down, rc_reader_wants, rc_reader_within, rc_result,
     rc_show_wishes, rc_topic, rc_topic_info, rc_topic_name_length, rc_topic_read, rc_topics_at,
@@ -700,7 +701,7 @@ cdef class Reader:
         """How many of n messages, the first of which is wanted, come before one that is not. For a
         reader that does not choose among topics."""
         cdef uint64_t i
-        if self.a.reader.skip:
+        if rc_reader_may_decline(&self.a.reader):
             for i in range(1, n):
                 if rc_reader_wants(&self.a.reader, rc_reader_glance(&table[i])) != RC_WANTED:
                     return i
@@ -1202,6 +1203,9 @@ cdef class Reader:
         cdef uint8_t *copy
         if not rc_reader_look_up(at, sequence, &message.descriptor):
             return False
+        if message.descriptor.f.destination and not rc_reader_is_meant(
+                at, rc_reader_glance(&message.descriptor)):
+            return False
         if not rc_reader_within(at, &message.descriptor):
             raise self.corrupt()
         copy = <uint8_t *>malloc(message.descriptor.f.length + 1)
@@ -1343,6 +1347,12 @@ cdef class Reader:
     def slot(self) -> int:
         """The reader slot, as `Writer.demote` and `shm.status` number them."""
         return self.a.reader.index
+
+    @property
+    def generation(self) -> int:
+        """Which of the readers that have had this slot it is, one after the other: the slot and this
+        say whose a message for one reader is."""
+        return self.a.reader.state >> 8
 
     @property
     def max_message(self) -> int:

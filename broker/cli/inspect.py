@@ -159,6 +159,7 @@ def _connection_as_json(connection: state.ConnectionState | None) -> dict[str, A
         "sent": connection.sent,
         "reconnects": connection.reconnects,
         "last_error": connection.last_error,
+        "answers_dropped": connection.answers_dropped,
     }
 
 
@@ -206,6 +207,8 @@ def _add_connection(ring: Table, connection: state.ConnectionState) -> None:
     ring.add_row("received", f"{connection.received:,}")
     ring.add_row("sent", f"{connection.sent:,}")
     ring.add_row("reconnects", f"{connection.reconnects:,}")
+    if connection.request_id is not None:
+        ring.add_row("answers dropped", f"{connection.answers_dropped:,}")
     last_error = "none" if connection.last_error is None else visible(connection.last_error)
     ring.add_row("last error", Text(last_error, overflow="fold"))
 

@@ -33,6 +33,7 @@ from .kinds import (
     Mode,
     Name,
     Patterns,
+    Pointer,
     Proxy,
     Rate,
     Seconds,
@@ -156,6 +157,15 @@ class Config:
             may_be_zero=True,
         ),
         default=5.0,
+    )
+
+    request_id: str | None = setting(
+        Pointer(
+            'Where requests and their answers have an id: a JSON pointer, such as "/id".',
+            "It lets workers send requests whose answers come to them alone. Without it, the"
+            " venue's.",
+        ),
+        default=None,
     )
 
     # ---- the handshake
@@ -380,8 +390,8 @@ class Config:
                 raise ConfigError("url is missing: give it, or a venue that has one")
             object.__setattr__(self, "url", venue.url)
         if venue is not None:
-            for key in ("topic", "key"):
-                if getattr(self, key) == ():
+            for key in ("topic", "key", "request_id"):
+                if getattr(self, key) in ((), None):
                     object.__setattr__(self, key, getattr(venue, key))
         return venue
 
@@ -528,6 +538,12 @@ class Config:
             raise self._error(
                 "key",
                 "its patterns look into JSON; with a topic function the key is a hash of the topic",
+            )
+        if self.topic_function is not None and self.request_id is not None:
+            raise self._error(
+                "request_id",
+                "answers are found by what finds topics by patterns; with a topic function there"
+                " are none",
             )
         if venue is None:
             if self.subscribe:

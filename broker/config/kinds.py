@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import enum
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -19,10 +20,11 @@ from urllib.parse import urlsplit
 
 from ringcast import shm
 
-from ..topics.templates import TemplateError, check_topic_pattern
+from ..topics.templates import TemplateError, check_topic_pattern, read_pointer
 from .redaction import HIDDEN
 
 __all__ = [
+    "POINTER_MAX",
     "TOKEN_CHARACTERS",
     "Address",
     "Choice",
@@ -38,6 +40,7 @@ __all__ = [
     "Mode",
     "Name",
     "Patterns",
+    "Pointer",
     "Proxy",
     "Rate",
     "Seconds",
@@ -58,6 +61,8 @@ _SECONDS_MAX: Final = 1_000_000
 """Any wait must fit poll(), which counts milliseconds in 31 bits."""
 _RATE_MAX: Final = 1_000_000
 """Messages a second."""
+POINTER_MAX: Final = 64
+"""Characters of a pointer as JSON: it stands in the ring's note."""
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 TOKEN_CHARACTERS: Final = "letters, digits and !#$%&'*+-.^_`|~"  # noqa: S105 - no password
@@ -319,6 +324,21 @@ class Patterns(Texts):
         except TemplateError as error:
             return str(error)
         return Texts.fault(self, value)
+
+
+class Pointer(Text):
+    """A JSON pointer (RFC 6901)."""
+
+    def fault(self, value: Any, /) -> str | None:
+        try:
+            read_pointer(value)
+        except TemplateError as error:
+            return str(error)
+        if set("{}*") & set(value):
+            return "a pointer names one place, without {, } and *"
+        if not value.isprintable() or len(json.dumps(value)) > POINTER_MAX:
+            return f"it must be printable, and as JSON have {POINTER_MAX} characters at most"
+        return None
 
 
 def is_function(text: str) -> bool:

@@ -16,11 +16,14 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from ringcast.shm._core cimport (
-    CLOCK_REALTIME, RC_KIND_BINARY, RC_KIND_TEXT, rc_clock_ns, rc_descriptor, rc_now_ns,
+    CLOCK_REALTIME, RC_ACTIVE, RC_DEMOTED, RC_DEMOTING, RC_FOR_NOBODY, RC_KIND_BINARY, RC_KIND_TEXT,
+    RC_LOCK_READER, rc_clock_ns, rc_descriptor, rc_load_u64, rc_lock_held, rc_now_ns, rc_slot_at,
     rc_stream_commit, rc_stream_end, rc_stream_prefetch, rc_stream_room, rc_stream_skip, rc_writer,
     rc_writer_release,
 )
-from ringcast.broker.topics._scan cimport Finder, RT_IS_CONTROL, RT_NEW, rt_found
+from ringcast.broker.topics._scan cimport (
+    Finder, RT_IS_ANSWER, RT_IS_CONTROL, RT_NEW, rt_found, rt_request_is_of, rt_request_slot,
+)
 from ringcast.shm._endpoint cimport check_open
 from ringcast.shm._writer cimport Writer
 
@@ -113,6 +116,7 @@ cdef class Ingest:
             message for CONTROL.
         code, reason: of the close frame, or of the fault: the code to close with and why.
         messages: published so far, all connections together.
+        answers_dropped: those of them that answer a request whose worker is gone; nobody gets them.
     """
 
     cdef Writer writer
@@ -123,7 +127,7 @@ cdef class Ingest:
     cdef uint16_t connection
     cdef const uint8_t *control
     cdef readonly bytes payload
-    cdef uint64_t count, all_bytes
+    cdef uint64_t count, all_bytes, dropped
     cdef Space space
     cdef uint8_t *records
     cdef Finder finder
@@ -131,6 +135,7 @@ cdef class Ingest:
     cdef bint looked  # `found` is set; it stays until the message is published
     cdef bint handed  # the next message is for the manager, and it has said who else gets it
     cdef uint16_t destination  # the slot of the only reader that gets it, + 1; or 0
+    cdef uint64_t generation  # of that slot
 
     def __cinit__(self, Writer writer not None, Finder finder=None):
         self.writer = writer
@@ -161,6 +166,10 @@ cdef class Ingest:
     @property
     def messages(self) -> int:
         return self.count
+
+    @property
+    def answers_dropped(self) -> int:
+        return self.dropped
 
     @property
     def received_bytes(self) -> int:
@@ -210,7 +219,9 @@ cdef class Ingest:
                 if not self.handed:
                     outcome = OUT_CONTROL
                     break
-                d.f.destination = self.destination
+                self.deliver_to(&d, self.destination, self.generation)
+            elif finding and self.found.what == RT_IS_ANSWER:
+                self.address(&d)
             if not rc_stream_commit(w, &d, base + self.decoder.begin, self.decoder.header):
                 self.wait_length = 1
                 outcome = OUT_FULL
@@ -219,6 +230,8 @@ cdef class Ingest:
                 rc_stream_prefetch(w, d.f.position, d.f.length + FRAME_HEADER, self.read_most)
             count += 1
             rf_taken(&self.decoder)
+            if d.f.destination == RC_FOR_NOBODY:
+                self.dropped = self.dropped + 1
             d.f.destination = 0
             if finding:
                 self.looked = self.handed = False
@@ -242,6 +255,29 @@ cdef class Ingest:
         d.f.topic = self.found.topic
         d.f.key = self.found.key
         return self.found.what != RT_NEW
+
+    cdef void deliver_to(self, rc_descriptor *d, uint16_t destination,
+                         uint64_t generation) noexcept nogil:
+        """A message is for one reader, or for all."""
+        d.f.destination = destination
+        if destination:
+            d.f.key = generation
+
+    cdef void address(self, rc_descriptor *d) noexcept nogil:
+        """An answer is for the reader that asked, which its id names, or for nobody if that is gone.
+        The state is loaded once: a reader that joins meanwhile has another generation."""
+        cdef uint32_t slot = rt_request_slot(self.found.key)
+        cdef uint64_t word
+        d.f.topic = 0
+        d.f.key = 0
+        d.f.destination = RC_FOR_NOBODY
+        if slot >= self.writer.ring.max_readers:
+            return
+        word = rc_load_u64(&rc_slot_at(self.writer.ring.control, slot).state)
+        if ((word & 0xff == RC_ACTIVE or word & 0xff == RC_DEMOTING or word & 0xff == RC_DEMOTED)
+                and rt_request_is_of(self.found.key, word >> 8)
+                and rc_lock_held(self.writer.endpoint.c.lock_fd, RC_LOCK_READER + slot) == 1):
+            self.deliver_to(d, <uint16_t>(slot + 1), word >> 8)
 
     cdef uint8_t *room(self, uint64_t *size) noexcept nogil:
         """Where to receive the next bytes; NULL: the ring is full."""
@@ -415,7 +451,13 @@ cdef class Ingest:
     def deliver(self, uint16_t destination) -> None:
         """After CONTROL: publish the message for all readers (0), or for the one whose slot is
         `destination` - 1."""
+        if destination > self.writer.ring.max_readers:
+            raise ValueError(f"destination is {destination}; the ring has"
+                             f" {self.writer.ring.max_readers} reader slots")
         self.destination = destination
+        if destination:
+            self.generation = rc_load_u64(
+                &rc_slot_at(self.writer.ring.control, destination - 1).state) >> 8
         self.handed = True
 
     def wait_for_room(self, double seconds) -> bool:

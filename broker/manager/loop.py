@@ -71,7 +71,13 @@ class Session:
         self._wishes = Wishes(config, venue, rings.writer, self._naming) if venue else None
         self._ingest = Ingest(rings.writer, self._naming.finder)
         self._outbox = Outbox(rings.receiver, config, venue, self._wishes)
-        self._reporter = Reporter(rings.writer, config.shown_url, self._counters)
+        self._reporter = Reporter(
+            rings.writer,
+            config.shown_url,
+            self._counters,
+            request_id=config.request_id,
+            request_id_is_text=venue is not None and venue.request_id_is_text,
+        )
         self._groups = Groups(rings.writer, self._reporter)
         self._slow_readers = SlowReaders(rings.writer, config)
         # Connecting.
@@ -140,6 +146,7 @@ class Session:
             rtt_ns=protocol.rtt_ns if protocol is not None else self._rtt_ns,
             received=self._ingest.messages,
             sent=self._sent_before + (protocol.sent if protocol is not None else 0),
+            answers_dropped=self._ingest.answers_dropped,
         )
 
     # -- connecting

@@ -100,7 +100,12 @@ def _finder(config: Config, venue: Venue | None) -> Finder | None:
         except ValueError as error:
             raise ConfigError(f"topic: {error}") from error
         return FunctionScanner(function, names_max=names_max)
-    if not config.topic:
+    if not config.topic and config.request_id is None:
         return None
-    control = venue.control if venue is not None else ()
-    return Scanner(config.topic, key=config.key or (), control=control, names_max=names_max)
+    return Scanner(
+        config.topic,
+        key=config.key or (),
+        control=venue.control if venue is not None else (),
+        answer=config.request_id,
+        names_max=names_max,
+    )

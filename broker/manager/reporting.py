@@ -36,12 +36,14 @@ class Counters:
         connections: opened so far.
         rtt_ns: of the last ping that was answered, or None.
         received, sent: messages, all connections together.
+        answers_dropped: those received that answer a request whose worker is gone.
     """
 
     connections: int
     rtt_ns: int | None
     received: int
     sent: int
+    answers_dropped: int
 
 
 class Reporter:
@@ -50,6 +52,7 @@ class Reporter:
     Args:
         writer: of the ring.
         url: of the connection, without secrets.
+        request_id, request_id_is_text: of workers' requests, see `ConnectionState`.
         counters: returns the session's present ones.
 
     Attributes:
@@ -60,10 +63,18 @@ class Reporter:
     """
 
     def __init__(
-        self, writer: broadcast.Writer, url: str, counters: Callable[[], Counters]
+        self,
+        writer: broadcast.Writer,
+        url: str,
+        counters: Callable[[], Counters],
+        *,
+        request_id: str | None,
+        request_id_is_text: bool,
     ) -> None:
         self._writer = writer
         self._url = url
+        self._request_id = request_id
+        self._request_id_is_text = request_id_is_text
         self._counters = counters
         self._waiting: collections.deque[dict[str, Any]] = collections.deque()
         self._coalesced = 0  # records that went since the last one was published
@@ -103,6 +114,9 @@ class Reporter:
             sent=counters.sent,
             reconnects=max(0, counters.connections - 1),
             last_error=self.last_error,
+            request_id=self._request_id,
+            request_id_is_text=self._request_id_is_text,
+            answers_dropped=counters.answers_dropped,
         ).encode()
         if note != self._shown:
             self._writer.note = note

@@ -5,8 +5,13 @@ from typing import Self
 
 from typing_extensions import Buffer
 
-from .found import Found
+from .found import Found, RequestId
 from .patterns import TopicFunction
+
+REQUEST_COUNTERS: int
+
+def make_request_id(slot: int, generation: int, counter: int) -> int: ...
+def read_request_id(text: bytes) -> RequestId | None: ...
 
 class Finder:
     @property
@@ -30,8 +35,10 @@ class Scanner(Finder):
         *,
         key: Sequence[str] = (),
         control: Sequence[str] = (),
+        answer: str | None = None,
         names_max: int,
     ) -> Self: ...
+    def locate(self, payload: Buffer) -> tuple[int, int] | None: ...
     def scan_all(self, payloads: list[bytes], repeat: int = 1) -> int: ...
 
 class FunctionScanner(Finder):

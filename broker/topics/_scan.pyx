@@ -12,12 +12,14 @@ from libc.string cimport memcpy
 
 import os
 
-from .found import Found, What
+from .found import Found, RequestId, What
 
 cdef enum:
-    KINDS_OF_FOUND = RT_FAILED + 1
+    KINDS_OF_FOUND = RT_IS_ANSWER + 1
 
-cdef tuple KIND_NAMES = ("topic", "key", "control")
+cdef tuple KIND_NAMES = ("topic", "key", "control", "answer")
+
+REQUEST_COUNTERS = 1 << RT_COUNTER_BITS
 
 
 @cython.final
@@ -144,6 +146,7 @@ cdef class Scanner(Finder):
             it is what `name` was given. No value, or more than 1023 bytes: the key 0.
         control: patterns of messages for the manager itself, such as "{/event}=bts:*": the joined
             string must look like what follows the first =, where * stands for anything.
+        answer: a JSON pointer: messages that have an id of ours there (request_ids.h) are answers.
         names_max: names in the map, at most.
 
     Raises:
@@ -163,9 +166,10 @@ cdef class Scanner(Finder):
     def __dealloc__(self):
         free(self.patterns)
 
-    def __init__(self, topic, *, key=(), control=(), uint32_t names_max):
+    def __init__(self, topic, *, key=(), control=(), str answer=None, uint32_t names_max):
         rt_patterns_begin(self.patterns)
-        for kind, patterns in enumerate((topic, key, control)):
+        answers = () if answer is None else ("{" + answer + "}",)
+        for kind, patterns in enumerate((topic, key, control, answers)):
             if isinstance(patterns, str):
                 raise TypeError(f"{KIND_NAMES[kind]} is a sequence of patterns, not one pattern")
             for pattern in patterns:
@@ -187,6 +191,21 @@ cdef class Scanner(Finder):
         rt_find(self.patterns, self.way, payload, n, found)
         if found.what == RT_NAMED:
             rt_names_look(&self.names, found, self.has_keys)
+
+    def locate(self, payload) -> tuple[int, int] | None:
+        """Where the value lies that the only pattern of this scanner points at, a topic's of one
+        pointer: the place of its first byte, and that after its last; a string with its quotes. None
+        if it is not there."""
+        cdef Py_buffer view
+        cdef uint64_t begin = 0, end = 0
+        cdef bint found
+        PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
+        try:
+            found = rt_locate(self.patterns, self.way, <const uint8_t *>view.buf, view.len, &begin,
+                              &end)
+        finally:
+            PyBuffer_Release(&view)
+        return (begin, end) if found else None
 
     def scan_all(self, list payloads not None, uint64_t repeat=1) -> int:
         """Scan all these payloads so many times, without the map and without counting, as a measure
@@ -279,3 +298,20 @@ cdef class FunctionScanner(Finder):
             found.length = <uint32_t>len(raw)
             memcpy(found.name, <char *>raw, len(raw))
         return 0
+
+
+def make_request_id(uint32_t slot, uint64_t generation, uint64_t counter) -> int:
+    """The id of a request that the reader in a slot makes; see request_ids.h. Of generation and counter
+    the low bits count."""
+    if slot >= 1 << RT_SLOT_BITS:
+        raise ValueError(f"slot is {slot}; it must be below {1 << RT_SLOT_BITS}")
+    return rt_request_id(slot, generation, counter)
+
+
+def read_request_id(bytes text not None) -> RequestId | None:
+    """What an id says, given as a number is spelled, or what a string means; None if it is none of
+    ours."""
+    cdef uint64_t found = rt_read_request_id(<const uint8_t *><char *>text, len(text))
+    if found == 0:
+        return None
+    return RequestId(rt_request_slot(found), rt_request_generation(found), rt_request_counter(found))

@@ -1,4 +1,4 @@
-/* patterns.h - patterns for topics, keys and control messages, compiled for pointer.h.
+/* patterns.h - patterns for topics, keys, control messages and answers, compiled for pointer.h.
  *
  * A pattern is text with JSON pointers (RFC 6901) in braces: "{/arg/channel}:{/arg/instId}". A
  * doubled brace, {{ or }}, is a brace. A pointer begins with a slash; in it ~1 is a slash and ~0 a
@@ -7,7 +7,7 @@
  *
  * A control pattern may go on with = and what the joined string must look like, where * stands for
  * anything: "{/event}=bts:*". The first = outside of braces begins it, and all that follows is
- * taken as it stands.
+ * taken as it stands. Of answers there is one pattern, which is a pointer and nothing else.
  *
  *   rt_patterns p;
  *   rt_patterns_begin(&p);
@@ -35,7 +35,7 @@ enum {
     RT_TEXT_MAX = 16384, /* bytes of tokens and text, all patterns together */
 };
 
-typedef enum rt_kind { RT_TOPIC, RT_KEY, RT_CONTROL, RT_KINDS } rt_kind;
+typedef enum rt_kind { RT_TOPIC, RT_KEY, RT_CONTROL, RT_ANSWER, RT_KINDS } rt_kind;
 
 #define RT_NONE 0u /* no node, since the root is nobody's child */
 #define RT_NO_POINTER 255u

@@ -5,12 +5,14 @@
  *                  RT_UNNAMED    no topic pattern has all its values, or it is no JSON
  *                  RT_UNUSABLE   the name is empty, not UTF-8 or longer than RT_NAME_MAX
  *                  RT_IS_CONTROL a control pattern fits; nothing else is said
+ *                  RT_IS_ANSWER  the answer pattern finds an id of ours (request_ids.h), which
+ *                                found.key is
  *       found.key                from the key patterns; 0 if none has all its values
  *
  * The rules, which the tests' oracle has, too:
  *
  *   - Of a kind, the first pattern whose pointers are all there wins. A control pattern that fits
- *     goes before everything, and may be any of them.
+ *     goes before everything but an answer, and may be any of them.
  *   - A value is there if it is a string, then it is what the string means, or a number, then it is
  *     that as it is spelled. true, false, null, objects and arrays are not there.
  *   - Keys are compared by what they mean: "\u0073tream" is stream. The first of equal keys counts,
@@ -38,6 +40,7 @@
 #include "blocks.h"
 #include "glob.h"
 #include "patterns.h"
+#include "request_ids.h"
 #include "utf8.h"
 #include "values.h"
 
@@ -54,6 +57,7 @@ typedef enum rt_what {
     RT_OVERFLOWED, /* it is not, and the map is full */
     RT_KNOWN,      /* it is: found.topic is set, and found.key unless there are key patterns */
     RT_FAILED,     /* a Python function has raised, or returned no name */
+    RT_IS_ANSWER,
 } rt_what;
 
 typedef struct rt_found {
@@ -77,6 +81,7 @@ typedef struct rt_pass {
     const rt_pattern *topic, *key; /* that have won */
     const rt_pattern *leader;      /* the first topic pattern that is not out; see rt_leader */
     int is_control;
+    uint64_t request; /* the id of ours that it answers; 0: none was found */
     rt_value values[RT_POINTERS_MAX];
 } rt_pass;
 
@@ -227,12 +232,25 @@ static RT_RARE uint64_t rt_wanted_by_control(rt_pass *s)
     return wanted;
 }
 
+/* The same of the answer pattern. */
+static RT_RARE uint64_t rt_wanted_by_answer(rt_pass *s)
+{
+    const rt_pattern *pattern = s->patterns->of[RT_ANSWER];
+    if (rt_is_out(s, pattern))
+        return 0;
+    if (!rt_has_all(s, pattern))
+        return pattern->needs;
+    const rt_value *value = &s->values[s->patterns->part[pattern->part].pointer];
+    s->request = rt_read_request_id(s->blocks.bytes + value->at, value->length);
+    return 0;
+}
+
 /* The first topic pattern that can still win; NULL if none can, or if that alone does not end the
  * pass. */
 static inline const rt_pattern *rt_leader(const rt_pass *s)
 {
     const rt_pattern *pattern = s->patterns->of[RT_TOPIC];
-    if (s->patterns->count[RT_CONTROL] || s->patterns->count[RT_KEY])
+    if (s->patterns->count[RT_CONTROL] || s->patterns->count[RT_KEY] || s->patterns->count[RT_ANSWER])
         return NULL;
     for (uint32_t i = 0; i < s->patterns->count[RT_TOPIC]; i++, pattern++)
         if (!rt_is_out(s, pattern))
@@ -244,10 +262,18 @@ static inline const rt_pattern *rt_leader(const rt_pass *s)
 static RT_RARE int rt_reconsider(rt_pass *s)
 {
     uint64_t wanted = 0;
-    if (s->patterns->count[RT_CONTROL]) {
-        wanted = rt_wanted_by_control(s);
-        if (s->is_control)
+    if (s->patterns->count[RT_ANSWER]) {
+        wanted = rt_wanted_by_answer(s);
+        if (s->request)
             return 0;
+    }
+    if (s->patterns->count[RT_CONTROL]) {
+        if (!s->is_control)
+            wanted |= rt_wanted_by_control(s);
+        if (s->is_control) { /* and, unless that is known, an answer perhaps */
+            s->wanted = wanted & ~s->decided;
+            return s->wanted != 0;
+        }
     }
     wanted |= rt_wanted_by(s, RT_TOPIC, &s->topic) | rt_wanted_by(s, RT_KEY, &s->key);
     s->wanted = wanted & ~s->decided;
@@ -552,10 +578,16 @@ RT_INLINE void rt_find_from(rt_pass *s, const rt_patterns *patterns, rt_cursor *
     s->unfit = 0;
     s->topic = s->key = NULL;
     s->is_control = 0;
+    s->request = 0;
     s->leader = rt_leader(s);
     rt_found_nothing(found, RT_UNNAMED);
-    if (!rt_walk(s, patterns, c))
+    if (!rt_walk(s, patterns, c) && !s->is_control)
         return;
+    if (s->request) {
+        found->what = RT_IS_ANSWER;
+        found->key = s->request;
+        return;
+    }
     if (s->is_control) {
         found->what = RT_IS_CONTROL;
         return;
@@ -591,6 +623,24 @@ RT_AVX2 static RT_RARE void rt_find_avx2(const rt_patterns *patterns, const uint
     rt_find_from(&s, patterns, &c, found);
 }
 #endif
+
+/* Where the value of a set's only pattern lies, whose only part is a pointer: a string with its
+ * quotes, or a number. 0: it is not there. */
+static inline int rt_locate(const rt_patterns *patterns, const rt_way *way, const uint8_t *payload,
+                            uint64_t n, uint64_t *begin, uint64_t *end)
+{
+    rt_pass s;
+    rt_found found;
+    rt_cursor c = rt_begin(&s.blocks, way, payload, n);
+    rt_find_from(&s, patterns, &c, &found);
+    if (!s.topic)
+        return 0;
+    const rt_value *value = &s.values[patterns->part[s.topic->part].pointer];
+    int is_string = payload[value->at - 1] == '"'; /* before it stands at least a bracket */
+    *begin = value->at - (uint64_t)is_string;
+    *end = value->at + value->length + (uint64_t)is_string;
+    return 1;
+}
 
 /* See above. */
 static inline void rt_find(const rt_patterns *patterns, const rt_way *way, const uint8_t *payload,

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 __all__ = [
+    "ABSENT",
     "Form",
     "JsonTemplate",
     "NameParts",
@@ -34,6 +35,7 @@ __all__ = [
     "parse_json",
     "read_pointer",
     "scalar_text",
+    "step",
     "value_at",
 ]
 
@@ -366,28 +368,30 @@ def read_pointer(text: str) -> tuple[str, ...]:
     return tuple(part.replace("~1", "/").replace("~0", "~") for part in text[1:].split("/"))
 
 
-_ABSENT: Final = object()
+ABSENT: Final = object()
+"""What `step` leads to where nothing is."""
 
 
-def _step(value: Any, part: str) -> Any:
+def step(value: Any, part: str) -> Any:
+    """One part of a pointer further, from a value of parsed JSON; `ABSENT` if nothing is there."""
     if isinstance(value, dict):
-        return value.get(part, _ABSENT)
+        return value.get(part, ABSENT)
     if isinstance(value, list) and _INDEX.fullmatch(part) and int(part) < len(value):
         return value[int(part)]
-    return _ABSENT
+    return ABSENT
 
 
 def value_at(value: Any, pointer: Sequence[str]) -> str | None:
     """The text or number at `pointer`; None if there is none."""
     for part in pointer:
-        value = _step(value, part)
+        value = step(value, part)
     return value if isinstance(value, str) else None
 
 
 def scalar_text(value: Any, pointer: Sequence[str]) -> str | None:
     """As `value_at`, and also "true", "false" and "null"."""
     for part in pointer:
-        value = _step(value, part)
+        value = step(value, part)
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
@@ -431,7 +435,7 @@ def _joined(pieces: Sequence[str | tuple[str, ...]], message: Any) -> Iterator[s
     before = each[: each.index(_EACH)]
     listed = message
     for part in before:
-        listed = _step(listed, part)
+        listed = step(listed, part)
     if not isinstance(listed, list):
         return
     length = len(before) + 1

@@ -188,6 +188,9 @@ class Venue:
         control: patterns of messages that are answers, errors or heartbeats: ``{/event}`` (the
             pointer is there) or ``{/event}=bts:*`` (the value matches). They have no topic.
         only_learned: a message's name means nothing until an answer has said what it stands for.
+        request_id: pointer to the id of workers' requests and of their answers; None: the venue has
+            none.
+        request_id_is_text: an id that is added to a request is text, and not a number.
         confirmation: what an answer names.
         topics_per_request: most topics of one message.
         topics_per_connection: most topics of one connection.
@@ -212,6 +215,8 @@ class Venue:
     key: tuple[str, ...]
     control: tuple[str, ...]
     only_learned: bool
+    request_id: str | None
+    request_id_is_text: bool
     confirmation: Confirmation
     topics_per_request: int | None
     topics_per_connection: int | None

@@ -87,6 +87,7 @@ def _venue(file: Table, name: str) -> Venue:
     topics = file.table("topics", required=True)
     assert topics is not None
     limits = file.table("limits") or Table({}, "")
+    requests = file.table("requests") or Table({}, "")
     namings = _namings(file)
     venue = Venue(
         name=name,
@@ -97,6 +98,8 @@ def _venue(file: Table, name: str) -> Venue:
         key=_patterns(topics, "key", check_topic_pattern),
         control=_patterns(topics, "control", check_control_pattern),
         only_learned=topics.flag("only_learned"),
+        request_id=_pointer(requests, "id"),
+        request_id_is_text=requests.flag("text"),
         confirmation=Confirmation(file.choice("confirmation", [*Confirmation])),
         topics_per_request=limits.count("topics_per_request"),
         topics_per_connection=limits.count("topics_per_connection"),
@@ -115,7 +118,7 @@ def _venue(file: Table, name: str) -> Venue:
         renames=_renames(file),
         snapshots=_snapshots(file, namings),
     )
-    for table in (topics, limits, file):
+    for table in (topics, limits, requests, file):
         table.finish()
     for naming, table in zip(namings, file.tables("names"), strict=True):
         try:
@@ -137,6 +140,13 @@ def _patterns(table: Table, key: str, check: Any, *, required: bool = False) -> 
     for pattern in patterns:
         table.parsed(key, check, pattern)
     return patterns
+
+
+def _pointer(table: Table, key: str) -> str | None:
+    pointer = table.text(key)
+    if pointer is not None:
+        table.parsed(key, read_pointer, pointer)
+    return pointer
 
 
 def check_control_pattern(text: str) -> None:

@@ -6,8 +6,18 @@ What a worker process needs may enter, and what it shares with the manager: the 
 
 from __future__ import annotations
 
+from .answers import Answer, Following
 from .feed import Feed, GroupFeed, attach
 from .state import ConnectionState, Phase
 from .subscribing import SubscriptionRefused
 
-__all__ = ["ConnectionState", "Feed", "GroupFeed", "Phase", "SubscriptionRefused", "attach"]
+__all__ = [
+    "Answer",
+    "ConnectionState",
+    "Feed",
+    "Following",
+    "GroupFeed",
+    "Phase",
+    "SubscriptionRefused",
+    "attach",
+]

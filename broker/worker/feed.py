@@ -10,7 +10,9 @@ from ringcast import shm
 from ringcast.shm import broadcast, group
 from ringcast.shm.group import Balance
 
+from .answers import Answer, Following
 from .queue_feed import PREFIX, QueueFeed
+from .requests import REQUEST_TIMEOUT, Payload, Requests
 from .sending import MessageKind, MessageSender
 from .state import ConnectionState, Phase
 from .subscribing import wait_for_server
@@ -25,12 +27,13 @@ NO_KIND: Final = 0xFFFF
 
 
 class Connected:
-    """What every feed knows and does besides reading: the connection's state, and sending. Stands
-    before the reader, which has the rest."""
+    """What every feed knows and does besides reading: the connection's state, sending, and asking.
+    Stands before the reader, which has the rest."""
 
     __slots__ = ()
 
     _messages: MessageSender
+    _requests: Requests
 
     if TYPE_CHECKING:  # the reader has them
 
@@ -151,17 +154,102 @@ class Connected:
         """
         await self._messages.aflush(ticket, timeout)
 
+    # -- asking
+
+    def request(
+        self,
+        payload: Payload,
+        *,
+        timeout: float | None = REQUEST_TIMEOUT,
+    ) -> Answer:
+        """Send a request to the server, through the manager, and wait for the answer to it, which
+        comes here and to nobody else.
+
+        The request's id is replaced by one that no other worker's request has, and the answer has
+        its own again; all other bytes stay as they are. Reading goes on meanwhile: other threads
+        get what the feed hands out. The first request takes a second reader slot, for answers.
+
+        Args:
+            payload: JSON, an object: as str, as bytes or any C-contiguous buffer of UTF-8, or as a
+                mapping. Sent as text. Its id, at the manager's `Config.request_id`, is a whole
+                number or text; if there is none, one is added.
+            timeout: seconds to wait until it is sent and answered; None waits as long as it takes,
+                which is for ever if the connection is lost before the answer came.
+
+        Returns:
+            The answer, whatever it says: one that reports an error is not raised.
+
+        Raises:
+            TimeoutError: no answer in time. The server may have acted on the request; an answer
+                that comes later is dropped, and counted in `answers_dropped`.
+            ValueError: the payload is no JSON object, its id is of another type or stands in it
+                more than once, or the manager has no `request_id`.
+            shm.TooManyReaders: no reader slot is left for answers.
+            shm.Evicted: the manager evicted this worker's sender, or its reader of answers.
+            shm.RingFull, shm.MessageTooLarge, shm.SendRejected, shm.SendUnconfirmed,
+            shm.RingClosed: as `send` does.
+        """
+        return self._requests.request(payload, timeout, self.state)
+
+    async def arequest(
+        self,
+        payload: Payload,
+        *,
+        timeout: float | None = REQUEST_TIMEOUT,
+    ) -> Answer:
+        """As `request`, for asyncio: other tasks go on while it waits. Cancelling it drops the
+        answer; the request may have been sent.
+
+        Raises: as `request` does.
+        """
+        return await self._requests.arequest(payload, timeout, self.state)
+
+    def follow(self, payload: Payload, *, timeout: float | None = REQUEST_TIMEOUT) -> Following:
+        """Send a request to which many messages answer, such as a subscription of GraphQL, and get
+        all that bear its id, until what this returns is closed. Use it in a ``with`` block.
+
+        After a reconnect the server knows nothing of it any more: ask again.
+
+        Args:
+            payload: as `request` has it.
+            timeout: seconds to wait until it is sent; None waits as long as it takes.
+
+        Returns:
+            An iterator, plain and ``async``.
+
+        Raises: as `request` does, but for TimeoutError, which is shm.RingFull here.
+        """
+        return self._requests.follow(payload, timeout, self.state)
+
+    async def afollow(
+        self, payload: Payload, *, timeout: float | None = REQUEST_TIMEOUT
+    ) -> Following:
+        """As `follow`, for asyncio: other tasks go on while it is sent.
+
+        Raises: as `follow` does.
+        """
+        return await self._requests.afollow(payload, timeout, self.state)
+
+    @property
+    def answers_dropped(self) -> int:
+        """Answers to requests of this feed that came when nobody waited for them any more."""
+        return self._requests.dropped
+
     # -- closing
 
     def close(self) -> None:
         """Leave the ring and the uplink; what was sent is sent, and calls that wait raise
         RingClosed. Raises as the reader's does."""
         super().close()  # type: ignore[misc]
-        self._messages.close()
+        self._end_calls()
 
     def __exit__(self, *exc: object) -> None:
-        self._messages.close()
+        self._end_calls()
         super().__exit__(*exc)  # type: ignore[misc]
+
+    def _end_calls(self) -> None:
+        self._messages.close()
+        self._requests.close()
 
 
 class Feed(Connected, broadcast.Reader):
@@ -174,9 +262,10 @@ class Feed(Connected, broadcast.Reader):
     it.
     """
 
-    __slots__ = ("_messages",)
+    __slots__ = ("_messages", "_requests")
 
     _messages: MessageSender
+    _requests: Requests
 
     @classmethod
     def attach(
@@ -205,6 +294,7 @@ class Feed(Connected, broadcast.Reader):
             others=others,
         )
         feed._messages = MessageSender(name, label=label, owner=owner, max_message=feed.max_message)
+        feed._requests = Requests(name, label=label, owner=owner, messages=feed._messages)
         return feed
 
     # -- subscribing
@@ -254,9 +344,10 @@ class GroupFeed(Connected, group.Member):
     group exists and is not demoted, with or without members. Records of kind EVENT go to no member.
     """
 
-    __slots__ = ("_messages",)
+    __slots__ = ("_messages", "_requests")
 
     _messages: MessageSender
+    _requests: Requests
 
     @classmethod
     def attach(
@@ -289,6 +380,7 @@ class GroupFeed(Connected, group.Member):
             others=others,
         )
         feed._messages = MessageSender(name, label=label, owner=owner, max_message=feed.max_message)
+        feed._requests = Requests(name, label=label, owner=owner, messages=feed._messages)
         return feed
 
 

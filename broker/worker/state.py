@@ -65,6 +65,10 @@ class ConnectionState:
         received, sent: messages by this manager, all its connections together.
         reconnects: connections after this manager's first.
         last_error: what ended the last connection or attempt, or None.
+        request_id: where requests and answers have their id, a JSON pointer; None: workers can't
+            send requests.
+        request_id_is_text: an id that is added to a request is text, and not a number.
+        answers_dropped: answers, by this manager, whose workers were gone when they came.
     """
 
     phase: Phase
@@ -76,6 +80,9 @@ class ConnectionState:
     sent: int
     reconnects: int
     last_error: str | None
+    request_id: str | None = None
+    request_id_is_text: bool = False
+    answers_dropped: int = 0
 
     def encode(self) -> bytes:
         """As a note; a URL or an error that is too long for it is cut."""

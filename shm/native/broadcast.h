@@ -755,6 +755,8 @@ static inline void rc_writer_commit(rc_writer *w, rc_descriptor *message, uint64
     message->f.position = start;
     message->f.epoch = w->epoch;
     rc_descriptor_copy(d, message);
+    if (rc_unlikely(message->f.destination != 0))
+        rc_store(&w->header->destined, w->next + 1); /* before seq1: see rc_reader_may_decline() */
     RC_FAULT(2);
     /* release: pairs with the acquire in rc_reader_peek(); payload and fields come before */
     rc_store_release(&d->words[0], w->next + 1);
@@ -1132,6 +1134,7 @@ static inline rc_result rc_reader_peek(const rc_reader *r, rc_descriptor *m)
 typedef struct rc_glance {
     uint32_t length, topic;
     uint16_t kind, destination;
+    const rc_descriptor *at;
 } rc_glance;
 
 /* At a descriptor that may change meanwhile. Two words, moved in registers: what most messages that are
@@ -1148,7 +1151,20 @@ static inline rc_glance rc_reader_glance(const rc_descriptor *d)
     static_assert(sizeof size == sizeof second && sizeof what == sizeof fifth, "words");
     memcpy(&size, &second, sizeof size);
     memcpy(&what, &fifth, sizeof what);
-    return (rc_glance){size.length, size.topic, what.kind, what.destination};
+    return (rc_glance){size.length, size.topic, what.kind, what.destination, d};
+}
+
+/* May this reader, which chooses no topics, not want some message from its next one on? Of those that it
+ * has found published. */
+static inline int rc_reader_may_decline(const rc_reader *r)
+{
+    return r->skip || rc_load(&r->header->destined) > r->next;
+}
+
+/* Is a message that has a destination for this reader, and not for one that had its slot before? */
+static inline int rc_reader_is_meant(const rc_reader *r, rc_glance m)
+{
+    return m.destination == r->index + 1 && rc_load(&m.at->words[4]) == r->state >> 8;
 }
 
 /* Does this reader want a message? RC_WANTED, RC_UNWANTED, or RC_LEARN: match the topics that have
@@ -1156,7 +1172,7 @@ static inline rc_glance rc_reader_glance(const rc_descriptor *d)
 static inline int rc_reader_wants(const rc_reader *r, rc_glance m)
 {
     if (rc_unlikely(m.destination != 0))
-        return m.destination == r->index + 1 ? RC_WANTED : RC_UNWANTED;
+        return rc_reader_is_meant(r, m) ? RC_WANTED : RC_UNWANTED;
     if (m.kind == r->skip && r->skip)
         return RC_UNWANTED;
     if (!r->filter || m.kind == RC_KIND_EVENT)

@@ -12,7 +12,7 @@
  *   0x0000 +--------------------------------+          0x0000 +--------------------------------+
  *          | identity  (constant)           |                 | identity  (constant)           |
  *   0x0080 +--------------------------------+          0x0080 +--------------------------------+
- *          | published                      |                 | wanted, enough                 |
+ *          | published, destined            |                 | wanted, enough                 |
  *   0x0100 +--------------------------------+          0x0100 +--------------------------------+
  *          | gate, settled                  |                 | waiters   1024 bits            |
  *   0x0180 +--------------------------------+          0x0180 +--------------------------------+
@@ -61,7 +61,7 @@
 
 #define RC_MAGIC_DATA UINT64_C(0x0a44474e49526372)    /* "rcRING" 'D' '\n' on little endian */
 #define RC_MAGIC_CONTROL UINT64_C(0x0a43474e49526372) /* "rcRING" 'C' '\n' */
-#define RC_VERSION 4u
+#define RC_VERSION 5u
 #define RC_LINE 128u
 
 #define RC_DESCRIPTORS_OFFSET 4096u
@@ -141,6 +141,9 @@ enum {
 /* group balance */
 enum { RC_ANY = 1, RC_KEY = 2, RC_ROUND_ROBIN = 3 };
 
+/* A descriptor's destination: whom it was for is gone. */
+#define RC_FOR_NOBODY 0xffffu
+
 /* slot.chooses: what a reader takes. 0: every message; else these, and the topics that it wants. */
 enum { RC_CHOOSES = 1, RC_OTHERS = 2 /* messages without a topic */ };
 
@@ -170,6 +173,7 @@ typedef struct rc_note {
 typedef struct rc_header {
     _Alignas(128) rc_identity identity;
     _Alignas(128) _Atomic uint64_t published; /* next sequence: all below it may be read */
+    _Atomic uint64_t destined; /* sequence + 1 of the newest message with a destination; 0: none */
     _Alignas(128) _Atomic uint64_t gate;      /* all below it may be overwritten */
     _Atomic uint64_t settled;                 /* the same, after the second look: the last gate used */
     _Alignas(128) _Atomic uint32_t state;
@@ -191,10 +195,10 @@ typedef union rc_descriptor {
         uint32_t length;   /* bytes */
         uint32_t topic;
         uint64_t time_ns; /* Unix time of receipt */
-        uint64_t key;     /* partition hash; 0 for none */
+        uint64_t key;     /* partition hash; 0 for none. For one reader: its slot's generation */
         uint16_t kind;
         uint16_t connection;
-        uint16_t destination; /* 0 for everyone, else reader slot + 1 */
+        uint16_t destination; /* 0 for everyone, RC_FOR_NOBODY, else reader slot + 1 */
         uint16_t flags;
         uint32_t epoch;
         uint32_t crc32c; /* 0 unless flags say otherwise */
@@ -324,6 +328,7 @@ static_assert(offsetof(rc_descriptor, f.epoch) == 48, "");
 static_assert(offsetof(rc_descriptor, f.crc32c) == 52, "");
 static_assert(sizeof(rc_identity) == 80, "");
 static_assert(offsetof(rc_header, published) == 0x080, "");
+static_assert(offsetof(rc_header, destined) == 0x088, "");
 static_assert(offsetof(rc_header, gate) == 0x100, "");
 static_assert(offsetof(rc_header, settled) == 0x108, "");
 static_assert(offsetof(rc_header, state) == 0x180, "");
@@ -369,7 +374,7 @@ static inline uint64_t rc_layout_hash(void)
         RC_VERSION, RC_LINE, RC_DESCRIPTORS_OFFSET, RC_READERS_OFFSET, RC_READERS_MAX, RC_ALIGNMENT,
         sizeof(rc_identity), sizeof(rc_header), sizeof(rc_descriptor), sizeof(rc_slot),
         offsetof(rc_identity, instance), offsetof(rc_identity, max_message),
-        offsetof(rc_header, published), offsetof(rc_header, gate), offsetof(rc_header, settled),
+        offsetof(rc_header, published), offsetof(rc_header, destined), offsetof(rc_header, gate), offsetof(rc_header, settled),
         offsetof(rc_header, state), offsetof(rc_header, writer_pid), offsetof(rc_header, note_version),
         offsetof(rc_header, notes), sizeof(rc_note), offsetof(rc_descriptor, f.position),
         offsetof(rc_descriptor, f.length), offsetof(rc_descriptor, f.time_ns),

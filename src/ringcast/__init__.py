@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from .broker.manager import Manager, ManagerError
     from .broker.topics.states import TopicState
     from .broker.worker import (
+        Answer,
         ConnectionState,
         Feed,
+        Following,
         GroupFeed,
         Phase,
         SubscriptionRefused,
@@ -50,11 +52,13 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Answer",
     "Config",
     "ConfigError",
     "ConnectionState",
     "Evicted",
     "Feed",
+    "Following",
     "GroupFeed",
     "LayoutMismatch",
     "Manager",
@@ -82,8 +86,10 @@ _ROOMS = {
     ".broker.manager": ("Manager", "ManagerError"),
     ".broker.topics.states": ("TopicState",),
     ".broker.worker": (
+        "Answer",
         "ConnectionState",
         "Feed",
+        "Following",
         "GroupFeed",
         "Phase",
         "SubscriptionRefused",

@@ -548,7 +548,7 @@ def test_another_version(ends: Ends, writer: Writer) -> None:
             version = int.from_bytes(file.read(4), "little")
             file.seek(VERSION_OFFSET)
             file.write((version + 1).to_bytes(4, "little"))
-    refused(ends, writer.name, Status.LAYOUT_MISMATCH, "another layout version than 4")
+    refused(ends, writer.name, Status.LAYOUT_MISMATCH, "another layout version than 5")
 
 
 @pytest.mark.parametrize("part", ["r0", "space"])

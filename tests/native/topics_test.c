@@ -391,7 +391,7 @@ static void *receive_each(void *with)
             else
                 break;
         }
-        CHECK(m.f.key == round);
+        CHECK(m.f.time_ns == round);
         rc_reader_advance(&c->guest.ring, 1, m.f.length);
         rc_reader_flush(&c->guest.ring, c->guest.ring.next);
         (void)rc_filter_remove(&c->filter, "later", 5); /* as the next rounds begin without it */
@@ -401,10 +401,14 @@ static void *receive_each(void *with)
     return NULL;
 }
 
-static void put_about(crossing *x, uint32_t topic, uint16_t kind, uint16_t destination, uint64_t key)
+static void put_about(crossing *x, uint32_t topic, uint16_t kind, uint16_t destination, uint64_t round)
 {
-    rc_descriptor m = {
-        .f.topic = topic, .f.kind = kind, .f.destination = destination, .f.key = key};
+    uint64_t generation = x->reader.chooser.guest.ring.state >> 8;
+    rc_descriptor m = {.f.topic = topic,
+                       .f.kind = kind,
+                       .f.destination = destination,
+                       .f.key = destination ? generation : 0,
+                       .f.time_ns = round};
     CHECK(rc_writer_try_put(&x->writer, &m, (const uint8_t *)"12345678", 8));
 }
 

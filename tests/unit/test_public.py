@@ -69,10 +69,10 @@ def test_names_of_the_package() -> None:
 
 
 TOP: Final = (
-    "Config ConfigError ConnectionState Evicted Feed GroupFeed LayoutMismatch Manager ManagerError"
-    " MessageTooLarge Phase RingClosed RingCorrupt RingError RingExists RingFull RingNotFound"
-    " SendRejected SendUnconfirmed SubscriptionRefused TooManyReaders TooManySenders TooManyTopics"
-    " TopicState attach"
+    "Answer Config ConfigError ConnectionState Evicted Feed Following GroupFeed LayoutMismatch"
+    " Manager ManagerError MessageTooLarge Phase RingClosed RingCorrupt RingError RingExists"
+    " RingFull RingNotFound SendRejected SendUnconfirmed SubscriptionRefused TooManyReaders"
+    " TooManySenders TooManyTopics TopicState attach"
 )
 
 
@@ -110,18 +110,20 @@ def test_methods_of_reader_and_writer() -> None:
             " watch_wishes wishers wishes"
         ),
         broadcast.Reader: (
-            "attach batch chooses close closed cursor lag latest lost max_message name note policy"
-            " read read_available received skipped slot subscribe subscriptions topic_id"
-            " topic_name topic_state topics unsubscribe wait_into wishes_answer wishes_version"
+            "attach batch chooses close closed cursor generation lag latest lost max_message name"
+            " note policy read read_available received skipped slot subscribe subscriptions"
+            " topic_id topic_name topic_state topics unsubscribe wait_into wishes_answer"
+            " wishes_version"
             " writer_alive"
         ),
         broadcast.Message: "epoch gap key kind payload sequence text time_ns topic topic_name",
         broadcast.Batch: "descriptors first gap payload records release",
         broadcast.Reservation: "commit",
         group.Member: (
-            "ack attach balance batch chooses close closed cursor group lag latest lost max_message"
-            " name note policy read read_available received skipped slot subscribe subscriptions"
-            " topic_id topic_name topic_state topics unsubscribe wait_into wishes_answer"
+            "ack attach balance batch chooses close closed cursor generation group lag latest lost"
+            " max_message name note policy read read_available received skipped slot subscribe"
+            " subscriptions topic_id topic_name topic_state topics unsubscribe wait_into"
+            " wishes_answer"
             " wishes_version writer_alive"
         ),
         group.GroupMessage: (

@@ -39,8 +39,8 @@ def poke(path: Path, at: int, value: bytes) -> None:
     [
         (0, bytes(8), shm.RingNotFound, "is not complete"),
         (0, b"\xff" * 8, shm.LayoutMismatch, "its magic is another"),
-        (8, b"\x02\0\0\0", shm.LayoutMismatch, "has another layout version than 4"),
-        (16, b"\0", shm.LayoutMismatch, "has version 4 but other field offsets"),
+        (8, b"\x02\0\0\0", shm.LayoutMismatch, "has another layout version than 5"),
+        (16, b"\0", shm.LayoutMismatch, "has version 5 but other field offsets"),
         (24, struct.pack("<Q", 1 << 40), shm.RingCorrupt, "shorter or longer than its header"),
         (32, struct.pack("<Q", 77), shm.RingCorrupt, "are of different rings"),
         (40, struct.pack("<Q", 12), shm.RingCorrupt, "impossible sizes"),

@@ -19,7 +19,7 @@ INSPECTED = (
 )
 READER = "slot pid label policy state cursor lag lag_bytes lost skipped waiting topics group"
 SENDER = "lane pid label state sent pending pending_bytes rejected unconfirmed"
-CONNECTION = "phase url since_ns rtt_ns received sent reconnects last_error"
+CONNECTION = "phase url since_ns rtt_ns received sent reconnects last_error answers_dropped"
 
 # ---- ls ------------------------------------------------------------------------------------
 
@@ -120,6 +120,8 @@ def test_inspect_for_people(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> 
         sent=5,
         reconnects=6,
         last_error="bad" + HOSTILE,
+        request_id="/id",
+        answers_dropped=7,
     )
     monkeypatch.setattr("ringcast.broker.worker.state.connection", lambda _status: connection)
     with Reader.attach(writer.name, label="a" + HOSTILE[:8]):
@@ -128,6 +130,7 @@ def test_inspect_for_people(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> 
     assert connection.url in text
     assert "1.50 ms" in text
     assert "1,234" in text
+    assert any(line.split() == ["answers", "dropped", "7"] for line in text.splitlines())
     assert "a\\x1b]0;own" in text
     assert "bad\\x1b]0;owned\\x07\\x9b2J\\u202e\\r\\n" in text
     assert "\x1b" not in text

@@ -129,6 +129,13 @@ def test_urls_that_are_refused(url: str) -> None:
         ({"topic": ("{/a~2}",)}, "'/a~2' is no JSON pointer"),
         ({"topic": ("{/a/*}",)}, "names one index"),
         ({"topic": ("{/a}", "mine:topic")}, "a function stands alone"),
+        ({"request_id": "id"}, "'id' is no JSON pointer"),
+        ({"request_id": "/i~d"}, "'/i~d' is no JSON pointer"),
+        ({"request_id": "/i{d}"}, "a pointer names one place"),
+        ({"request_id": "/*/id"}, "a pointer names one place"),
+        ({"request_id": "/id\n"}, "it must be printable"),
+        ({"request_id": "/" + 62 * "x"}, "64 characters at most"),
+        ({"topic": "mine:topic", "request_id": "/id"}, "with a topic function there are none"),
         ({"key": "mine:topic"}, "key=('mine:topic',)"),
         ({"venue": "okex"}, "venue: there is no venue 'okex': did you mean okx?"),
         ({"venue": "/nowhere/mine.toml"}, "cannot read the venue file /nowhere/mine.toml"),
@@ -214,6 +221,9 @@ def test_a_venue_gives_what_the_configuration_does_not() -> None:
     assert (config.key, config.subscribe) == ((), ("trades:BTC-USDT",))
     other = Config(name="md", venue="okx", url="ws://h", topic="{/a}", key=["{/b}"])
     assert (other.url, other.topic, other.key) == ("ws://h", ("{/a}",), ("{/b}",))
+    assert (config.request_id, other.request_id) == ("/id", "/id")
+    assert Config(name="md", venue="okx", request_id="/req").request_id == "/req"
+    assert Config(name="md", venue="bitstamp").request_id is None
     assert Config.from_json(config.as_json()) == config
 
 

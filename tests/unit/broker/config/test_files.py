@@ -63,6 +63,7 @@ def test_a_file_with_every_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         max_topics = 16
         allow = ["btc*"]
         linger = 0.5
+        request_id = "/id"
         [headers]
         Authorization = "Bearer ${TOKEN}"
         """,
@@ -112,6 +113,7 @@ def test_a_file_with_every_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         max_topics=16,
         allow=["btc*"],
         linger=0.5,
+        request_id="/id",
     )
 
 

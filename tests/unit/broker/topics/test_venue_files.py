@@ -305,3 +305,28 @@ def test_files_hold_no_secrets_and_are_in_the_package() -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
     assert "ringcast.broker.topics" in project["packages"]
     assert "venues/*.toml" in project["package-data"]["ringcast.broker.topics"]
+
+
+# ---- requests of workers -----------------------------------------------------------------------
+
+
+def test_where_requests_have_their_id(file: Path) -> None:
+    venue = load(file, SMALL)
+    assert (venue.request_id, venue.request_id_is_text) == (None, False)
+    venue = load(file, SMALL + '\n[requests]\nid = "/a/id"\ntext = true\n')
+    assert (venue.request_id, venue.request_id_is_text) == ("/a/id", True)
+    assert "requests.id: 'id' is no JSON pointer" in refused(
+        file, SMALL + '\n[requests]\nid = "id"\n'
+    )
+    assert "requests: there is no key 'ids'" in refused(file, SMALL + '\n[requests]\nids = "/id"\n')
+
+
+@pytest.mark.parametrize("name", list_venues())
+def test_workers_requests_have_the_id_where_the_managers_have_it(name: str) -> None:
+    venue = load_venue(name)
+    if venue.request_id is None:
+        return
+    example = venue.namings[0].example
+    (request,) = venue.requests([example], subscribing=True, ids=itertools.count(7))
+    value = json.loads(request.text)[venue.request_id.removeprefix("/")]
+    assert value == ("7" if venue.request_id_is_text else 7)
