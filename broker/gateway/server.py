@@ -40,6 +40,7 @@ from .access import AccessRules, Transport, decide
 from .addresses import Listener
 from .client import Client, Refused, Upward
 from .options import ClientOptions, OptionsError
+from .queue_service import QueuePlan, QueueService
 from .tls import relay
 
 __all__ = ["Gateway", "GatewayOptions", "OnLoss"]
@@ -157,6 +158,7 @@ class Gateway:
         rules: who may come in.
         options: how it serves.
         tls: for clients that come by TCP; None: they are not encrypted.
+        queues: message queues that it has besides.
     """
 
     def __init__(
@@ -167,11 +169,13 @@ class Gateway:
         options: GatewayOptions,
         *,
         tls: ssl.SSLContext | None = None,
+        queues: QueuePlan | None = None,
     ) -> None:
         self._name = name
         self._listeners = listeners
         self._rules = rules
         self._tls = tls
+        self._queues = queues
         self._options = options
         self._main: _Source | None = None
         self._late: dict[_Source, asyncio.Task[None]] = {}
@@ -217,11 +221,36 @@ class Gateway:
                 continue
             _log.info("reads ring %s from %d on", self._name, source.fanout.end)
             self._main = source
+            queues = self._start_queues(source)
             try:
                 await self._read(source)
             finally:
                 self._main = None
+                await self._end_queues(queues)
                 await self._leave(source)
+
+    def _start_queues(self, source: _Source) -> asyncio.Task[None] | None:
+        if self._queues is None:
+            return None
+        service = QueueService(
+            self._name,
+            source.fanout.instance,
+            source.hello(),
+            self._queues,
+            self._options.owner,
+        )
+        task = asyncio.create_task(service.run())
+        task.add_done_callback(_report)
+        return task
+
+    async def _end_queues(self, task: asyncio.Task[None] | None) -> None:
+        """The ring has ended, and they see so by themselves; or the gateway ends."""
+        if task is not None:
+            if self._ends.is_set():
+                task.cancel()
+            await asyncio.wait([task], timeout=self._options.close_timeout)
+            task.cancel()
+            await asyncio.wait([task])
 
     async def _leave(self, source: _Source) -> None:
         """The ring has ended, or was taken away."""
@@ -589,6 +618,14 @@ class Gateway:
             await asyncio.sleep(LOOK_AGAIN)
         for client in list(self._clients):
             client.drop()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Say why there are no queues, if it is for an error."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        _log.error("no message queues: %s", error)
 
 
 def _matches(patterns: Iterable[str] | None, name: str) -> bool:
