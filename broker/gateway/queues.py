@@ -12,7 +12,8 @@ there is room, so a reader never waits for a part that does not come.
 
 A full queue. ``lossy``: messages are lost, and the next record that goes in says how many.
 ``block``: `offer` returns where to go on, and the gateway offers the rest once there is room. What
-it can't keep so long it does not offer any more: the writer finds the gap in the sequences.
+it can't keep so long it does not offer any more, and says so with `lapse`; or else the writer finds
+the gap in the sequences of what comes next.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ class QueueWriter:
         if self._expected is None:
             self._expected = first
             self._queue.note(first, self.lost)
-        self._lose(max(0, first - self._expected))
+        self.lapse(first)
         outgoing = _Outgoing(messages, start, self._expected)
         taken = self._take(outgoing) if self._flush_rest() and self._say() else 0
         if taken < len(outgoing) and self._options.policy == "block":
@@ -203,6 +204,13 @@ class QueueWriter:
         self._lose(len(outgoing) - taken)
         self._expected = max(self._expected, first + end - start)
         return end
+
+    def lapse(self, sequence: int) -> None:
+        """Messages below this sequence are not offered any more, since the gateway can't keep them:
+        those that were not taken count as lost. A gateway need not say so if it offers more."""
+        if self._expected is not None and sequence > self._expected:
+            self._lose(sequence - self._expected)
+            self._expected = sequence
 
     def _take(self, outgoing: _Outgoing) -> int:
         """Put in what fits. How many were taken; with "lossy" those that were lost before others

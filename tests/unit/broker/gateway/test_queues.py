@@ -297,6 +297,21 @@ def test_what_a_gateway_can_not_keep_for_a_blocking_queue_is_a_gap(
     tap.queue.close()
 
 
+def test_a_gateway_says_what_it_can_not_keep(ring: Writer, blocking: Gateway) -> None:
+    tap = Tap.of(ring.name)
+    publish(ring, 7)
+    assert blocking.pass_on() == 3
+    blocking.writer.lapse(7)
+    blocking.writer.lapse(7)
+    blocking.writer.lapse(2)
+    assert (blocking.writer.lost, blocking.writer.next_sequence) == (3, 7)
+    tap.take()
+    assert blocking.writer.flush()
+    (gap,) = tap.take()
+    assert (gap.type, gap.gap, gap.sequence) == (RecordType.GAP, 3, 7)
+    tap.queue.close()
+
+
 @pytest.mark.parametrize("policy", ["lossy", "block"])
 def test_a_long_message_that_has_begun_is_completed(ring: Writer, policy: str) -> None:
     payload = random.Random(1).randbytes(7 * ROOM + 1)
