@@ -39,6 +39,8 @@ MESSAGE_SIZE_MIN: Final = 2048
 
 _SAID: Final = (RecordType.HELLO, RecordType.STATE)
 """In the order in which they go in."""
+_HEADERS_AT_ONCE: Final = 1024
+"""Messages whose headers are made at once: a batch may have many more than the queue has room."""
 _ASSEMBLIES_MAX: Final = 64
 """Long messages that come up in parts at once; of more, the oldest is dropped."""
 _DRAINED_AT_ONCE: Final = 64
@@ -189,14 +191,21 @@ class QueueWriter:
             the rest is to be offered again when `fileno` is writable, or it counts as lost.
         """
         end = len(messages.descriptors)
-        if start >= end:
-            return end
+        while start < end:
+            stop = min(end, start + _HEADERS_AT_ONCE)
+            start = self._offer_some(messages, start, stop)
+            if start < stop:
+                break
+        return start
+
+    def _offer_some(self, messages: Messages, start: int, end: int) -> int:
+        """As `offer`, for those from `start` to `end`."""
         first = int(messages.descriptors["seq1"][start]) - 1
         if self._expected is None:
             self._expected = first
             self._queue.note(first, self.lost)
         self.lapse(first)
-        outgoing = _Outgoing(messages, start, self._expected)
+        outgoing = _Outgoing(messages, start, end, self._expected)
         taken = self._take(outgoing) if self._flush_rest() and self._say() else 0
         if taken < len(outgoing) and self._options.policy == "block":
             self._expected = int(outgoing.sequences[taken])
@@ -363,7 +372,7 @@ class _Outgoing:
     """The messages of a batch that go into a queue, with their headers.
 
     Args:
-        messages, start: as `QueueWriter.offer` has them.
+        messages, start, end: which of which.
         expected: the first sequence that the queue does not have yet.
 
     Attributes:
@@ -372,8 +381,8 @@ class _Outgoing:
         headers: with dtype `wire.HEADER`.
     """
 
-    def __init__(self, messages: Messages, start: int, expected: int) -> None:
-        descriptors = messages.descriptors[start:]
+    def __init__(self, messages: Messages, start: int, end: int, expected: int) -> None:
+        descriptors = messages.descriptors[start:end]
         wanted = (descriptors["destination"] == 0) & (descriptors["seq1"] > expected)
         self.indices = np.flatnonzero(wanted) + start
         descriptors = descriptors[wanted]

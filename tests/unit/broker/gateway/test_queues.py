@@ -312,6 +312,21 @@ def test_a_gateway_says_what_it_can_not_keep(ring: Writer, blocking: Gateway) ->
     tap.queue.close()
 
 
+def test_a_batch_with_far_more_than_the_queue_has_room_for(blocking: Gateway) -> None:
+    tap = Tap.of(blocking.reader.name)
+    count = 5000
+    messages = Handmade(list(range(count)), [0] * count)
+    got: list[Record] = []
+    at = 0
+    while at < count:
+        before, at = at, blocking.writer.offer(messages, at)
+        assert at > before
+        got += tap.messages()
+    assert [record.sequence for record in got] == list(range(count))
+    assert blocking.writer.lost == 0
+    tap.queue.close()
+
+
 @pytest.mark.parametrize("policy", ["lossy", "block"])
 def test_a_long_message_that_has_begun_is_completed(ring: Writer, policy: str) -> None:
     payload = random.Random(1).randbytes(7 * ROOM + 1)
