@@ -216,6 +216,12 @@ cdef class Fanout:
         return self.reader.a.reader.next
 
     @property
+    def has_ended(self) -> bool:
+        """Has the ring's writer closed it, and was everything taken?"""
+        cdef rc_descriptor first
+        return rc_reader_peek(&self.reader.a.reader, &first) == RC_ENDED
+
+    @property
     def floor(self) -> int:
         """The oldest message that is held."""
         return self.pin.sequence

@@ -212,13 +212,13 @@ class Gateway:
     # -- the ring
 
     async def _serve(self) -> None:
+        ended: int | None = None
         while True:
-            try:
-                source = _Source.attach(self._name, self._options.owner)
-            except (shm.RingNotFound, shm.RingClosed, shm.TooManyReaders) as error:
-                _log.debug("%s", error)
+            source = self._attach(ended)
+            if source is None:
                 await asyncio.sleep(ATTACH_EVERY)
                 continue
+            ended = source.fanout.instance
             _log.info("reads ring %s from %d on", self._name, source.fanout.end)
             self._main = source
             queues = self._start_queues(source)
@@ -228,6 +228,18 @@ class Gateway:
                 self._main = None
                 await self._end_queues(queues)
                 await self._leave(source)
+
+    def _attach(self, ended: int | None) -> _Source | None:
+        """The ring, if it is there and another one than that which has ended."""
+        try:
+            source = _Source.attach(self._name, self._options.owner)
+        except (shm.RingNotFound, shm.RingClosed, shm.TooManyReaders) as error:
+            _log.debug("%s", error)
+            return None
+        if source.fanout.instance == ended and source.fanout.has_ended:
+            source.close()
+            return None
+        return source
 
     def _start_queues(self, source: _Source) -> asyncio.Task[None] | None:
         if self._queues is None:
