@@ -136,6 +136,11 @@ cdef class Outlet:
         """Send no messages from this sequence on."""
         self.c.stop = min(self.c.stop, sequence)
 
+    def miss(self, uint64_t messages) -> None:
+        """So many messages were lost to it before its next one."""
+        self.c.gap += messages
+        self.c.lost += messages
+
     def resume(self) -> None:
         """The socket takes more."""
         self.full = False
