@@ -194,12 +194,11 @@ class Gateway:
         finally:
             for listener in self._listeners:
                 loop.remove_reader(listener.sock.fileno())
+                listener.close()
             await self._close_clients("the gateway ends")
             for task in (*tasks, *self._relays):
                 task.cancel()
             await asyncio.gather(*tasks, *self._relays, return_exceptions=True)
-            for listener in self._listeners:
-                listener.close()
 
     def stop(self) -> None:
         """Let `run` return: clients are closed in order."""
