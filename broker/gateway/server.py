@@ -221,6 +221,7 @@ class Gateway:
             finally:
                 self._main = None
                 await self._leave(source)
+            await asyncio.sleep(ATTACH_EVERY)  # a ring that has ended is there for a while
 
     async def _leave(self, source: _Source) -> None:
         """The ring has ended, or was taken away."""
