@@ -19,7 +19,7 @@ from .wakeup import StopRequest
 __all__ = ["Manager", "ManagerError"]
 
 _END_SLACK: Final = 10.0
-"""Seconds beyond `Config.drain_timeout` that a child may take to stop in order, with its gateway."""
+"""Seconds beyond `Config.drain_timeout` that a child and its gateway may take to stop in order."""
 
 
 class ManagerError(RuntimeError):
