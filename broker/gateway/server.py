@@ -200,12 +200,11 @@ class Gateway:
         finally:
             for listener in self._listeners:
                 loop.remove_reader(listener.sock.fileno())
+                listener.close()
             await self._close_clients("the gateway ends")
             for task in (*tasks, *self._relays):
                 task.cancel()
             await asyncio.gather(*tasks, *self._relays, return_exceptions=True)
-            for listener in self._listeners:
-                listener.close()
 
     def stop(self) -> None:
         """Let `run` return: clients are closed in order."""
@@ -230,6 +229,7 @@ class Gateway:
                 self._main = None
                 await self._end_queues(queues)
                 await self._leave(source)
+            await asyncio.sleep(ATTACH_EVERY)  # a ring that has ended is there for a while
 
     def _attach(self, ended: int | None) -> _Source | None:
         """The ring, if it is there and another one than that which has ended."""
