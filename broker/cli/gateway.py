@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import ssl
 from collections.abc import Sequence
@@ -105,6 +106,7 @@ def gateway(
     shm.names.check_name(name)
     options = GatewayOptions(on_loss=on_loss, hold=hold, owner=owner)
     log_to_stderr(log)
+    _raise_descriptor_limit()
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(bind(address, _mode(mode))) for address in addresses]
         asyncio.run(_run(name, listeners, rules, options, tls))
@@ -124,6 +126,12 @@ async def _run(
     for listener in listeners:
         _log.info("serves ring %s at %s", name, listener.address.url(tls=tls is not None))
     await gateway.run()
+
+
+def _raise_descriptor_limit() -> None:
+    """Each client takes one or more; by default a process gets as many as there may be clients."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _mode(text: str) -> int:

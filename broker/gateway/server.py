@@ -13,6 +13,7 @@ at an earlier message gets a reader of its own, until it has come to where that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import json
 import logging
@@ -53,6 +54,8 @@ STATE_EVERY: Final = 0.25
 """Seconds between two looks whether the connection's state has changed."""
 ACCEPTS: Final = 64
 """Clients accepted at a time."""
+ACCEPT_PAUSE: Final = 0.5
+"""Seconds for which nobody is accepted after that failed."""
 
 _log = logging.getLogger(__name__)
 
@@ -177,6 +180,8 @@ class Gateway:
         self._late: dict[_Source, asyncio.Task[None]] = {}
         self._wishes: _Wishes | None = None
         self._clients: set[Client] = set()
+        self._sending: set[_Source] = set()
+        self._waiting: set[Client] = set()  # for room for what they have sent
         self._relays: set[asyncio.Task[None]] = set()
         self._ends = asyncio.Event()
 
@@ -246,7 +251,7 @@ class Gateway:
                     self._catch_up(source)
                 if came:
                     await asyncio.sleep(0)  # sockets have their turn
-                elif source.fanout.blocks or self._retry():
+                elif source.fanout.blocks:
                     await asyncio.sleep(LOOK_AGAIN)
                 else:
                     await source.bridge.wait()
@@ -256,12 +261,22 @@ class Gateway:
                 client.drop("the gateway was evicted from the ring")
         except shm.RingClosed:
             _log.info("ring %s has ended", self._name)
-            await self._close_clients("the manager has stopped")
+            await self._end_clients(source, "the manager has stopped")
+
+    async def _end_clients(self, source: _Source, why: str) -> None:
+        """Close the clients of a source once they have everything."""
+        end = time.monotonic() + self._options.close_timeout
+        for outlet, client in list(source.clients.items()):
+            outlet.stop(source.fanout.end)
+            client.ends_with(CloseCode.GOING_AWAY, why)
+        while source.clients and time.monotonic() < end:
+            self._send(source)
+            await asyncio.sleep(LOOK_AGAIN)
 
     def _catch_up(self, source: _Source) -> None:
         """Hand over those that have come to where the main source is."""
         main = self._main
-        if main is None:
+        if main is None or source.fanout.end < main.fanout.end:  # what is special is not seen yet
             return
         for outlet in list(source.clients):
             if main.fanout.floor <= outlet.next <= main.fanout.end:
@@ -282,6 +297,9 @@ class Gateway:
         missed, before = source.fanout.take_gap()
         if missed:
             self._lost(source, before, f"{missed} messages were missed")
+            for outlet in source.clients:
+                if outlet.next == before:
+                    outlet.missed(missed)
         for sequence in source.fanout.take_special():
             kind, _topic, payload = source.fanout.message(sequence)
             if kind == shm.Kind.EVENT:
@@ -293,7 +311,7 @@ class Gateway:
         """Plain clients end before this message, as their own connections would have."""
         if self._options.on_loss is OnLoss.KEEP:
             return
-        for outlet, client in source.clients.items():
+        for outlet, client in list(source.clients.items()):
             if not client.records and outlet.next <= sequence:
                 outlet.stop(sequence)
                 client.ends_with(CloseCode.SERVICE_RESTART, why)
@@ -320,11 +338,21 @@ class Gateway:
                 client.stopped()
         self._let_go(source)
         if again:
+            self._send_soon(source)
+
+    def _send_soon(self, source: _Source) -> None:
+        """Once for all that ask for it: closing one client does not send to the others."""
+        if source not in self._sending:
+            self._sending.add(source)
             asyncio.get_running_loop().call_soon(self._send_again, source)
 
     def _send_again(self, source: _Source) -> None:
+        self._sending.discard(source)
         if source is self._main or source in self._late:
-            self._send(source)
+            try:
+                self._send(source)
+            except (shm.Evicted, shm.RingCorrupt) as error:
+                _log.debug("%s", error)  # `_read` finds it, too, and ends
 
     def _await_room(self, client: Client, outlet: _fanout.Outlet) -> None:
         loop = asyncio.get_running_loop()
@@ -373,11 +401,23 @@ class Gateway:
                 return
             except OSError as error:
                 _log.warning("can't accept a client: %s", error)
+                self._pause(listener)
                 return
             if self._tls is not None and sock.family != socket.AF_UNIX:
                 self._start_tls(sock)
             else:
                 self._connected(sock, Transport.of(sock))
+
+    def _pause(self, listener: Listener) -> None:
+        """Accept nobody for a while: there are no descriptors left, and who waits stays there."""
+        loop, fd = asyncio.get_running_loop(), listener.sock.fileno()
+        loop.remove_reader(fd)
+        loop.call_later(ACCEPT_PAUSE, self._go_on, listener)
+
+    def _go_on(self, listener: Listener) -> None:
+        if not self._ends.is_set():
+            loop = asyncio.get_running_loop()
+            loop.add_reader(listener.sock.fileno(), self._accept, listener)
 
     def _connected(self, sock: socket.socket, transport: Transport) -> None:
         sock.setblocking(False)
@@ -389,6 +429,7 @@ class Gateway:
                 self,
                 sock,
                 transport,
+                header_bytes=limits.header_bytes,
                 message_bytes=limits.message_bytes,
                 open_timeout=limits.handshake_seconds,
                 close_timeout=self._options.close_timeout,
@@ -419,8 +460,8 @@ class Gateway:
         if options.group is not None:
             raise Refused(501, "this gateway serves no work groups")
         if options.topics is not None:
-            client.topics = list(options.topics)
             self._want(options.topics)
+            client.topics = list(options.topics)
         return options
 
     def _want(self, topics: Sequence[str]) -> None:
@@ -439,6 +480,8 @@ class Gateway:
             client.drop("the ring is gone")
             return
         start = options.start
+        with contextlib.suppress(shm.RingError):  # `_read` finds it, too
+            source.fanout.look()
         if start == "latest":
             begin = source.fanout.end
         elif isinstance(start, int) and start >= source.fanout.floor:
@@ -491,13 +534,15 @@ class Gateway:
                 max_message=feed.max_message,
             )
         try:
-            ticket = client.sender.try_send(sent.payload, "text" if sent.is_text else "binary")
+            ticket = client.try_send(sent)
         except shm.MessageTooLarge as error:
             self._refuse(client, sent, CloseCode.MESSAGE_TOO_BIG, str(error))
         except shm.RingError as error:
             self._refuse(client, sent, CloseCode.SERVICE_RESTART, str(error))
         else:
-            if ticket is not None and sent.record is not None:
+            if ticket is None:
+                self._retry_later(client)
+            elif sent.record is not None:
                 client.sent_as(ticket, sent.record.key)
             return ticket is not None
         return True
@@ -530,12 +575,16 @@ class Gateway:
         self._choose(source, client, outlet)
         client.acknowledge(record.key, 0)
 
-    def _retry(self) -> bool:
-        """Try once more to send what clients have sent. Returns whether some still waits."""
-        waiting = [client for client in self._clients if client.waits]
+    def _retry_later(self, client: Client) -> None:
+        """There is no room for what a client has sent."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self._retry)
+        self._waiting.add(client)
+
+    def _retry(self) -> None:
+        waiting, self._waiting = self._waiting, set()
         for client in waiting:
             client.retry()
-        return any(client.waits for client in waiting)
 
     def _source_of(self, client: Client) -> _Source | None:
         for source in (self._main, *self._late):
@@ -547,11 +596,12 @@ class Gateway:
         """See `client.Host`."""
         source = self._source_of(client)
         if source is not None:
-            self._send(source)
+            self._send_soon(source)
 
     def gone(self, client: Client) -> None:
         """See `client.Host`."""
         self._clients.discard(client)
+        self._waiting.discard(client)
         self._give_up(client.topics or ())
         source = self._source_of(client)
         if source is not None and client.outlet is not None:
@@ -570,7 +620,7 @@ class Gateway:
             note = b"" if self._main is None else self._main.feed.note
             if note not in (told, b""):
                 told = note
-                for client in self._clients:
+                for client in list(self._clients):
                     if client.records and client.outlet is not None:
                         client.send_record(wire.Record(wire.RecordType.STATE, note))
 

@@ -311,8 +311,10 @@ def test_a_large_message_is_cut_in_its_middle(name: str, records: bool) -> None:
 
 
 def send_to_stop(sends: Out, line: Line) -> None:
-    while line.outlet.resume() or sends.pump() != {line.outlet: _fanout.STOPPED}:
+    line.outlet.resume()
+    while sends.pump() != {line.outlet: _fanout.STOPPED}:
         line.read()
+        line.outlet.resume()
     line.read()
 
 
@@ -448,7 +450,7 @@ class Plan:
             ]
         else:
             got = [
-                (int.from_bytes(f.payload[:4], "big"), f.opcode, None, f.payload, 0)
+                (int.from_bytes(f.payload[:4], "big"), f.opcode, 0, f.payload, 0)
                 for f in self.line.messages()
             ]
         rest, gaps = iter(wanted), 0
