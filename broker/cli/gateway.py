@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import ssl
 from collections.abc import Iterator, Sequence
@@ -143,6 +144,7 @@ def gateway(
         read_only,
     )
     log_to_stderr(log, log_level)
+    _raise_descriptor_limit()
     with contextlib.ExitStack() as stack:
         until = stack.enter_context(_beside(parent)) if parent is not None else None
         listeners = [stack.enter_context(bind(address, _mode(mode))) for address in addresses]
@@ -193,6 +195,12 @@ def _beside(parent: int) -> Iterator[int]:
         raise typer.Exit(1) from None
     finally:
         os.close(life)
+
+
+def _raise_descriptor_limit() -> None:
+    """Each client takes one or more; by default a process gets as many as there may be clients."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _mode(text: str) -> int:
