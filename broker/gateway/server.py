@@ -335,14 +335,15 @@ class Gateway:
     # -- what is not for everybody
 
     def _look_at_special(self, source: _Source) -> None:
+        # all are read before one is acted on: what is sent for it may let go of them
+        special = [(n, *source.fanout.message(n)) for n in source.fanout.take_special()]
         missed, before = source.fanout.take_gap()
         if missed:
             self._lost(source, before, f"{missed} messages were missed")
             for outlet in source.clients:
                 if outlet.next == before:
                     outlet.missed(missed)
-        for sequence in source.fanout.take_special():
-            kind, _topic, payload = source.fanout.message(sequence)
+        for sequence, kind, _topic, payload in special:
             if kind == shm.Kind.EVENT and _says_lost(payload):
                 self._lost(source, sequence, "the connection to the server was lost")
 
