@@ -256,7 +256,19 @@ class Gateway:
                 client.drop("the gateway was evicted from the ring")
         except shm.RingClosed:
             _log.info("ring %s has ended", self._name)
-            await self._close_clients("the manager has stopped")
+            await self._send_rest(source, "the manager has stopped")
+
+    async def _send_rest(self, source: _Source, why: str) -> None:
+        """The ring has ended: close each client once it has what there is, in time."""
+        for outlet, client in source.clients.items():
+            outlet.stop(source.fanout.end)
+            client.ends_with(CloseCode.GOING_AWAY, why)
+        until = time.monotonic() + self._options.close_timeout
+        while source.clients and time.monotonic() < until:
+            self._send(source)
+            await asyncio.sleep(LOOK_AGAIN)
+        for client in list(source.clients.values()):
+            client.drop(why)
 
     def _catch_up(self, source: _Source) -> None:
         """Hand over those that have come to where the main source is."""
@@ -435,6 +447,7 @@ class Gateway:
         """See `client.Host`."""
         options, source = client.options, self._main
         assert options is not None
+        missed = 0
         if source is None:
             client.drop("the ring is gone")
             return
@@ -450,6 +463,7 @@ class Gateway:
                 client.close(CloseCode.TRY_AGAIN_LATER, str(error))
                 return
             begin = source.fanout.end
+            missed = begin - start if isinstance(start, int) else 0
             self._late[source] = asyncio.create_task(self._read_late(source))
         outlet = source.fanout.add(
             client.fd,
@@ -457,13 +471,15 @@ class Gateway:
             lossy=options.policy == "lossy",
             chooses=options.topics is not None,
             start=begin,
+            missed=missed,
         )
         source.clients[outlet] = client
         client.outlet = outlet
         _log.info("serves %s from %d on", client.transport.peer, begin)
         if client.records:
-            client.send_record(wire.Record(wire.RecordType.HELLO, source.hello().encode()))
-            client.send_record(wire.Record(wire.RecordType.STATE, source.feed.note))
+            hello = source.hello().encode()
+            client.send_record(wire.Record(wire.RecordType.HELLO, hello, sequence=begin))
+            client.send_record(wire.Record(wire.RecordType.STATE, _state(source.feed)))
 
     def received(self, client: Client, sent: Upward) -> bool:
         """See `client.Host`."""
@@ -567,7 +583,7 @@ class Gateway:
         told = b""
         while True:
             await asyncio.sleep(STATE_EVERY)
-            note = b"" if self._main is None else self._main.feed.note
+            note = b"" if self._main is None else _state(self._main.feed)
             if note not in (told, b""):
                 told = note
                 for client in self._clients:
@@ -589,6 +605,14 @@ class Gateway:
             await asyncio.sleep(LOOK_AGAIN)
         for client in list(self._clients):
             client.drop()
+
+
+def _state(feed: Feed) -> bytes:
+    """The connection's state; empty if the ring is not a manager's."""
+    try:
+        return feed.state.encode()
+    except shm.RingError:
+        return b""
 
 
 def _matches(patterns: Iterable[str] | None, name: str) -> bool:
