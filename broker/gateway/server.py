@@ -213,13 +213,17 @@ class Gateway:
     # -- the ring
 
     async def _serve(self) -> None:
+        told = ""
         while True:
             try:
                 source = _Source.attach(self._name, self._options.owner)
-            except (shm.RingNotFound, shm.RingClosed, shm.TooManyReaders) as error:
-                _log.debug("%s", error)
+            except shm.RingError as error:  # one that is just being removed may look damaged
+                if str(error) != told and not isinstance(error, (shm.RingNotFound, shm.RingClosed)):
+                    _log.warning("can't read ring %s: %s", self._name, error)
+                told = str(error)
                 await asyncio.sleep(ATTACH_EVERY)
                 continue
+            told = ""
             _log.info("reads ring %s from %d on", self._name, source.fanout.end)
             self._main = source
             try:
@@ -227,6 +231,7 @@ class Gateway:
             finally:
                 self._main = None
                 await self._leave(source)
+            await asyncio.sleep(ATTACH_EVERY)  # until it is removed, an ended ring is there
 
     async def _leave(self, source: _Source) -> None:
         """The ring has ended, or was taken away."""
@@ -255,10 +260,10 @@ class Gateway:
                     await asyncio.sleep(LOOK_AGAIN)
                 else:
                     await source.bridge.wait()
-        except shm.Evicted:
-            _log.warning("was evicted from ring %s", self._name)
+        except (shm.Evicted, shm.RingCorrupt) as error:
+            _log.warning("left ring %s: %s", self._name, error)
             for client in list(source.clients.values()):
-                client.drop("the gateway was evicted from the ring")
+                client.drop("the gateway had to leave the ring")
         except shm.RingClosed:
             _log.info("ring %s has ended", self._name)
             await self._end_clients(source, "the manager has stopped")
