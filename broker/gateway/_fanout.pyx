@@ -136,6 +136,11 @@ cdef class Outlet:
         """Send no messages from this sequence on."""
         self.c.stop = min(self.c.stop, sequence)
 
+    def miss(self, uint64_t messages) -> None:
+        """So many messages were lost to it before its next one."""
+        self.c.gap += messages
+        self.c.lost += messages
+
     def resume(self) -> None:
         """The socket takes more."""
         self.full = False
@@ -214,6 +219,12 @@ cdef class Fanout:
     def end(self) -> int:
         """One beyond the newest message that `look` has found."""
         return self.reader.a.reader.next
+
+    @property
+    def has_ended(self) -> bool:
+        """Has the ring's writer closed it, and was everything taken?"""
+        cdef rc_descriptor first
+        return rc_reader_peek(&self.reader.a.reader, &first) == RC_ENDED
 
     @property
     def floor(self) -> int:

@@ -427,6 +427,8 @@ class Client:
     def stopped(self) -> None:
         """Its outlet has sent everything, up to where it stops."""
         if self._end is not None and not self._ends:
+            if self.records:
+                self.send_record(wire.Record(wire.RecordType.ENDED, self._end[1].encode()))
             self.close(*self._end)
         elif self._ends and self._protocol.state is State.CLOSED:
             self.drop()

@@ -1,5 +1,5 @@
-"""Message queues beside a ring: each is filled from a reader of its own, and one is drained into the
-uplink. queues.py has what they hold; this file has when.
+"""Message queues beside a ring: each is filled from a reader of its own, and one is drained into
+the uplink. queues.py has what they hold; this file has when.
 
 A reader of its own for each queue, since a full queue with the policy "block" holds the ring for
 itself alone, and no longer than `hold`.
@@ -172,22 +172,22 @@ class QueueService:
 
 
 async def _readable(fd: int) -> None:
+    ready = asyncio.Event()
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+    loop.add_reader(fd, ready.set)
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_reader(fd)
 
 
 async def _room(writer: QueueWriter, seconds: float) -> bool:
     """Wait until a queue has room; False: not within these seconds."""
+    ready = asyncio.Event()
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_writer(writer.fileno(), lambda: ready.done() or ready.set_result(None))
+    loop.add_writer(writer.fileno(), ready.set)
     try:
-        await asyncio.wait_for(ready, max(0.0, seconds))
+        await asyncio.wait_for(ready.wait(), max(0.0, seconds))
     except TimeoutError:
         return False
     finally:

@@ -52,6 +52,8 @@ LOOK_AGAIN: Final = 0.005
 and while there is no room for what clients send."""
 STATE_EVERY: Final = 0.25
 """Seconds between two looks whether the connection's state has changed."""
+ACCEPT_AGAIN: Final = 0.25
+"""Seconds without accepting clients after one could not be accepted."""
 ACCEPTS: Final = 64
 """Clients accepted at a time."""
 
@@ -188,7 +190,7 @@ class Gateway:
         """Serve until `stop`. A ring that has ended, or is not there yet, is waited for."""
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
-            loop.add_reader(listener.sock.fileno(), self._accept, listener)
+            self._listen(listener)
         work = (self._serve, self._ping, self._tell_state, self._ends.wait)
         tasks = {asyncio.create_task(each()) for each in work}
         try:
@@ -212,13 +214,13 @@ class Gateway:
     # -- the ring
 
     async def _serve(self) -> None:
+        ended: int | None = None
         while True:
-            try:
-                source = _Source.attach(self._name, self._options.owner)
-            except (shm.RingNotFound, shm.RingClosed, shm.TooManyReaders) as error:
-                _log.debug("%s", error)
+            source = self._attach(ended)
+            if source is None:
                 await asyncio.sleep(ATTACH_EVERY)
                 continue
+            ended = source.fanout.instance
             _log.info("reads ring %s from %d on", self._name, source.fanout.end)
             self._main = source
             queues = self._start_queues(source)
@@ -228,6 +230,18 @@ class Gateway:
                 self._main = None
                 await self._end_queues(queues)
                 await self._leave(source)
+
+    def _attach(self, ended: int | None) -> _Source | None:
+        """The ring, if it is there and another one than that which has ended."""
+        try:
+            source = _Source.attach(self._name, self._options.owner)
+        except (shm.RingNotFound, shm.RingClosed, shm.TooManyReaders) as error:
+            _log.debug("%s", error)
+            return None
+        if source.fanout.instance == ended and source.fanout.has_ended:
+            source.close()
+            return None
+        return source
 
     def _start_queues(self, source: _Source) -> asyncio.Task[None] | None:
         if self._queues is None:
@@ -285,7 +299,17 @@ class Gateway:
                 client.drop("the gateway was evicted from the ring")
         except shm.RingClosed:
             _log.info("ring %s has ended", self._name)
-            await self._close_clients("the manager has stopped")
+            await self._finish(source, "the manager has stopped")
+
+    async def _finish(self, source: _Source, why: str) -> None:
+        """Nothing more comes: send what there is, then close."""
+        for outlet, client in source.clients.items():
+            outlet.stop(source.fanout.end)
+            client.ends_with(CloseCode.GOING_AWAY, why)
+        end = time.monotonic() + self._options.close_timeout
+        while source.clients and time.monotonic() < end:
+            self._send(source)
+            await asyncio.sleep(LOOK_AGAIN)
 
     def _catch_up(self, source: _Source) -> None:
         """Hand over those that have come to where the main source is."""
@@ -313,10 +337,8 @@ class Gateway:
             self._lost(source, before, f"{missed} messages were missed")
         for sequence in source.fanout.take_special():
             kind, _topic, payload = source.fanout.message(sequence)
-            if kind == shm.Kind.EVENT:
-                event = json.loads(payload)
-                if event.get("event") in ("disconnected", "restarted"):
-                    self._lost(source, sequence, "the connection to the server was lost")
+            if kind == shm.Kind.EVENT and _says_lost(payload):
+                self._lost(source, sequence, "the connection to the server was lost")
 
     def _lost(self, source: _Source, sequence: int, why: str) -> None:
         """Plain clients end before this message, as their own connections would have."""
@@ -400,13 +422,21 @@ class Gateway:
                 sock, _address = listener.sock.accept()
             except BlockingIOError:
                 return
-            except OSError as error:
+            except OSError as error:  # too many files: there may be fewer in a moment
                 _log.warning("can't accept a client: %s", error)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener.sock.fileno())
+                loop.call_later(ACCEPT_AGAIN, self._listen, listener)
                 return
             if self._tls is not None and sock.family != socket.AF_UNIX:
                 self._start_tls(sock)
             else:
                 self._connected(sock, Transport.of(sock))
+
+    def _listen(self, listener: Listener) -> None:
+        if not self._ends.is_set():
+            loop = asyncio.get_running_loop()
+            loop.add_reader(listener.sock.fileno(), self._accept, listener)
 
     def _connected(self, sock: socket.socket, transport: Transport) -> None:
         sock.setblocking(False)
@@ -489,6 +519,8 @@ class Gateway:
         )
         source.clients[outlet] = client
         client.outlet = outlet
+        if source is not self._main:
+            outlet.miss(source.feed.lost)
         _log.info("serves %s from %d on", client.transport.peer, begin)
         if client.records:
             client.send_record(wire.Record(wire.RecordType.HELLO, source.hello().encode()))
@@ -599,7 +631,7 @@ class Gateway:
             note = b"" if self._main is None else self._main.feed.note
             if note not in (told, b""):
                 told = note
-                for client in self._clients:
+                for client in list(self._clients):
                     if client.records and client.outlet is not None:
                         client.send_record(wire.Record(wire.RecordType.STATE, note))
 
@@ -618,6 +650,15 @@ class Gateway:
             await asyncio.sleep(LOOK_AGAIN)
         for client in list(self._clients):
             client.drop()
+
+
+def _says_lost(event: bytes) -> bool:
+    """Does a record of kind EVENT say that the connection was lost? Not all are a manager's."""
+    try:
+        fields = json.loads(event)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and fields.get("event") in ("disconnected", "restarted")
 
 
 def _report(task: asyncio.Task[None]) -> None:
