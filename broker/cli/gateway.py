@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import resource
 import signal
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
@@ -22,8 +24,8 @@ from ..gateway.addresses import MODE_DEFAULT, ListenAddress, Listener, bind
 from ..gateway.queue_service import QueuePlan
 from ..gateway.queues import MESSAGE_SIZE_MIN, QueueOptions
 from ..gateway.server import Gateway, GatewayOptions, OnLoss
+from ..logs import LogFormat, log_to_stderr
 from .output import Name, Owner
-from .serve import LogFormat, log_to_stderr
 
 __all__ = ["gateway"]
 
@@ -113,6 +115,8 @@ def gateway(
     ] = _LIMITS.message_bytes,
     owner: Owner = None,
     log: Annotated[LogFormat, typer.Option(help="Form of the log, on stderr.")] = LogFormat.TEXT,
+    log_level: Annotated[int, typer.Option(hidden=True)] = logging.INFO,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve the messages of a ring to WebSocket clients, for programs that can't map it.
 
@@ -139,10 +143,12 @@ def gateway(
         hold,
         read_only,
     )
-    log_to_stderr(log)
+    log_to_stderr(log, log_level)
+    _raise_descriptor_limit()
     with contextlib.ExitStack() as stack:
+        until = stack.enter_context(_beside(parent)) if parent is not None else None
         listeners = [stack.enter_context(bind(address, _mode(mode))) for address in addresses]
-        asyncio.run(_run(name, listeners, rules, options, tls, plan))
+        asyncio.run(_run(name, listeners, rules, options, tls, plan, until))
 
 
 async def _run(
@@ -152,6 +158,7 @@ async def _run(
     options: GatewayOptions,
     tls: ssl.SSLContext | None,
     plan: QueuePlan,
+    until: int | None,
 ) -> None:
     gateway = Gateway(
         name, listeners, rules, options, tls=tls, queues=plan if plan.labels else None
@@ -159,9 +166,41 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, gateway.stop)
+    if until is not None:
+
+        def parent_ended() -> None:
+            loop.remove_reader(until)  # it stays readable
+            gateway.stop()
+
+        loop.add_reader(until, parent_ended)
     for listener in listeners:
         _log.info("serves ring %s at %s", name, listener.address.url(tls=tls is not None))
     await gateway.run()
+
+
+@contextlib.contextmanager
+def _beside(parent: int) -> Iterator[int]:
+    """A descriptor that is readable when the manager has ended which has started this process. The
+    manager gets what goes wrong, on standard output, and logs it."""
+    try:
+        life = os.pidfd_open(parent)
+    except ProcessLookupError:
+        raise typer.Exit(1) from None
+    try:
+        if os.getppid() != parent:  # it has ended already, and the number is another's
+            raise typer.Exit(1)
+        yield life
+    except (ConfigError, shm.RingError) as error:
+        print(error, flush=True)
+        raise typer.Exit(1) from None
+    finally:
+        os.close(life)
+
+
+def _raise_descriptor_limit() -> None:
+    """Each client takes one or more; by default a process gets as many as there may be clients."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _mode(text: str) -> int:

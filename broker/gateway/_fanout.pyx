@@ -12,7 +12,8 @@ from libc.string cimport memset
 
 from ringcast.shm._core cimport (
     RC_MESSAGE, RC_ENDED, RC_EMPTY, RC_STEP_DOWN, RC_TAKEN_AWAY, rc_descriptor, rc_reader,
-    rc_reader_advance, rc_reader_available, rc_reader_blocks, rc_reader_flush, rc_reader_peek,
+    rc_reader_advance, rc_reader_available, rc_reader_blocks, rc_reader_flush, rc_reader_holds,
+    rc_reader_peek,
     rc_result, rc_topics_count,
 )
 from ringcast.shm._endpoint cimport check_open
@@ -51,8 +52,9 @@ cdef extern from "fanout.h" nogil:
     size_t rg_bytes_left(const rg_bytes *)
     void rg_bytes_free(rg_bytes *)
     rg_result rg_outlet_pump(rg_plan *, const rc_reader *, rg_outlet *, uint64_t end)
-    int rg_outlet_cut(rg_plan *, const rc_reader *, rg_outlet *)
-    int rg_outlet_skip(rg_plan *, const rc_reader *, rg_outlet *, uint64_t to)
+    int rg_look_up(const rc_reader *, uint64_t sequence, rc_descriptor *)
+    const uint8_t *rg_payload(const rc_reader *, const rc_descriptor *)
+    rg_result rg_outlet_skip(rg_plan *, const rc_reader *, rg_outlet *, uint64_t to)
 
 # What comes of `Fanout.pump`, for those of which something is to be known.
 MORE = RG_MORE
@@ -77,6 +79,7 @@ cdef class Outlet:
 
     cdef rg_outlet c
     cdef uint8_t *topics
+    cdef uint32_t topics_max
     cdef bint full  # the socket is
     cdef readonly bint lossy
     cdef readonly int error
@@ -136,11 +139,6 @@ cdef class Outlet:
         """Send no messages from this sequence on."""
         self.c.stop = min(self.c.stop, sequence)
 
-    def miss(self, uint64_t messages) -> None:
-        """So many messages were lost to it before its next one."""
-        self.c.gap += messages
-        self.c.lost += messages
-
     def resume(self) -> None:
         """The socket takes more."""
         self.full = False
@@ -151,6 +149,8 @@ cdef class Outlet:
         cdef uint32_t topic
         if self.topics == NULL:
             raise ValueError("an outlet that gets everything chooses nothing")
+        if known > self.topics_max:
+            raise ValueError(f"{known} topics are more than the {self.topics_max} of the ring")
         memset(self.topics, 0, self.c.known // 8 + 1)
         for topic in wanted:
             if topic > known:
@@ -161,6 +161,11 @@ cdef class Outlet:
     def knows(self, uint32_t known) -> None:
         """It has the names of the topics up to this id."""
         self.c.known = known
+
+    def missed(self, uint64_t count) -> None:
+        """So many messages before its next one are lost to it."""
+        self.c.gap += count
+        self.c.lost += count
 
 
 @cython.final
@@ -260,10 +265,11 @@ cdef class Fanout:
         outlet.c.next = self.reader.a.reader.next if start is None else start
         outlet.c.stop = UINT64_MAX
         outlet.lossy = lossy
+        outlet.topics_max = self.reader.a.ring.g.max_topics
         if not self.pin.sequence <= outlet.c.next <= self.reader.a.reader.next:
             raise ValueError(f"{outlet.c.next} is not held here")
         if chooses:
-            outlet.topics = <uint8_t *>calloc(self.reader.a.ring.g.max_topics // 8 + 1, 1)
+            outlet.topics = <uint8_t *>calloc(outlet.topics_max // 8 + 1, 1)
             if outlet.topics == NULL:
                 raise MemoryError
             outlet.c.wanted = outlet.topics
@@ -345,14 +351,17 @@ cdef class Fanout:
 
         Raises:
             ValueError: it is not held.
-            Evicted: as `look` does.
+            Evicted, RingCorrupt: as `look` does.
         """
         cdef rc_reader *r = &self.reader.a.reader
-        cdef const rc_descriptor *d = r.descriptors + (sequence & (r.slots - 1))
+        cdef rc_descriptor d
         if not self.pin.sequence <= sequence < r.next:
             raise ValueError(f"{sequence} is not held here")
-        payload = (<const char *>r.arena + (d.f.position & (r.capacity - 1)))[:min(
-            <uint64_t>d.f.length, r.max_message)]
+        if not rg_look_up(r, sequence, &d):
+            raise self.failure(RG_IMPOSSIBLE)
+        payload = (<const char *>rg_payload(r, &d))[:d.f.length]
+        if not rc_reader_holds(r):
+            raise self.reader.evicted()
         return d.f.kind, d.f.topic, payload
 
     def pump(self) -> list:
@@ -382,14 +391,20 @@ cdef class Fanout:
                 outlet.full = True
             elif result == RG_BLOCKED:
                 outlet.full = True
-            elif result == RG_NO_MEMORY:
-                raise MemoryError
-            elif result == RG_TAKEN_AWAY:
-                raise self.reader.evicted()
-            elif result == RG_IMPOSSIBLE:
-                raise self.reader.corrupt()
+            elif result == RG_NO_MEMORY or result == RG_TAKEN_AWAY or result == RG_IMPOSSIBLE:
+                raise self.failure(result)
+            elif result == RG_TOPIC and outlet.c.known >= self.topics:
+                raise self.failure(RG_IMPOSSIBLE)  # it has no such topic
             found.append((outlet, <int>result))
         return found
+
+    cdef object failure(self, rg_result result):
+        """What to raise."""
+        if result == RG_NO_MEMORY:
+            return MemoryError()
+        if result == RG_TAKEN_AWAY or not rc_reader_holds(&self.reader.a.reader):
+            return self.reader.evicted()
+        return self.reader.corrupt()
 
     def let_go(self, *, uint64_t keep, bint keep_blocking) -> list:
         """Move the ring's cursor up to what clients still need.
@@ -403,18 +418,22 @@ cdef class Fanout:
             The outlets that were behind, and have lost messages now.
 
         Raises:
-            Evicted: as `look` does.
+            Evicted, RingCorrupt: as `look` does.
         """
         cdef rc_reader *r = &self.reader.a.reader
         cdef Outlet outlet
-        cdef uint64_t limit = self.oldest_kept(keep), floor = r.next
+        cdef rg_result result
+        cdef uint64_t limit = self.oldest_kept(keep), floor = r.next, lost
         cdef list behind = []
         for outlet in self.outlets:
-            if outlet.c.next < limit and outlet.c.next < outlet.c.stop and not (
+            if outlet.c.next < limit and (outlet.c.part or outlet.c.next < outlet.c.stop) and not (
                     keep_blocking and not outlet.lossy):
-                if not rg_outlet_skip(self.plan, r, &outlet.c, limit):
-                    raise self.reader.evicted()
-                behind.append(outlet)
+                lost = outlet.c.lost
+                result = rg_outlet_skip(self.plan, r, &outlet.c, limit)
+                if result != RG_DRAINED:
+                    raise self.failure(result)
+                if outlet.c.lost > lost:
+                    behind.append(outlet)
             if outlet.c.next < floor and (outlet.c.part or outlet.c.next < outlet.c.stop):
                 floor = outlet.c.next
         if floor > self.pin.sequence:

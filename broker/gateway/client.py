@@ -15,7 +15,8 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from websockets.exceptions import InvalidState
 from websockets.frames import CloseCode, Frame, Opcode
@@ -115,6 +116,7 @@ class Client:
         host: the gateway.
         sock: its socket, non-blocking; closed by this.
         transport: how it is connected.
+        header_bytes: the longest request for a handshake.
         message_bytes: the longest message that it may send.
         open_timeout, close_timeout: seconds for the handshake, and for the end.
 
@@ -134,6 +136,7 @@ class Client:
         sock: socket.socket,
         transport: Transport,
         *,
+        header_bytes: int,
         message_bytes: int,
         open_timeout: float,
         close_timeout: float,
@@ -146,6 +149,7 @@ class Client:
         self._protocol = _Protocol(
             select_subprotocol=_select, max_size=message_bytes, logger=_quiet
         )
+        self._header_room = header_bytes
         self._early = bytearray()  # what is to be sent before there is an outlet
         self._message = bytearray()
         self._is_text = False
@@ -153,6 +157,7 @@ class Client:
         self._waiting: list[Upward] = []  # what there was no room for
         self._tickets: list[tuple[int, int]] = []  # not acknowledged yet, with the client's numbers
         self._acknowledging: asyncio.Task[None] | None = None
+        self._long: asyncio.Task[int] | None = None  # sends what goes up in parts
         self._pinged: float | None = None
         self._ends = False
         self._end: tuple[int, str] | None = None
@@ -188,7 +193,7 @@ class Client:
             if self._waiting or self._fd < 0:
                 return
             try:
-                data = self._sock.recv(READ_SIZE)
+                data = self._sock.recv(self._read_size())
             except BlockingIOError:
                 return
             except OSError as error:
@@ -199,10 +204,29 @@ class Client:
             else:
                 self._protocol.receive_eof()
             self._handle()
+            if self._opening:
+                self._check_header(len(data))
             if not data:
+                if self._fd >= 0:
+                    self._loop.remove_reader(self._fd)
                 if self.outlet is None:
                     self.drop()
                 return
+
+    def _read_size(self) -> int:
+        """Of a handshake no more is read than it may have."""
+        return self._header_room if self._opening else READ_SIZE
+
+    @property
+    def _opening(self) -> bool:
+        return self._protocol.state is State.CONNECTING and not self._ends
+
+    def _check_header(self, size: int) -> None:
+        self._header_room -= size
+        if self._opening and self._header_room <= 0:
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self._respond(self._protocol.reject(status, "the request is too long\n"))
+            self.flush()
 
     def _handle(self) -> None:
         for event in self._protocol.events_received():
@@ -299,10 +323,19 @@ class Client:
         if self._fd >= 0:
             self._loop.add_reader(self._fd, self._readable)
 
-    @property
-    def waits(self) -> bool:
-        """Does it wait for room for what it has sent?"""
-        return bool(self._waiting)
+    def try_send(self, sent: Upward) -> int | None:
+        """Send what has come up to the manager; call again with the same until there is a ticket.
+        Raises as `MessageSender.asend` does."""
+        assert self.sender is not None
+        kind: Literal["text", "binary"] = "text" if sent.is_text else "binary"
+        if self._long is None:
+            with contextlib.suppress(shm.MessageTooLarge):  # in one piece, or at all
+                return self.sender.try_send(sent.payload, kind)
+            self._long = self._loop.create_task(self.sender.asend(sent.payload, kind, None))
+        if not self._long.done():
+            return None
+        task, self._long = self._long, None
+        return task.result()
 
     # -- what goes
 
@@ -384,6 +417,9 @@ class Client:
         """Ask whether it lives; one that has not answered since the last time is dropped, if that
         was `within` seconds ago or more."""
         now = time.monotonic()
+        if self._waiting:  # nothing is read from it now, its pong neither
+            self._pinged = None
+            return
         if self._pinged is not None and now - self._pinged >= within:
             self.drop("no pong")
         elif self._pinged is None and self._protocol.state is State.OPEN:
@@ -460,8 +496,9 @@ class Client:
         self._fd = -1
         self._ends = True
         self._host.gone(self)
-        if self._acknowledging is not None:
-            self._acknowledging.cancel()
+        for task in (self._acknowledging, self._long):
+            if task is not None:
+                task.cancel()
         if self.sender is not None:
             self.sender.close()
         self._sock.close()

@@ -95,6 +95,7 @@ typedef struct rg_plan {
     uint32_t count, built;
     uint64_t bytes;
     uint64_t messages; /* that they hold */
+    uint64_t first;    /* sequence of the first */
     uint64_t next;     /* the outlet's next message after them */
     rg_block blocks[2][RG_BLOCKS]; /* by mode */
     uint32_t newest[2];
@@ -219,7 +220,7 @@ static inline void rg_plan_begin(rg_plan *p, uint64_t next)
 {
     p->count = p->built = 0;
     p->bytes = p->messages = 0;
-    p->next = next;
+    p->first = p->next = next;
 }
 
 /* One piece more; joined to the last one if it lies right behind it. */
@@ -401,7 +402,8 @@ static inline rg_result rg_plan_records(rg_plan *p, const rc_reader *r, rg_outle
         rg_plan_add(p, rg_payload(r, &d), d.f.length);
         size += more;
         gap = 0;
-        p->messages++;
+        if (p->messages++ == 0)
+            p->first = p->next;
         p->next++;
     }
     if (p->messages == 0) {
@@ -502,6 +504,7 @@ static inline int rg_took(rg_plan *p, const rc_reader *r, rg_outlet *o, uint64_t
         if (!rg_keep_rest(o, p, sent))
             return 0;
     } else if (sent < p->bytes && (o->part || o->mode == RG_RECORDS)) {
+        o->next = p->first; /* what lay before it is not wanted */
         o->part += sent;
         return 1;
     } else if (sent < p->bytes) {
@@ -551,31 +554,38 @@ static inline rg_result rg_outlet_pump(rg_plan *p, const rc_reader *r, rg_outlet
     return RG_MORE;
 }
 
-/* The cursor is to go past what this outlet has sent a part of: copy the rest of that frame aside. 0: it can't
- * be had. */
-static inline int rg_outlet_cut(rg_plan *p, const rc_reader *r, rg_outlet *o)
+/* The cursor is to go past what this outlet has sent a part of: copy the rest of that frame aside. RG_DRAINED:
+ * done. */
+static inline rg_result rg_outlet_cut(rg_plan *p, const rc_reader *r, rg_outlet *o)
 {
     if (o->part == 0)
-        return 1;
-    if (rg_plan_rest(p, r, o) != RG_MORE || !rg_keep_rest(o, p, 0) || !rc_reader_holds(r))
-        return 0;
+        return RG_DRAINED;
+    rg_result found = rg_plan_rest(p, r, o);
+    if (found != RG_MORE)
+        return found;
+    if (!rg_keep_rest(o, p, 0))
+        return RG_NO_MEMORY;
+    if (!rc_reader_holds(r))
+        return RG_TAKEN_AWAY;
     o->next++;
     o->messages++;
     o->part = o->gap = 0;
-    return 1;
+    return RG_DRAINED;
 }
 
-/* Go on at a later message; what lies between is lost to this client. 0: as rg_outlet_cut(). */
-static inline int rg_outlet_skip(rg_plan *p, const rc_reader *r, rg_outlet *o, uint64_t to)
+/* Go on at a later message; what was wanted of those between is lost to this client. RG_DRAINED: done. */
+static inline rg_result rg_outlet_skip(rg_plan *p, const rc_reader *r, rg_outlet *o, uint64_t to)
 {
-    if (!rg_outlet_cut(p, r, o))
-        return 0;
-    if (o->next < to) {
-        o->gap += to - o->next;
-        o->lost += to - o->next;
-        o->next = to;
+    rc_descriptor d;
+    rg_result found = rg_outlet_cut(p, r, o);
+    if (found != RG_DRAINED)
+        return found;
+    while ((found = rg_find(r, o, &o->next, to, &d)) == RG_MORE || found == RG_TOPIC) {
+        o->gap++;
+        o->lost++;
+        o->next++;
     }
-    return 1;
+    return found == RG_STOPPED ? RG_DRAINED : found;
 }
 
 #endif

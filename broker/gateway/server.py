@@ -13,6 +13,7 @@ at an earlier message gets a reader of its own, until it has come to where that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import json
 import logging
@@ -183,6 +184,8 @@ class Gateway:
         self._late: dict[_Source, asyncio.Task[None]] = {}
         self._wishes: _Wishes | None = None
         self._clients: set[Client] = set()
+        self._sending: set[_Source] = set()
+        self._waiting: set[Client] = set()  # for room for what they have sent
         self._relays: set[asyncio.Task[None]] = set()
         self._ends = asyncio.Event()
 
@@ -200,12 +203,11 @@ class Gateway:
         finally:
             for listener in self._listeners:
                 loop.remove_reader(listener.sock.fileno())
+                listener.close()
             await self._close_clients("the gateway ends")
             for task in (*tasks, *self._relays):
                 task.cancel()
             await asyncio.gather(*tasks, *self._relays, return_exceptions=True)
-            for listener in self._listeners:
-                listener.close()
 
     def stop(self) -> None:
         """Let `run` return: clients are closed in order."""
@@ -230,6 +232,7 @@ class Gateway:
                 self._main = None
                 await self._end_queues(queues)
                 await self._leave(source)
+            await asyncio.sleep(ATTACH_EVERY)  # a ring that has ended is there for a while
 
     def _attach(self, ended: int | None) -> _Source | None:
         """The ring, if it is there and another one than that which has ended."""
@@ -289,7 +292,7 @@ class Gateway:
                     self._catch_up(source)
                 if came:
                     await asyncio.sleep(0)  # sockets have their turn
-                elif source.fanout.blocks or self._retry():
+                elif source.fanout.blocks:
                     await asyncio.sleep(LOOK_AGAIN)
                 else:
                     await source.bridge.wait()
@@ -299,14 +302,14 @@ class Gateway:
                 client.drop("the gateway was evicted from the ring")
         except shm.RingClosed:
             _log.info("ring %s has ended", self._name)
-            await self._finish(source, "the manager has stopped")
+            await self._end_clients(source, "the manager has stopped")
 
-    async def _finish(self, source: _Source, why: str) -> None:
-        """Nothing more comes: send what there is, then close."""
-        for outlet, client in source.clients.items():
+    async def _end_clients(self, source: _Source, why: str) -> None:
+        """Close the clients of a source once they have everything."""
+        end = time.monotonic() + self._options.close_timeout
+        for outlet, client in list(source.clients.items()):
             outlet.stop(source.fanout.end)
             client.ends_with(CloseCode.GOING_AWAY, why)
-        end = time.monotonic() + self._options.close_timeout
         while source.clients and time.monotonic() < end:
             self._send(source)
             await asyncio.sleep(LOOK_AGAIN)
@@ -314,7 +317,7 @@ class Gateway:
     def _catch_up(self, source: _Source) -> None:
         """Hand over those that have come to where the main source is."""
         main = self._main
-        if main is None:
+        if main is None or source.fanout.end < main.fanout.end:  # what is special is not seen yet
             return
         for outlet in list(source.clients):
             if main.fanout.floor <= outlet.next <= main.fanout.end:
@@ -335,6 +338,9 @@ class Gateway:
         missed, before = source.fanout.take_gap()
         if missed:
             self._lost(source, before, f"{missed} messages were missed")
+            for outlet in source.clients:
+                if outlet.next == before:
+                    outlet.missed(missed)
         for sequence in source.fanout.take_special():
             kind, _topic, payload = source.fanout.message(sequence)
             if kind == shm.Kind.EVENT and _says_lost(payload):
@@ -344,7 +350,7 @@ class Gateway:
         """Plain clients end before this message, as their own connections would have."""
         if self._options.on_loss is OnLoss.KEEP:
             return
-        for outlet, client in source.clients.items():
+        for outlet, client in list(source.clients.items()):
             if not client.records and outlet.next <= sequence:
                 outlet.stop(sequence)
                 client.ends_with(CloseCode.SERVICE_RESTART, why)
@@ -371,11 +377,21 @@ class Gateway:
                 client.stopped()
         self._let_go(source)
         if again:
+            self._send_soon(source)
+
+    def _send_soon(self, source: _Source) -> None:
+        """Once for all that ask for it: closing one client does not send to the others."""
+        if source not in self._sending:
+            self._sending.add(source)
             asyncio.get_running_loop().call_soon(self._send_again, source)
 
     def _send_again(self, source: _Source) -> None:
+        self._sending.discard(source)
         if source is self._main or source in self._late:
-            self._send(source)
+            try:
+                self._send(source)
+            except (shm.Evicted, shm.RingCorrupt) as error:
+                _log.debug("%s", error)  # `_read` finds it, too, and ends
 
     def _await_room(self, client: Client, outlet: _fanout.Outlet) -> None:
         loop = asyncio.get_running_loop()
@@ -448,6 +464,7 @@ class Gateway:
                 self,
                 sock,
                 transport,
+                header_bytes=limits.header_bytes,
                 message_bytes=limits.message_bytes,
                 open_timeout=limits.handshake_seconds,
                 close_timeout=self._options.close_timeout,
@@ -478,8 +495,8 @@ class Gateway:
         if options.group is not None:
             raise Refused(501, "this gateway serves no work groups")
         if options.topics is not None:
-            client.topics = list(options.topics)
             self._want(options.topics)
+            client.topics = list(options.topics)
         return options
 
     def _want(self, topics: Sequence[str]) -> None:
@@ -498,6 +515,8 @@ class Gateway:
             client.drop("the ring is gone")
             return
         start = options.start
+        with contextlib.suppress(shm.RingError):  # `_read` finds it, too
+            source.fanout.look()
         if start == "latest":
             begin = source.fanout.end
         elif isinstance(start, int) and start >= source.fanout.floor:
@@ -519,8 +538,6 @@ class Gateway:
         )
         source.clients[outlet] = client
         client.outlet = outlet
-        if source is not self._main:
-            outlet.miss(source.feed.lost)
         _log.info("serves %s from %d on", client.transport.peer, begin)
         if client.records:
             client.send_record(wire.Record(wire.RecordType.HELLO, source.hello().encode()))
@@ -552,13 +569,15 @@ class Gateway:
                 max_message=feed.max_message,
             )
         try:
-            ticket = client.sender.try_send(sent.payload, "text" if sent.is_text else "binary")
+            ticket = client.try_send(sent)
         except shm.MessageTooLarge as error:
             self._refuse(client, sent, CloseCode.MESSAGE_TOO_BIG, str(error))
         except shm.RingError as error:
             self._refuse(client, sent, CloseCode.SERVICE_RESTART, str(error))
         else:
-            if ticket is not None and sent.record is not None:
+            if ticket is None:
+                self._retry_later(client)
+            elif sent.record is not None:
                 client.sent_as(ticket, sent.record.key)
             return ticket is not None
         return True
@@ -591,12 +610,16 @@ class Gateway:
         self._choose(source, client, outlet)
         client.acknowledge(record.key, 0)
 
-    def _retry(self) -> bool:
-        """Try once more to send what clients have sent. Returns whether some still waits."""
-        waiting = [client for client in self._clients if client.waits]
+    def _retry_later(self, client: Client) -> None:
+        """There is no room for what a client has sent."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self._retry)
+        self._waiting.add(client)
+
+    def _retry(self) -> None:
+        waiting, self._waiting = self._waiting, set()
         for client in waiting:
             client.retry()
-        return any(client.waits for client in waiting)
 
     def _source_of(self, client: Client) -> _Source | None:
         for source in (self._main, *self._late):
@@ -608,11 +631,12 @@ class Gateway:
         """See `client.Host`."""
         source = self._source_of(client)
         if source is not None:
-            self._send(source)
+            self._send_soon(source)
 
     def gone(self, client: Client) -> None:
         """See `client.Host`."""
         self._clients.discard(client)
+        self._waiting.discard(client)
         self._give_up(client.topics or ())
         source = self._source_of(client)
         if source is not None and client.outlet is not None:

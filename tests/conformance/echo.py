@@ -18,6 +18,7 @@ from ringcast.broker.gateway.access import Transport
 from ringcast.broker.gateway.client import Client, Upward
 from ringcast.broker.gateway.options import ClientOptions
 
+HEADER_BYTES: Final = 8192
 MESSAGE_BYTES: Final = 16 << 20
 PORT: Final = 9353
 
@@ -55,6 +56,7 @@ async def serve(port: int) -> None:
                 host,
                 sock,
                 Transport.of(sock),
+                header_bytes=HEADER_BYTES,
                 message_bytes=MESSAGE_BYTES,
                 open_timeout=10,
                 close_timeout=5,
