@@ -139,8 +139,9 @@ def manager(name: str, exchange: Exchange) -> Iterator[None]:
         demote_after=None,
         evict_after=None,
     )
-    with Manager(config):
+    with Manager(config) as child:
         yield
+        assert child.join(DEADLINE) is not None
 
 
 # ---- examples ------------------------------------------------------------------------------
