@@ -51,7 +51,14 @@ class Fanout:
     @property
     def topics(self) -> int: ...
     def add(
-        self, fd: int, *, records: bool, lossy: bool, chooses: bool, start: int | None = None
+        self,
+        fd: int,
+        *,
+        records: bool,
+        lossy: bool,
+        chooses: bool,
+        start: int | None = None,
+        missed: int = 0,
     ) -> Outlet: ...
     def close(self) -> None: ...
     @property

@@ -335,14 +335,15 @@ class Gateway:
     # -- what is not for everybody
 
     def _look_at_special(self, source: _Source) -> None:
+        # all are read before one is acted on: what is sent for it may let go of them
+        special = [(n, *source.fanout.message(n)) for n in source.fanout.take_special()]
         missed, before = source.fanout.take_gap()
         if missed:
             self._lost(source, before, f"{missed} messages were missed")
             for outlet in source.clients:
                 if outlet.next == before:
                     outlet.missed(missed)
-        for sequence in source.fanout.take_special():
-            kind, _topic, payload = source.fanout.message(sequence)
+        for sequence, kind, _topic, payload in special:
             if kind == shm.Kind.EVENT and _says_lost(payload):
                 self._lost(source, sequence, "the connection to the server was lost")
 
@@ -511,6 +512,7 @@ class Gateway:
         """See `client.Host`."""
         options, source = client.options, self._main
         assert options is not None
+        missed = 0
         if source is None:
             client.drop("the ring is gone")
             return
@@ -528,6 +530,7 @@ class Gateway:
                 client.close(CloseCode.TRY_AGAIN_LATER, str(error))
                 return
             begin = source.fanout.end
+            missed = begin - start if isinstance(start, int) else 0
             self._late[source] = asyncio.create_task(self._read_late(source))
         outlet = source.fanout.add(
             client.fd,
@@ -535,13 +538,15 @@ class Gateway:
             lossy=options.policy == "lossy",
             chooses=options.topics is not None,
             start=begin,
+            missed=missed,
         )
         source.clients[outlet] = client
         client.outlet = outlet
         _log.info("serves %s from %d on", client.transport.peer, begin)
         if client.records:
-            client.send_record(wire.Record(wire.RecordType.HELLO, source.hello().encode()))
-            client.send_record(wire.Record(wire.RecordType.STATE, source.feed.note))
+            hello = source.hello().encode()
+            client.send_record(wire.Record(wire.RecordType.HELLO, hello, sequence=begin))
+            client.send_record(wire.Record(wire.RecordType.STATE, _state(source.feed)))
 
     def received(self, client: Client, sent: Upward) -> bool:
         """See `client.Host`."""
@@ -652,7 +657,7 @@ class Gateway:
         told = b""
         while True:
             await asyncio.sleep(STATE_EVERY)
-            note = b"" if self._main is None else self._main.feed.note
+            note = b"" if self._main is None else _state(self._main.feed)
             if note not in (told, b""):
                 told = note
                 for client in list(self._clients):
@@ -691,6 +696,14 @@ def _report(task: asyncio.Task[None]) -> None:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         _log.error("no message queues: %s", error)
+
+
+def _state(feed: Feed) -> bytes:
+    """The connection's state; empty if the ring is not a manager's."""
+    try:
+        return feed.state.encode()
+    except shm.RingError:
+        return b""
 
 
 def _matches(patterns: Iterable[str] | None, name: str) -> bool:
