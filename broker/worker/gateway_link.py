@@ -165,8 +165,8 @@ class Link:
     def receive(self, receiver: Receiver) -> int:
         """Receive what has come; as `Receiver._receive`."""
         if not isinstance(self._sock, ssl.SSLSocket):
-            return receiver._receive(self._sock.fileno())  # noqa: SLF001 - made for this
-        room = receiver._room()  # noqa: SLF001
+            return receiver._receive(self._sock.fileno())
+        room = receiver._room()
         try:
             with self._lock:
                 got = self._sock.recv_into(room)
@@ -176,7 +176,7 @@ class Link:
             return 0
         finally:
             room.release()
-        receiver._came(got)  # noqa: SLF001
+        receiver._came(got)
         return got
 
     def wait(self, timeout: float | None) -> None:
