@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -26,8 +26,8 @@ from .rawserver import BINARY, TEXT
 from .subscribers import TOPICS, config_of
 from .venues import VenueServer
 
-SMALL: Final = {"slots": 64, "capacity": 1 << 16, "max_readers": 8}
-LARGE: Final = {"slots": 1024, "capacity": 4 << 20, "max_readers": 8}
+SMALL: Final[dict[str, Any]] = {"slots": 64, "capacity": 1 << 16, "max_readers": 8}
+LARGE: Final[dict[str, Any]] = {"slots": 1024, "capacity": 4 << 20, "max_readers": 8}
 KINDS: Final = (shm.Kind.TEXT, shm.Kind.BINARY)
 GOING_AWAY: Final = 1001
 RESTART: Final = 1012
@@ -385,7 +385,8 @@ def test_pings_are_answered_amid_a_flood(gateway: Gateway, writer: Writer) -> No
     with gateway.client() as client:
         client.sock.sendall(b"".join(masked(9, b"%d" % i) for i in range(50)))
         texts = numbered(writer, 500)
-        pongs, got = [], []
+        pongs: list[str] = []
+        got: list[str] = []
         while len(pongs) < 50 or len(got) < 500:
             opcode, payload = client.frame()
             (pongs if opcode == 10 else got).append(payload.decode())
