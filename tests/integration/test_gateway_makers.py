@@ -209,8 +209,7 @@ class Crowd:
         if self._program is not None:
             said, _ = self._program.communicate(timeout=DEADLINE)
             for line in said.splitlines():
-                *numbers, code = map(int, line.split())
-                found.append(Ended(Tally(*numbers), code))
+                found.append(Ended(Tally(*map(int, line.split())), RESTART))  # it says no code
         return found
 
     def close(self) -> None:
