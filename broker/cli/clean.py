@@ -113,7 +113,11 @@ def _confirm(question: str) -> bool:
 
 
 def _living_readers(name: str) -> int:
-    return sum(reader.state != "dead" for reader in shm.status(name).readers)
+    try:
+        readers = shm.status(name).readers
+    except shm.RingNotFound:  # what is left is an uplink without a ring
+        return 0
+    return sum(reader.state != "dead" for reader in readers)
 
 
 def _print_outcome(outcome: _Outcome) -> None:

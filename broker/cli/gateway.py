@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import signal
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -19,13 +21,24 @@ from ringcast import shm
 from ..config import ConfigError
 from ..gateway.access import AccessRules, Limits, check_listen, read_tokens
 from ..gateway.addresses import MODE_DEFAULT, ListenAddress, Listener, bind
+from ..gateway.queue_service import QueuePlan
+from ..gateway.queues import MESSAGE_SIZE_MIN, QueueOptions
 from ..gateway.server import Gateway, GatewayOptions, OnLoss
+from ..logs import LogFormat, log_to_stderr
 from .output import Name, Owner
-from .serve import LogFormat, log_to_stderr
 
 __all__ = ["gateway"]
 
+
+class QueuePolicy(StrEnum):
+    """What a full queue does."""
+
+    LOSSY = "lossy"
+    BLOCK = "block"
+
+
 _OPTIONS: Final = GatewayOptions()
+_QUEUES: Final = QueueOptions()
 _LIMITS: Final = Limits()
 
 _log = logging.getLogger(__name__)
@@ -34,9 +47,24 @@ _log = logging.getLogger(__name__)
 def gateway(
     name: Name,
     listen: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(metavar="ADDRESS", help="unix:/PATH or HOST:PORT. Repeatable."),
-    ],
+    ] = None,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL", help="Fill a POSIX message queue: attach('mq:NAME/LABEL'). Repeatable."
+        ),
+    ] = None,
+    queue_policy: Annotated[
+        QueuePolicy, typer.Option(help="What a full queue does: lose messages, or hold the ring.")
+    ] = QueuePolicy.LOSSY,
+    queue_depth: Annotated[
+        int, typer.Option(metavar="N", help="Queue messages that each queue holds.", min=1)
+    ] = _QUEUES.depth,
+    queue_message_size: Annotated[
+        int, typer.Option(metavar="BYTES", help="Of a queue message.", min=MESSAGE_SIZE_MIN)
+    ] = _QUEUES.message_size,
     mode: Annotated[
         str, typer.Option(metavar="OCTAL", help="Of Unix sockets.")
     ] = f"{MODE_DEFAULT:04o}",
@@ -87,13 +115,17 @@ def gateway(
     ] = _LIMITS.message_bytes,
     owner: Owner = None,
     log: Annotated[LogFormat, typer.Option(help="Form of the log, on stderr.")] = LogFormat.TEXT,
+    log_level: Annotated[int, typer.Option(hidden=True)] = logging.INFO,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve the messages of a ring to WebSocket clients, for programs that can't map it.
 
     A client gets what the server sent, message by message; what it sends goes to the server. In its
     URL it may ask for ?topics=a,b*, ?start=oldest, latest or a sequence, ?policy=block or lossy. A
     ring that has ended, or is not there yet, is waited for. Ctrl-C or SIGTERM ends it in order."""
-    addresses = [ListenAddress.parse(text) for text in listen]
+    if not (listen or queue):
+        raise typer.BadParameter("is needed, or --queue", param_hint="--listen")
+    addresses = [ListenAddress.parse(text) for text in listen or ()]
     rules = AccessRules(
         tokens=read_tokens(token_file) if token_file else (),
         hosts=tuple(host or ()),
@@ -105,11 +137,18 @@ def gateway(
     check_listen(rules, addresses, tls=tls is not None, insecure=insecure)
     shm.names.check_name(name)
     options = GatewayOptions(on_loss=on_loss, hold=hold, owner=owner)
-    log_to_stderr(log)
+    plan = QueuePlan(
+        [shm.names.check_name(label) for label in queue or ()],
+        QueueOptions(queue_depth, queue_message_size, queue_policy.value),
+        hold,
+        read_only,
+    )
+    log_to_stderr(log, log_level)
     _raise_descriptor_limit()
     with contextlib.ExitStack() as stack:
+        until = stack.enter_context(_beside(parent)) if parent is not None else None
         listeners = [stack.enter_context(bind(address, _mode(mode))) for address in addresses]
-        asyncio.run(_run(name, listeners, rules, options, tls))
+        asyncio.run(_run(name, listeners, rules, options, tls, plan, until))
 
 
 async def _run(
@@ -118,14 +157,44 @@ async def _run(
     rules: AccessRules,
     options: GatewayOptions,
     tls: ssl.SSLContext | None,
+    plan: QueuePlan,
+    until: int | None,
 ) -> None:
-    gateway = Gateway(name, listeners, rules, options, tls=tls)
+    gateway = Gateway(
+        name, listeners, rules, options, tls=tls, queues=plan if plan.labels else None
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, gateway.stop)
+    if until is not None:
+
+        def parent_ended() -> None:
+            loop.remove_reader(until)  # it stays readable
+            gateway.stop()
+
+        loop.add_reader(until, parent_ended)
     for listener in listeners:
         _log.info("serves ring %s at %s", name, listener.address.url(tls=tls is not None))
     await gateway.run()
+
+
+@contextlib.contextmanager
+def _beside(parent: int) -> Iterator[int]:
+    """A descriptor that is readable when the manager has ended which has started this process. The
+    manager gets what goes wrong, on standard output, and logs it."""
+    try:
+        life = os.pidfd_open(parent)
+    except ProcessLookupError:
+        raise typer.Exit(1) from None
+    try:
+        if os.getppid() != parent:  # it has ended already, and the number is another's
+            raise typer.Exit(1)
+        yield life
+    except (ConfigError, shm.RingError) as error:
+        print(error, flush=True)
+        raise typer.Exit(1) from None
+    finally:
+        os.close(life)
 
 
 def _raise_descriptor_limit() -> None:

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..config import KEYS, Config, OfflineSends, Seconds
+from ..logs import LogFormat, log_to_stderr
 from ..manager import Manager
 
-__all__ = ["LogFormat", "log_to_stderr", "serve"]
-
-
-class LogFormat(StrEnum):
-    """How log lines look."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object per line: time (Unix, s), level, event and the event's own fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {"time": round(record.created, 6), "level": record.levelname.lower()}
-        line["event"] = getattr(record, "event", record.getMessage())
-        line.update(getattr(record, "fields", {}))
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+__all__ = ["serve"]
 
 
 def _option(name: str, *, metavar: str | None = None, repeatable: bool = False) -> Any:
@@ -81,6 +60,9 @@ def serve(
     offline_sends: Annotated[OfflineSends | None, _option("offline_sends")] = None,
     send_rate: Annotated[float | None, _option("send_rate", metavar="N")] = None,
     drain_timeout: Annotated[float | None, _option("drain_timeout")] = None,
+    listen: Annotated[
+        list[str] | None, _option("listen", metavar="ADDRESS", repeatable=True)
+    ] = None,
     log: Annotated[LogFormat, typer.Option(help="Form of the log, on stderr.")] = LogFormat.TEXT,
 ) -> None:
     """Run a manager: connect, and write what the server sends into a ring that workers attach to.
@@ -111,6 +93,7 @@ def serve(
         "offline_sends": offline_sends,
         "send_rate": send_rate,
         "drain_timeout": drain_timeout,
+        "listen": listen or None,
     }
     options = {key: value for key, value in given.items() if value is not None}
     for key in ("ping_interval", "idle_timeout", "demote_after", "evict_after"):
@@ -144,14 +127,3 @@ def _header(text: str) -> tuple[str, str]:
     if not colon:
         raise typer.BadParameter("must be NAME:VALUE", param_hint="--header")
     return name.strip(), value.strip()
-
-
-def log_to_stderr(form: LogFormat) -> None:
-    """Set up the log of a command that runs until it is ended."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        _JsonLines()
-        if form is LogFormat.JSON
-        else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    )
-    logging.basicConfig(level=logging.INFO, handlers=[handler])

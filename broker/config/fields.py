@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 from ..topics.venue import Venue
 from ..topics.venue_file import VenueError, load_venue
 from . import file, redaction
+from .addresses import check_local_addresses
 from .keys import keyed, keys_of, refuse_unknown, setting
 from .kinds import (
     TOKEN_CHARACTERS,
@@ -355,6 +356,17 @@ class Config:
         Count("Messages that may be sent at once after a pause.", least=1), default=1
     )
 
+    # ---- programs that can't map the ring
+
+    listen: Sequence[str] = setting(
+        Texts(
+            "Where a gateway that runs with the manager serves WebSocket clients of this machine:"
+            " unix:/PATH or HOST:PORT.",
+            "For other machines, and with other options, run `ringcast gateway` by itself.",
+        ),
+        default=(),
+    )
+
     # What the ${VAR}s of each key were replaced by. A field, so that `dataclasses.replace` and the
     # checks know it; not a key of files or options.
     _expanded: file.Expanded = field(default_factory=dict, compare=False)
@@ -373,6 +385,7 @@ class Config:
         self._check_tls()
         self._check_times()
         self._check_topics(venue)
+        self._check_listen()
 
     def _take_from_venue(self) -> Venue | None:
         """Fill in what the venue says and nobody else does."""
@@ -558,6 +571,14 @@ class Config:
             except ValueError as error:
                 what = f"a topic (not shown) is none of {venue.name}" if hidden else str(error)
                 raise ConfigError(f"subscribe: {what}") from None
+
+    def _check_listen(self) -> None:
+        try:
+            check_local_addresses(self.listen)
+        except ConfigError as error:
+            hidden = "listen" in self._expanded
+            why = "an address (not shown) can't be listened on" if hidden else error
+            raise ConfigError(f"listen: {self.redact(str(why))}") from None
 
     def _check_times(self) -> None:
         if self.reconnect_delay_max < self.reconnect_delay:

@@ -43,13 +43,22 @@ class Fanout:
     @property
     def end(self) -> int: ...
     @property
+    def has_ended(self) -> bool: ...
+    @property
     def floor(self) -> int: ...
     @property
     def blocks(self) -> bool: ...
     @property
     def topics(self) -> int: ...
     def add(
-        self, fd: int, *, records: bool, lossy: bool, chooses: bool, start: int | None = None
+        self,
+        fd: int,
+        *,
+        records: bool,
+        lossy: bool,
+        chooses: bool,
+        start: int | None = None,
+        missed: int = 0,
     ) -> Outlet: ...
     def close(self) -> None: ...
     @property

@@ -226,6 +226,12 @@ cdef class Fanout:
         return self.reader.a.reader.next
 
     @property
+    def has_ended(self) -> bool:
+        """Has the ring's writer closed it, and was everything taken?"""
+        cdef rc_descriptor first
+        return rc_reader_peek(&self.reader.a.reader, &first) == RC_ENDED
+
+    @property
     def floor(self) -> int:
         """The oldest message that is held."""
         return self.pin.sequence
@@ -240,7 +246,8 @@ cdef class Fanout:
         """How many topics the ring has."""
         return rc_topics_count(self.reader.header(), self.reader.a.ring.g.max_topics)
 
-    def add(self, int fd, *, bint records, bint lossy, bint chooses, start=None) -> Outlet:
+    def add(self, int fd, *, bint records, bint lossy, bint chooses, start=None,
+            uint64_t missed=0) -> Outlet:
         """A client more.
 
         Args:
@@ -249,6 +256,7 @@ cdef class Fanout:
             lossy: see `Outlet`.
             chooses: it gets what `Outlet.choose` says, and nothing before.
             start: its first sequence; from `floor` to `end`, which is the default.
+            missed: messages that it has missed before that.
 
         Raises:
             ValueError: `start` is not held here.
@@ -258,6 +266,7 @@ cdef class Fanout:
         outlet.c.mode = RG_RECORDS if records else RG_PLAIN
         outlet.c.next = self.reader.a.reader.next if start is None else start
         outlet.c.stop = UINT64_MAX
+        outlet.c.gap = outlet.c.lost = missed
         outlet.lossy = lossy
         outlet.topics_max = self.reader.a.ring.g.max_topics
         if not self.pin.sequence <= outlet.c.next <= self.reader.a.reader.next:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVar
 
 from ..config import ConfigError
-from ..worker.addresses import AddressKind, Authority
+from ..config.addresses import AddressKind, Authority
 from .addresses import ListenAddress
 from .options import parameters
 

@@ -1,4 +1,4 @@
-"""Where a gateway listens: addresses as `--listen` has them, and sockets that are bound to them."""
+"""Where a gateway listens: sockets that are bound to the addresses that `--listen` has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from ..config import ConfigError
-from ..worker.addresses import AddressKind, Authority, check_socket_path
+from ..config.addresses import Authority, ListenAddress
 
 __all__ = ["MODE_DEFAULT", "ListenAddress", "Listener", "bind"]
 
@@ -33,79 +33,6 @@ _LOCK_TIMEOUT: Final = 5.0
 _LOCK_PAUSE: Final = 0.01
 _PROBE_TIMEOUT: Final = 1.0
 """Seconds. A Unix socket connects or refuses at once, unless its backlog is full."""
-_SHOWN_MAX: Final = 120
-"""Characters of a wrong address that an error shows."""
-
-_EXPECTED: Final = "give unix:/PATH, HOST:PORT or [IPV6]:PORT"
-
-
-# ---- addresses -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """One `--listen` address.
-
-    Attributes:
-        kind: UNIX or TCP.
-        path: of the Unix socket; else empty.
-        authority: host and port of TCP; port 0 stands for any free one. None for a Unix socket.
-    """
-
-    kind: AddressKind
-    path: str = ""
-    authority: Authority | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``unix:/PATH``, ``HOST:PORT`` or ``[IPV6]:PORT``.
-
-        Raises:
-            ConfigError: it is none of these; the error says what is expected.
-        """
-        try:
-            scheme, colon, path = text.partition(":")
-            if colon and scheme.lower() == "unix":
-                return cls(AddressKind.UNIX, path=check_socket_path(path))
-            return cls(AddressKind.TCP, authority=_tcp(text))
-        except ConfigError as error:
-            raise ConfigError(f"can't listen on {text[:_SHOWN_MAX]!r}: {error}") from None
-
-    @property
-    def is_loopback(self) -> bool:
-        """Is it TCP that only this machine reaches: 127.0.0.0/8, ::1 or localhost? Other names are
-        not resolved: they count as reachable."""
-        return self.authority is not None and self.authority.is_loopback
-
-    def url(self, *, tls: bool = False) -> str:
-        """What clients connect to: ``ws://``, with `tls` ``wss://``, or ``unix:``."""
-        if self.authority is None:
-            return f"unix:{self.path}"
-        return f"{'wss' if tls else 'ws'}://{self.authority}"
-
-    def __str__(self) -> str:
-        return f"unix:{self.path}" if self.authority is None else str(self.authority)
-
-
-def _tcp(text: str) -> Authority:
-    if "//" in text:
-        raise ConfigError(f"leave scheme and slashes out: {_EXPECTED}")
-    if ":" not in text:
-        raise ConfigError(f"it has no port: {_EXPECTED}")
-    if text.startswith(":") and text.count(":") == 1:
-        shown = text[: len(":65535")]
-        raise ConfigError(
-            f"say on which address: 127.0.0.1{shown} for this machine alone, 0.0.0.0{shown}"
-            " for every network it is in (needs --token-file)"
-        )
-    authority = Authority.parse(text)
-    if authority.port is None:
-        raise ConfigError(f"it has no port: {_EXPECTED}; port 0 takes any free one")
-    mapped = getattr(authority.address, "ipv4_mapped", None)
-    if mapped is not None:
-        raise ConfigError(f"write the IPv4 address: {mapped}:{authority.port}")
-    return authority
-
 
 # ---- listening sockets -----------------------------------------------------------------------
 

@@ -476,7 +476,10 @@ class Client:
     def stopped(self) -> None:
         """Its outlet has sent everything, up to where it stops."""
         if self._end is not None and not self._ends:
-            self.close(*self._end)
+            end, self._end = self._end, None  # sending comes back to this
+            if self.records:
+                self.send_record(wire.Record(wire.RecordType.ENDED, end[1].encode()))
+            self.close(*end)
         elif self._ends and self._protocol.state is State.CLOSED:
             self.drop()
         elif self._ends and self._protocol.eof_sent:

@@ -12,7 +12,8 @@ there is room, so a reader never waits for a part that does not come.
 
 A full queue. ``lossy``: messages are lost, and the next record that goes in says how many.
 ``block``: `offer` returns where to go on, and the gateway offers the rest once there is room. What
-it can't keep so long it does not offer any more: the writer finds the gap in the sequences.
+it can't keep so long it does not offer any more, and says so with `lapse`; or else the writer finds
+the gap in the sequences of what comes next.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ MESSAGE_SIZE_MIN: Final = 2048
 
 _SAID: Final = (RecordType.HELLO, RecordType.STATE)
 """In the order in which they go in."""
+_HEADERS_AT_ONCE: Final = 1024
+"""Messages whose headers are made at once: a batch may have many more than the queue has room."""
 _ASSEMBLIES_MAX: Final = 64
 """Long messages that come up in parts at once; of more, the oldest is dropped."""
 _DRAINED_AT_ONCE: Final = 64
@@ -188,14 +191,21 @@ class QueueWriter:
             the rest is to be offered again when `fileno` is writable, or it counts as lost.
         """
         end = len(messages.descriptors)
-        if start >= end:
-            return end
+        while start < end:
+            stop = min(end, start + _HEADERS_AT_ONCE)
+            start = self._offer_some(messages, start, stop)
+            if start < stop:
+                break
+        return start
+
+    def _offer_some(self, messages: Messages, start: int, end: int) -> int:
+        """As `offer`, for those from `start` to `end`."""
         first = int(messages.descriptors["seq1"][start]) - 1
         if self._expected is None:
             self._expected = first
             self._queue.note(first, self.lost)
-        self._lose(max(0, first - self._expected))
-        outgoing = _Outgoing(messages, start, self._expected)
+        self.lapse(first)
+        outgoing = _Outgoing(messages, start, end, self._expected)
         taken = self._take(outgoing) if self._flush_rest() and self._say() else 0
         if taken < len(outgoing) and self._options.policy == "block":
             self._expected = int(outgoing.sequences[taken])
@@ -203,6 +213,13 @@ class QueueWriter:
         self._lose(len(outgoing) - taken)
         self._expected = max(self._expected, first + end - start)
         return end
+
+    def lapse(self, sequence: int) -> None:
+        """Messages below this sequence are not offered any more, since the gateway can't keep them:
+        those that were not taken count as lost. A gateway need not say so if it offers more."""
+        if self._expected is not None and sequence > self._expected:
+            self._lose(sequence - self._expected)
+            self._expected = sequence
 
     def _take(self, outgoing: _Outgoing) -> int:
         """Put in what fits. How many were taken; with "lossy" those that were lost before others
@@ -355,7 +372,7 @@ class _Outgoing:
     """The messages of a batch that go into a queue, with their headers.
 
     Args:
-        messages, start: as `QueueWriter.offer` has them.
+        messages, start, end: which of which.
         expected: the first sequence that the queue does not have yet.
 
     Attributes:
@@ -364,8 +381,8 @@ class _Outgoing:
         headers: with dtype `wire.HEADER`.
     """
 
-    def __init__(self, messages: Messages, start: int, expected: int) -> None:
-        descriptors = messages.descriptors[start:]
+    def __init__(self, messages: Messages, start: int, end: int, expected: int) -> None:
+        descriptors = messages.descriptors[start:end]
         wanted = (descriptors["destination"] == 0) & (descriptors["seq1"] > expected)
         self.indices = np.flatnonzero(wanted) + start
         descriptors = descriptors[wanted]

@@ -41,6 +41,7 @@ from .access import AccessRules, Transport, decide
 from .addresses import Listener
 from .client import Client, Refused, Upward
 from .options import ClientOptions, OptionsError
+from .queue_service import QueuePlan, QueueService
 from .tls import relay
 
 __all__ = ["Gateway", "GatewayOptions", "OnLoss"]
@@ -52,10 +53,10 @@ LOOK_AGAIN: Final = 0.005
 and while there is no room for what clients send."""
 STATE_EVERY: Final = 0.25
 """Seconds between two looks whether the connection's state has changed."""
+ACCEPT_AGAIN: Final = 0.25
+"""Seconds without accepting clients after one could not be accepted."""
 ACCEPTS: Final = 64
 """Clients accepted at a time."""
-ACCEPT_PAUSE: Final = 0.5
-"""Seconds for which nobody is accepted after that failed."""
 
 _log = logging.getLogger(__name__)
 
@@ -160,6 +161,7 @@ class Gateway:
         rules: who may come in.
         options: how it serves.
         tls: for clients that come by TCP; None: they are not encrypted.
+        queues: message queues that it has besides.
     """
 
     def __init__(
@@ -170,15 +172,18 @@ class Gateway:
         options: GatewayOptions,
         *,
         tls: ssl.SSLContext | None = None,
+        queues: QueuePlan | None = None,
     ) -> None:
         self._name = name
         self._listeners = listeners
         self._rules = rules
         self._tls = tls
+        self._queues = queues
         self._options = options
         self._main: _Source | None = None
         self._late: dict[_Source, asyncio.Task[None]] = {}
         self._wishes: _Wishes | None = None
+        self._told = ""  # why the ring can't be read, as the log says
         self._clients: set[Client] = set()
         self._sending: set[_Source] = set()
         self._waiting: set[Client] = set()  # for room for what they have sent
@@ -189,7 +194,7 @@ class Gateway:
         """Serve until `stop`. A ring that has ended, or is not there yet, is waited for."""
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
-            loop.add_reader(listener.sock.fileno(), self._accept, listener)
+            self._listen(listener)
         work = (self._serve, self._ping, self._tell_state, self._ends.wait)
         tasks = {asyncio.create_task(each()) for each in work}
         try:
@@ -199,12 +204,11 @@ class Gateway:
         finally:
             for listener in self._listeners:
                 loop.remove_reader(listener.sock.fileno())
+                listener.close()
             await self._close_clients("the gateway ends")
             for task in (*tasks, *self._relays):
                 task.cancel()
             await asyncio.gather(*tasks, *self._relays, return_exceptions=True)
-            for listener in self._listeners:
-                listener.close()
 
     def stop(self) -> None:
         """Let `run` return: clients are closed in order."""
@@ -213,25 +217,60 @@ class Gateway:
     # -- the ring
 
     async def _serve(self) -> None:
-        told = ""
+        ended: int | None = None
         while True:
-            try:
-                source = _Source.attach(self._name, self._options.owner)
-            except shm.RingError as error:  # one that is just being removed may look damaged
-                if str(error) != told and not isinstance(error, (shm.RingNotFound, shm.RingClosed)):
-                    _log.warning("can't read ring %s: %s", self._name, error)
-                told = str(error)
+            source = self._attach(ended)
+            if source is None:
                 await asyncio.sleep(ATTACH_EVERY)
                 continue
-            told = ""
+            ended = source.fanout.instance
             _log.info("reads ring %s from %d on", self._name, source.fanout.end)
             self._main = source
+            queues = self._start_queues(source)
             try:
                 await self._read(source)
             finally:
                 self._main = None
+                await self._end_queues(queues)
                 await self._leave(source)
-            await asyncio.sleep(ATTACH_EVERY)  # until it is removed, an ended ring is there
+
+    def _attach(self, ended: int | None) -> _Source | None:
+        """The ring, if it is there and another one than that which has ended."""
+        try:
+            source = _Source.attach(self._name, self._options.owner)
+        except shm.RingError as error:  # one that is just being removed may look damaged
+            if str(error) != self._told and not isinstance(error, shm.RingNotFound):
+                _log.warning("can't read ring %s: %s", self._name, error)
+            self._told = str(error)
+            return None
+        self._told = ""
+        if source.fanout.instance == ended and source.fanout.has_ended:
+            source.close()
+            return None
+        return source
+
+    def _start_queues(self, source: _Source) -> asyncio.Task[None] | None:
+        if self._queues is None:
+            return None
+        service = QueueService(
+            self._name,
+            source.fanout.instance,
+            source.hello(),
+            self._queues,
+            self._options.owner,
+        )
+        task = asyncio.create_task(service.run())
+        task.add_done_callback(_report)
+        return task
+
+    async def _end_queues(self, task: asyncio.Task[None] | None) -> None:
+        """The ring has ended, and they see so by themselves; or the gateway ends."""
+        if task is not None:
+            if self._ends.is_set():
+                task.cancel()
+            await asyncio.wait([task], timeout=self._options.close_timeout)
+            task.cancel()
+            await asyncio.wait([task])
 
     async def _leave(self, source: _Source) -> None:
         """The ring has ended, or was taken away."""
@@ -299,18 +338,17 @@ class Gateway:
     # -- what is not for everybody
 
     def _look_at_special(self, source: _Source) -> None:
+        # all are read before one is acted on: what is sent for it may let go of them
+        special = [(n, *source.fanout.message(n)) for n in source.fanout.take_special()]
         missed, before = source.fanout.take_gap()
         if missed:
             self._lost(source, before, f"{missed} messages were missed")
             for outlet in source.clients:
                 if outlet.next == before:
                     outlet.missed(missed)
-        for sequence in source.fanout.take_special():
-            kind, _topic, payload = source.fanout.message(sequence)
-            if kind == shm.Kind.EVENT:
-                event = json.loads(payload)
-                if event.get("event") in ("disconnected", "restarted"):
-                    self._lost(source, sequence, "the connection to the server was lost")
+        for sequence, kind, _topic, payload in special:
+            if kind == shm.Kind.EVENT and _says_lost(payload):
+                self._lost(source, sequence, "the connection to the server was lost")
 
     def _lost(self, source: _Source, sequence: int, why: str) -> None:
         """Plain clients end before this message, as their own connections would have."""
@@ -404,22 +442,18 @@ class Gateway:
                 sock, _address = listener.sock.accept()
             except BlockingIOError:
                 return
-            except OSError as error:
+            except OSError as error:  # too many files: there may be fewer in a moment
                 _log.warning("can't accept a client: %s", error)
-                self._pause(listener)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener.sock.fileno())
+                loop.call_later(ACCEPT_AGAIN, self._listen, listener)
                 return
             if self._tls is not None and sock.family != socket.AF_UNIX:
                 self._start_tls(sock)
             else:
                 self._connected(sock, Transport.of(sock))
 
-    def _pause(self, listener: Listener) -> None:
-        """Accept nobody for a while: there are no descriptors left, and who waits stays there."""
-        loop, fd = asyncio.get_running_loop(), listener.sock.fileno()
-        loop.remove_reader(fd)
-        loop.call_later(ACCEPT_PAUSE, self._go_on, listener)
-
-    def _go_on(self, listener: Listener) -> None:
+    def _listen(self, listener: Listener) -> None:
         if not self._ends.is_set():
             loop = asyncio.get_running_loop()
             loop.add_reader(listener.sock.fileno(), self._accept, listener)
@@ -481,6 +515,7 @@ class Gateway:
         """See `client.Host`."""
         options, source = client.options, self._main
         assert options is not None
+        missed = 0
         if source is None:
             client.drop("the ring is gone")
             return
@@ -498,6 +533,7 @@ class Gateway:
                 client.close(CloseCode.TRY_AGAIN_LATER, str(error))
                 return
             begin = source.fanout.end
+            missed = begin - start if isinstance(start, int) else 0
             self._late[source] = asyncio.create_task(self._read_late(source))
         outlet = source.fanout.add(
             client.fd,
@@ -505,13 +541,15 @@ class Gateway:
             lossy=options.policy == "lossy",
             chooses=options.topics is not None,
             start=begin,
+            missed=missed,
         )
         source.clients[outlet] = client
         client.outlet = outlet
         _log.info("serves %s from %d on", client.transport.peer, begin)
         if client.records:
-            client.send_record(wire.Record(wire.RecordType.HELLO, source.hello().encode()))
-            client.send_record(wire.Record(wire.RecordType.STATE, source.feed.note))
+            hello = source.hello().encode()
+            client.send_record(wire.Record(wire.RecordType.HELLO, hello, sequence=begin))
+            client.send_record(wire.Record(wire.RecordType.STATE, _state(source.feed)))
 
     def received(self, client: Client, sent: Upward) -> bool:
         """See `client.Host`."""
@@ -622,7 +660,7 @@ class Gateway:
         told = b""
         while True:
             await asyncio.sleep(STATE_EVERY)
-            note = b"" if self._main is None else self._main.feed.note
+            note = b"" if self._main is None else _state(self._main.feed)
             if note not in (told, b""):
                 told = note
                 for client in list(self._clients):
@@ -644,6 +682,31 @@ class Gateway:
             await asyncio.sleep(LOOK_AGAIN)
         for client in list(self._clients):
             client.drop()
+
+
+def _says_lost(event: bytes) -> bool:
+    """Does a record of kind EVENT say that the connection was lost? Not all are a manager's."""
+    try:
+        fields = json.loads(event)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and fields.get("event") in ("disconnected", "restarted")
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Say why there are no queues, if it is for an error."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        _log.error("no message queues: %s", error)
+
+
+def _state(feed: Feed) -> bytes:
+    """The connection's state; empty if the ring is not a manager's."""
+    try:
+        return feed.state.encode()
+    except shm.RingError:
+        return b""
 
 
 def _matches(patterns: Iterable[str] | None, name: str) -> bool:

@@ -10,6 +10,7 @@ from types import FrameType, TracebackType
 from typing import Final, Self
 
 from ..config import Config
+from .companion import gateway_beside
 from .loop import Session
 from .process import ManagerProcess, StartError
 from .rings import open_rings
@@ -18,7 +19,7 @@ from .wakeup import StopRequest
 __all__ = ["Manager", "ManagerError"]
 
 _END_SLACK: Final = 10.0
-"""Seconds beyond `Config.drain_timeout` that a child may take to stop in order."""
+"""Seconds beyond `Config.drain_timeout` that a child and its gateway may take to stop in order."""
 
 
 class ManagerError(RuntimeError):
@@ -51,7 +52,8 @@ class Manager:
         """Do the work until `stop` or SIGTERM or SIGINT (in the main thread), or until the
         connection can't be had any more.
 
-        A ring of that name whose manager died is resumed: its workers read on.
+        A ring of that name whose manager died is resumed: its workers read on. With
+        `Config.listen`, a gateway runs as a process of its own until this returns.
 
         Args:
             on_ready: called once, when workers can attach.
@@ -67,9 +69,10 @@ class Manager:
         """
         with open_rings(self.config) as rings, self._signals():
             session = Session(self.config, rings, self._stop, until)
-            if on_ready is not None:
-                on_ready()
-            error = session.run()
+            with gateway_beside(self.config, self._stop):
+                if on_ready is not None:
+                    on_ready()
+                error = session.run()
         if error is not None:
             raise ManagerError(error)
 

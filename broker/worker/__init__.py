@@ -1,13 +1,14 @@
 """A worker's end: attaching by name, reading, sending, and the connection's state.
 
 What a worker process needs may enter, and what it shares with the manager: the form of the state
-(state.py) and of messages in parts (parts.py). Nothing here knows of sockets.
+(state.py) and of messages in parts (parts.py), and with the gateway: its records (wire.py).
 """
 
 from __future__ import annotations
 
 from .answers import Answer, Following
 from .feed import Feed, GroupFeed, attach
+from .queue_feed import QueueFeed
 from .state import ConnectionState, Phase
 from .subscribing import SubscriptionRefused
 
@@ -18,6 +19,7 @@ __all__ = [
     "Following",
     "GroupFeed",
     "Phase",
+    "QueueFeed",
     "SubscriptionRefused",
     "attach",
 ]

@@ -10,9 +10,6 @@ A ring's name has no colon, and each of these has one: so one look tells which o
 
 from __future__ import annotations
 
-import enum
-import ipaddress
-import os
 import re
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -20,22 +17,11 @@ from typing import Final, Self
 from ringcast import shm
 
 from ..config import ConfigError
+from ..config.addresses import AddressKind, Authority, check_socket_path
 from ..config.redaction import redact_target
 
-__all__ = ["AddressKind", "Authority", "ClientAddress", "check_socket_path"]
+__all__ = ["AddressKind", "Authority", "ClientAddress"]
 
-_SOCKET_PATH_MAX: Final = 107
-"""Bytes: sun_path has 108, and a NUL ends it (unix(7))."""
-_PORT_MAX: Final = 65535
-_NAME_MAX: Final = 253
-"""Characters of a host's name (RFC 1035 section 2.3.4, without the lengths' own bytes)."""
-
-_PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}")
-_BRACKETED: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::(.*))?", re.DOTALL)
-_LABELS: Final = re.compile(r"[0-9a-z_-]{1,63}(?:\.[0-9a-z_-]{1,63})*")
-_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
-"""A host whose last label is one is an IPv4 address or wrong (WHATWG URL, "ends in a number")."""
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _VISIBLE: Final = re.compile(r"[!-~]*")
 _URL: Final = re.compile(r"//([^/?]*)(.*)", re.DOTALL)
 _DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
@@ -43,130 +29,6 @@ _DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
 _EXPECTED: Final = (
     "give unix:/PATH, ws://HOST:PORT, wss://HOST:PORT, mq:RING/LABEL, or the name of a ring"
 )
-
-
-class AddressKind(enum.StrEnum):
-    """By what messages travel."""
-
-    UNIX = "unix"
-    TCP = "tcp"
-    TLS = "tls"
-    QUEUE = "queue"
-
-
-# ---- hosts and ports -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """HOST or HOST:PORT, as addresses, URLs and the Host header have it (RFC 3986 section 3.2).
-
-    Equal hosts compare equal however they were written.
-
-    Attributes:
-        host: in lower case, without brackets and without the dot that may end a name; an address in
-            its shortest form.
-        port: None if none was given.
-    """
-
-    host: str
-    port: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read it.
-
-        Raises:
-            ConfigError: it is no such thing; the error says what is expected, and not what was
-                given.
-        """
-        bracketed = _BRACKETED.fullmatch(text)
-        if bracketed is not None:
-            return cls(_ipv6(bracketed[1]), _port(bracketed[2]))
-        host, _, port = text.partition(":")
-        if ":" in port:
-            raise ConfigError("write an IPv6 address in brackets, such as [::1]:9001")
-        return cls(_host(host), _port(port if len(host) < len(text) else None))
-
-    @property
-    def address(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-        """The host as an address; None if it is a name."""
-        try:
-            return ipaddress.ip_address(self.host)
-        except ValueError:
-            return None
-
-    @property
-    def is_loopback(self) -> bool:
-        """Does it mean this machine alone: 127.0.0.0/8, also mapped to IPv6, ::1, localhost?"""
-        address = self.address
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return self.host == "localhost" if address is None else address.is_loopback
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port is None else f"{host}:{self.port}"
-
-
-def _port(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not _PORT.fullmatch(text) or int(text) > _PORT_MAX:
-        raise ConfigError(f"a port is a number, up to {_PORT_MAX}")
-    return int(text)
-
-
-def _ipv6(text: str) -> str:
-    try:
-        return str(ipaddress.IPv6Address(text))
-    except ValueError:
-        raise ConfigError("what is in the brackets is no IPv6 address") from None
-
-
-def _host(text: str) -> str:
-    host = text.lower().removesuffix(".")
-    # ASCII is asked of `text`: the Kelvin sign is "k" in lower case.
-    if len(host) > _NAME_MAX or not text.isascii() or not _LABELS.fullmatch(host):
-        raise ConfigError(
-            "a host is a name of ASCII letters, digits, . and -, or an IP address (IPv6 in"
-            " brackets)"
-        )
-    if not _NUMBER.fullmatch(host.rpartition(".")[2]):
-        return host
-    try:
-        return str(ipaddress.IPv4Address(host))
-    except ValueError:
-        raise ConfigError("an IPv4 address is four numbers, such as 127.0.0.1") from None
-
-
-# ---- Unix sockets ----------------------------------------------------------------------------
-
-
-def check_socket_path(path: str) -> str:
-    """Return `path` if a Unix socket can have it, and an address can name it.
-
-    Raises:
-        ConfigError: it can't; the error says why.
-    """
-    if path.startswith("//"):
-        raise ConfigError("write one slash: unix:/run/md.sock")
-    if not path.startswith("/"):
-        raise ConfigError("a Unix socket's path starts with /, as in unix:/run/md.sock")
-    if path.endswith("/"):
-        raise ConfigError("a Unix socket's path names a file, not a folder")
-    if _CONTROL.search(path) or "?" in path or "#" in path:
-        raise ConfigError("a Unix socket's path has no control characters, no ? and no #")
-    try:
-        size = len(os.fsencode(path))
-    except UnicodeEncodeError:
-        raise ConfigError("the path of a Unix socket is not valid Unicode") from None
-    if size > _SOCKET_PATH_MAX:
-        raise ConfigError(
-            f"the path of a Unix socket has {size} bytes, at most {_SOCKET_PATH_MAX} fit: use a"
-            " shorter one"
-        )
-    return path
 
 
 # ---- a gateway, as its clients name it -------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Literal, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, overload
 
 from ringcast import shm
 from ringcast.shm import broadcast, group
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Feed", "GroupFeed", "attach"]
 
+_OVER_SOCKETS: Final = frozenset(("policy", "start", "label", "topics", "others", "timeout"))
+"""Arguments of `attach` that a gateway's socket knows, besides `events`."""
+_COLON: Final = ":"
+"""In every address of a gateway, and in no ring's name; see addresses.py."""
 NO_KIND: Final = 0xFFFF
 """Of no message: a feed passes nothing over but what is for another worker alone."""
 
@@ -435,11 +439,14 @@ def attach(
     auto_ack: bool | None = None,
     max_deliveries: int | None = None,
 ) -> Feed | GroupFeed:
-    """Attach to a manager's ring by name, or to a message queue that a gateway fills from it.
+    """Attach to a manager's ring by name, or to a gateway that serves it: by its socket, or by a
+    message queue that it fills.
 
     Args:
-        name: the manager's `Config.name`; or "mq:NAME/LABEL", the queue of that label. Of all else
-            a queue takes `events` alone: what goes into it is the gateway's affair.
+        name: the manager's `Config.name`; or "unix:/PATH", "ws://HOST:PORT" or "wss://HOST:PORT",
+            where a gateway listens; or "mq:NAME/LABEL", the queue of that label. A socket takes no
+            `wait`, no `owner` and no groups. A queue takes `events` alone: what goes into it is the
+            gateway's affair.
         policy: "block" (lossless) or "lossy".
         start: "latest", "oldest" or a sequence.
         wait: how to wait for messages.
@@ -463,29 +470,31 @@ def attach(
 
     Returns:
         A `Feed`; with `group` a `GroupFeed`, whose messages have `ack`, `nack` and `deliveries`; of
-        a queue a `QueueFeed`, which has the methods of a `Feed` that a queue can have.
+        a queue a `QueueFeed`, and of a socket a `SocketFeed`, which have the methods of a `Feed` that
+        these can have.
 
     Raises: as `shm.broadcast.Reader.attach` does; RingNotFound while there is no manager. With
         `timeout` also as `Feed.subscribe` does.
     """
+    given = {
+        "policy": policy if policy != "block" else None,
+        "start": start if start != "latest" else None,
+        "wait": wait,
+        "label": label,
+        "owner": owner,
+        "topics": topics,
+        "others": others or None,
+        "timeout": timeout,
+        "group": group,
+        "balance": balance,
+        "auto_ack": auto_ack,
+        "max_deliveries": max_deliveries,
+    }
+    given = {argument: value for argument, value in given.items() if value is not None}
     if name.startswith(PREFIX):
-        given = {
-            "policy": policy != "block",
-            "start": start != "latest",
-            "others": others,
-            "wait": wait is not None,
-            "label": label is not None,
-            "owner": owner is not None,
-            "topics": topics is not None,
-            "timeout": timeout is not None,
-            "group": group is not None,
-            "balance": balance is not None,
-            "auto_ack": auto_ack is not None,
-            "max_deliveries": max_deliveries is not None,
-        }
-        return _attach_queue(
-            name, [argument for argument, is_given in given.items() if is_given], events=events
-        )
+        return _attach_queue(name, list(given), events=events)
+    if _COLON in name:
+        return _attach_socket(name, given, events=events)
     if group is not None:
         if policy != "block" or events:
             raise ValueError(
@@ -530,6 +539,18 @@ def _attach_queue(name: str, given: list[str], *, events: bool) -> Feed:
             " in. Attach to the ring, or to the gateway's socket"
         )
     return cast(Feed, QueueFeed.attach(name, events=events))
+
+
+def _attach_socket(name: str, given: dict[str, Any], *, events: bool) -> Feed:
+    """A `SocketFeed`, which has a feed's methods as far as a socket can have them."""
+    missing = [argument for argument in given if argument not in _OVER_SOCKETS]
+    if missing:
+        raise ValueError(
+            f"not over a socket: {', '.join(missing)}. Attach to the ring, where it can be mapped"
+        )
+    from .socket_feed import SocketFeed  # loads a WebSocket client
+
+    return cast(Feed, SocketFeed.attach(name, events=events, **given))
 
 
 def _wait_for_topics(feed: Feed | GroupFeed, timeout: float | None) -> None:

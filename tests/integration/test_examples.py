@@ -4,10 +4,11 @@ exchange where they need a server.
 A block of Python that follows a mark such as ``<!-- run: feed -->`` is run, with a ring of the
 test's own instead of "md" and "orders":
 
-alone   with nothing else
-feed    beside a manager, whose server sends some messages and then closes
-ring    beside a writer that publishes some messages and then closes
-uplink  beside a receiver
+alone    with nothing else
+feed     beside a manager, whose server sends some messages and then closes
+gateway  beside such a manager and a gateway, in place of the addresses of the docs
+ring     beside a writer that publishes some messages and then closes
+uplink   beside a receiver
 """
 
 from __future__ import annotations
@@ -138,8 +139,9 @@ def manager(name: str, exchange: Exchange) -> Iterator[None]:
         demote_after=None,
         evict_after=None,
     )
-    with Manager(config):
+    with Manager(config) as child:
         yield
+        assert child.join(DEADLINE) is not None
 
 
 # ---- examples ------------------------------------------------------------------------------
@@ -253,7 +255,8 @@ def program(block: Block, name: str, tmp_path: Path) -> Path:
 
 
 def test_every_mark_is_known() -> None:
-    assert {block.beside for block in blocks()} == {"alone", "feed", "ring", "uplink"}
+    marks = {"alone", "feed", "gateway", "ring", "uplink"}
+    assert {block.beside for block in blocks()} == marks
 
 
 @marked("alone")
@@ -265,6 +268,35 @@ def test_block_alone(program: Path) -> None:
 @marked("feed")
 def test_block_beside_a_manager(program: Path, name: str, exchange: Exchange) -> None:
     assert beside_a_manager(program, name, exchange)
+
+
+@contextmanager
+def gateway(name: str, path: Path) -> Iterator[str]:
+    """A gateway that listens on a Unix socket, and on the address of TCP that is returned."""
+    command = ("-m", "ringcast", "gateway", name, "--on-loss", "keep")
+    addresses = ("--listen", f"unix:{path}", "--listen", "127.0.0.1:0")
+    with running(*command, *addresses) as process:
+        assert process.stderr is not None
+        said = [process.stderr.readline() for _ in range(2)]
+        found = re.search(r"ws://(\S+)", said[1])
+        assert found is not None, said
+        attached(name, 1, process)
+        yield found[1]
+
+
+@marked("gateway")
+def test_block_beside_a_gateway(
+    program: Path, name: str, exchange: Exchange, tmp_path: Path
+) -> None:
+    socket = tmp_path / "md.sock"
+    with manager(name, exchange), gateway(name, socket) as address:
+        code = program.read_text(encoding="utf-8")
+        code = code.replace("/run/md.sock", str(socket)).replace("127.0.0.1:9001", address)
+        program.write_text(code, encoding="utf-8")
+        with running(program) as process:
+            sent(name, process)  # so it is connected
+            exchange.release()
+            assert '"symbol"' in output(process)
 
 
 @marked("ring")

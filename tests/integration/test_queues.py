@@ -17,9 +17,7 @@ import ringcast
 from ringcast import shm
 from ringcast.broker.gateway.queues import QueueOptions, QueueWriter
 from ringcast.broker.worker.queue_feed import QueueFeed
-from ringcast.shm import names
 from ringcast.shm.broadcast import Reader, Writer
-from ringcast.shm.queues import Queue
 from tests.conftest import DEADLINE, Processes, eventually
 
 LABEL: Final = "strategy"
@@ -69,6 +67,7 @@ def gateway(name: str, policy: Policy, hold: float) -> None:
                     while at < len(batch) and (policy == "block" and time.monotonic() < until):
                         select.select([], [writer], [], hold)
                         at = writer.offer(batch, at)
+                    writer.lapse(batch.first + len(batch))
                 writer.flush()
         except shm.RingClosed:
             while not writer.flush():
@@ -80,16 +79,12 @@ def started(processes: Processes, name: str, policy: Policy, hold: float = A_WHI
     """A gateway that fills the queue."""
     process = processes.start(gateway, name, policy, hold)
 
-    def fills() -> bool:
+    def reads() -> bool:
         assert process.is_alive()
-        try:
-            queue = Queue.open_to_read(names.queue_name(name, LABEL))
-        except (shm.RingNotFound, shm.RingExists):
-            return LABEL in next(e.queues for e in shm.list_rings() if e.name == name)
-        queue.close()
-        return True
+        readers = [r for r in shm.status(name).readers if r.pid == process.pid]
+        return any(r.state == "active" for r in readers)
 
-    eventually(fills, "the gateway has made its queue")
+    eventually(reads, "the gateway has its queue, and reads the ring")
     return process
 
 

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,17 +67,20 @@ def build(request: pytest.FixtureRequest) -> tuple[str, Build]:
 
 
 @pytest.mark.parametrize(
-    "source", ["worker.c", "worker.cpp", "member.c", "queue_reader.c", "republish.c"]
+    "source",
+    ["gateway_client.c", "worker.c", "worker.cpp", "member.c", "queue_reader.c", "republish.c"],
 )
 def test_every_example_compiles(
     toolchain: Toolchain, request: pytest.FixtureRequest, source: str, build: tuple[str, Build]
 ) -> None:
-    libraries = request.getfixturevalue("libwebsockets") if source == "republish.c" else []
+    uses_it = source in {"gateway_client.c", "republish.c"}
+    libraries = request.getfixturevalue("libwebsockets") if uses_it else []
     assert against_interface(toolchain, EXAMPLES / source, *build, *libraries)
 
 
 def test_there_are_no_other_examples() -> None:
     assert sorted(path.name for path in EXAMPLES.iterdir()) == [
+        "gateway_client.c",
         "member.c",
         "queue_reader.c",
         "republish.c",
@@ -289,6 +293,57 @@ def test_a_queue_reader_without_a_queue(toolchain: Toolchain, name: str) -> None
     command = against_interface(toolchain, EXAMPLES / "queue_reader.c", "gcc", PLAIN)
     done = run([*command, name, "c"])
     assert (done.returncode, done.stdout) == (1, f"/rc.{name}.q.c: No such file or directory\n")
+    assert run(command).returncode == 2
+
+
+# ---- a client of the gateway -----------------------------------------------------------------
+
+
+@contextmanager
+def serving(name: str, path: Path) -> Iterator[None]:
+    """A gateway of a ring on a Unix socket; it accepts clients and reads the ring."""
+    command = [sys.executable, "-m", "ringcast", "gateway", name, "--listen", f"unix:{path}"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            await_active(name)
+            yield
+        finally:
+            process.kill()
+
+
+def test_a_client_of_a_gateway(
+    toolchain: Toolchain,
+    build: tuple[str, Build],
+    libwebsockets: list[str],
+    name: str,
+    tmp_path: Path,
+) -> None:
+    """It sends, prints short and long messages, and ends with the ring."""
+    source, path = EXAMPLES / "gateway_client.c", tmp_path / "md.sock"
+    command = against_interface(toolchain, source, *build, *libwebsockets)
+    with (
+        Writer.create(name, slots=16, capacity=1 << 16, max_readers=1) as writer,
+        Receiver.create(name, max_senders=1, lane_bytes=4096) as receiver,
+        serving(name, path),
+        running(command, tmp_path, str(path), "/?any=thing", "hello") as process,
+    ):
+        envelope = receiver.read(timeout=DEADLINE)
+        assert envelope is not None
+        assert (envelope.text(), envelope.kind) == ("hello", shm.Kind.TEXT)
+        writer.publish(b"short")
+        writer.publish(b"x" * 10_000)
+        writer.close()
+        assert output(process) == f"short\n{'x' * 10_000}\n"
+        assert "closed: 1001 the manager has stopped" in (tmp_path / "errors").read_text("utf-8")
+
+
+def test_a_client_without_a_gateway(
+    toolchain: Toolchain, libwebsockets: list[str], tmp_path: Path
+) -> None:
+    source = EXAMPLES / "gateway_client.c"
+    command = against_interface(toolchain, source, "gcc", PLAIN, *libwebsockets)
+    done = run([*command, str(tmp_path / "md.sock")])
+    assert (done.returncode, done.stdout.split(" ")[:2]) == (1, ["can't", "connect"])
     assert run(command).returncode == 2
 
 

@@ -10,12 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringcast.broker.config import ConfigError
-from ringcast.broker.worker.addresses import (
-    AddressKind,
-    Authority,
-    ClientAddress,
-    check_socket_path,
-)
+from ringcast.broker.config.addresses import AddressKind, Authority, check_socket_path
+from ringcast.broker.worker.addresses import ClientAddress
 
 SECRET = "Gz7-secret-token-Gz7"  # noqa: S105 - nobody's
 

@@ -20,8 +20,8 @@ CONTINUATION, TEXT, BINARY = 0, 1, 2
 FIN = 0x80
 OP_PING, OP_PONG = 9, 10
 HEADER_BITS = 0x000F
-SLOTS = 16
-LENGTHS = (0, 0, 1, 2, 40, 124, 125, 126, 127, 300)
+SLOTS = 64
+LENGTHS = (0, 0, 1, 2, 40, 124, 125, 126, 127, 250)
 LONG_LENGTHS = (0, 1, 125, 126, 65535, 65536, 65537)
 
 
@@ -142,7 +142,7 @@ def pass_through(
         line.server.sendall(wire[at : at + size])
         at += size
         while line.turn() == FULL or at >= len(wire) or dice.randrange(8) == 0:
-            with reader.batch(dice.randint(1, SLOTS), timeout=0) as batch:
+            with reader.batch(dice.randint(1, 16), timeout=0) as batch:
                 if not len(batch):
                     break
                 before = line.look(batch)
@@ -154,7 +154,7 @@ def pass_through(
 
 @pytest.fixture
 def ring(name: str) -> Iterator[Writer]:
-    with Writer.create(name, slots=SLOTS, capacity=2048, max_readers=2) as writer:
+    with Writer.create(name, slots=SLOTS, capacity=1024, max_readers=2) as writer:
         yield writer
 
 
@@ -229,3 +229,23 @@ def test_what_comes_in_no_frame_has_no_header(ring: Writer) -> None:
             assert batch.descriptors["flags"].tolist() == [2, 0, 0, 0, 2]
             assert line.look(batch)[4] == Sent(b"\x81\x06", b"framed")
     line.close()
+
+
+def test_the_oldest_message_keeps_its_header(name: str) -> None:
+    """Wherever the free bytes before it end: what is read next ends within it, too."""
+    capacity = 1024
+    oldest = Sent(header(FIN | TEXT, 200), b"o" * 200)
+    for before in range(capacity // 8):  # as much as is read at once
+        with Writer.create(name, slots=SLOTS, capacity=capacity, max_readers=1) as writer:
+            line = Line(writer)
+            line.server.sendall(
+                frame(FIN | TEXT, b"b" * 125) * 4 + frame(FIN | TEXT, b"b" * before)
+            )
+            assert line.turn() == DRAINED
+            with Reader.attach(name) as reader:
+                line.server.sendall(oldest.header + oldest.payload)
+                line.server.sendall(frame(FIN | TEXT, b"a" * 100) * (capacity // 100))
+                assert line.turn() == FULL
+                with reader.batch(timeout=0) as batch:
+                    assert line.look(batch)[0] == oldest
+            line.close()

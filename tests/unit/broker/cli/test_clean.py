@@ -10,6 +10,7 @@ import pytest
 
 from ringcast import shm
 from ringcast.shm.broadcast import Reader, Writer
+from ringcast.shm.mpsc import Receiver
 from tests.conftest import leftovers
 from tests.unit.broker.cli.conftest import executed, finished, lines, only, parsed, run, started
 
@@ -55,6 +56,12 @@ def test_clean_leaves_nothing(orphan: str) -> None:
     assert {"c", "d", "r0", "space", "wish"} <= parts
     assert lines("clean", orphan) == [f"removed {orphan} (orphaned)"]
     assert leftovers(orphan) == []
+
+
+def test_clean_removes_an_uplink_without_a_ring(name: str) -> None:
+    Receiver.create(name, max_senders=1).abandon()
+    assert lines("clean", name) == [f"removed {name} (orphaned)"]
+    assert leftovers(name) == []
 
 
 def test_clean_asks_nobody_where_nobody_can_answer(orphan: str) -> None:

@@ -45,6 +45,7 @@ def test_serve_takes_options(configured: list[Config], tmp_path: Path) -> None:
         *("--slots", "1024", "--capacity", "65536", "--max-readers", "3"),
         *("--demote-after", "9", "--evict-after", "never", "--offline-sends", "reject"),
         *("--send-rate", "10", "--drain-timeout", "0"),
+        *("--listen", "unix:/run/md.sock", "--listen", "[::1]:9001"),
     )
     assert configured == [
         Config(
@@ -67,6 +68,7 @@ def test_serve_takes_options(configured: list[Config], tmp_path: Path) -> None:
             offline_sends="reject",
             send_rate=10,
             drain_timeout=0,
+            listen=["unix:/run/md.sock", "[::1]:9001"],
         )
     ]
 

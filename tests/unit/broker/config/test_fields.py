@@ -142,6 +142,13 @@ def test_urls_that_are_refused(url: str) -> None:
         ({"subscribe": ["a"]}, "subscribe=('a',): it needs venue"),
         ({"venue": "okx", "subscribe": ["BTC-USDT"]}, "write it as {channel}:{instId:upper}"),
         ({"venue": "binance", "subscribe": ["BTCUSDT@trade"]}, "write its symbol as 'btcusdt'"),
+        ({"listen": ["9001"]}, "listen: can't listen on '9001': it has no port"),
+        ({"listen": [":9001"]}, "say on which address: 127.0.0.1:9001"),
+        ({"listen": ["unix:md.sock"]}, "a Unix socket's path starts with /"),
+        ({"listen": ["ws://127.0.0.1:9001"]}, "leave scheme and slashes out"),
+        ({"listen": ["0.0.0.0:9001"]}, "run `ringcast gateway` by itself"),
+        ({"listen": ["md.example:9001"]}, "other machines reach md.example:9001"),
+        ({"listen": ["localhost:1", "LocalHost:1"]}, "localhost:1 is there twice"),
         ({"send_rate": 0}, "send_rate=0"),
         ({"send_rate": 1e7}, "send_rate=10000000"),
         ({"offline_sends": "drop"}, 'offline_sends=\'drop\': it must be "buffer" or "reject"'),
@@ -187,6 +194,8 @@ def test_errors_name_the_key_and_the_value(values: dict[str, Any], expected: str
         ("key", {"a": "b"}),
         ("allow", "*"),
         ("max_topics", "many"),
+        ("listen", "127.0.0.1:9001"),
+        ("listen", [9001]),
     ],
 )
 def test_wrong_types_are_refused(key: str, value: Any) -> None:

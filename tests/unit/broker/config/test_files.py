@@ -64,6 +64,7 @@ def test_a_file_with_every_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         allow = ["btc*"]
         linger = 0.5
         request_id = "/id"
+        listen = ["unix:/run/md.sock", "127.0.0.1:9001"]
         [headers]
         Authorization = "Bearer ${TOKEN}"
         """,
@@ -114,6 +115,7 @@ def test_a_file_with_every_key(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         allow=["btc*"],
         linger=0.5,
         request_id="/id",
+        listen=["unix:/run/md.sock", "127.0.0.1:9001"],
     )
 
 
@@ -135,6 +137,16 @@ def test_an_expanded_topic_is_not_shown(file: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError) as caught:
         Config.load(write(file, 'venue = "${TOKEN}"'))
     assert "secret" not in str(caught.value)
+
+
+def test_an_expanded_address_is_not_shown(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(file, 'listen = ["${WHERE}"]')
+    monkeypatch.setenv("WHERE", "unix:secret-secret")
+    with pytest.raises(ConfigError, match=r"listen: an address \(not shown\) can't") as caught:
+        Config.load(file)
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("WHERE", "unix:/run/md.sock")
+    assert Config.load(file).listen == ("unix:/run/md.sock",)
 
 
 def test_options_take_precedence_and_are_not_expanded(file: Path) -> None:

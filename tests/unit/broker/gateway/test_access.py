@@ -18,6 +18,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from ringcast.broker.config import ConfigError
+from ringcast.broker.config.addresses import AddressKind
 from ringcast.broker.gateway.access import (
     AccessRules,
     Decision,
@@ -27,7 +28,6 @@ from ringcast.broker.gateway.access import (
     decide,
 )
 from ringcast.broker.gateway.addresses import ListenAddress, bind
-from ringcast.broker.worker.addresses import AddressKind
 from tests.conftest import DEADLINE
 
 TOKEN = "Gz7-secret-token-Gz7"  # noqa: S105 - nobody's

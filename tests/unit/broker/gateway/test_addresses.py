@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringcast.broker.config import ConfigError
+from ringcast.broker.config.addresses import AddressKind
 from ringcast.broker.gateway.addresses import ListenAddress, Listener, bind
-from ringcast.broker.worker.addresses import AddressKind
 from tests.conftest import DEADLINE
 
 # ---- addresses -------------------------------------------------------------------------------

@@ -297,6 +297,36 @@ def test_what_a_gateway_can_not_keep_for_a_blocking_queue_is_a_gap(
     tap.queue.close()
 
 
+def test_a_gateway_says_what_it_can_not_keep(ring: Writer, blocking: Gateway) -> None:
+    tap = Tap.of(ring.name)
+    publish(ring, 7)
+    assert blocking.pass_on() == 3
+    blocking.writer.lapse(7)
+    blocking.writer.lapse(7)
+    blocking.writer.lapse(2)
+    assert (blocking.writer.lost, blocking.writer.next_sequence) == (3, 7)
+    tap.take()
+    assert blocking.writer.flush()
+    (gap,) = tap.take()
+    assert (gap.type, gap.gap, gap.sequence) == (RecordType.GAP, 3, 7)
+    tap.queue.close()
+
+
+def test_a_batch_with_far_more_than_the_queue_has_room_for(blocking: Gateway) -> None:
+    tap = Tap.of(blocking.reader.name)
+    count = 5000
+    messages = Handmade(list(range(count)), [0] * count)
+    got: list[Record] = []
+    at = 0
+    while at < count:
+        before, at = at, blocking.writer.offer(messages, at)
+        assert at > before
+        got += tap.messages()
+    assert [record.sequence for record in got] == list(range(count))
+    assert blocking.writer.lost == 0
+    tap.queue.close()
+
+
 @pytest.mark.parametrize("policy", ["lossy", "block"])
 def test_a_long_message_that_has_begun_is_completed(ring: Writer, policy: str) -> None:
     payload = random.Random(1).randbytes(7 * ROOM + 1)
