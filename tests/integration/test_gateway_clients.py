@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import pytest
 
@@ -25,7 +25,7 @@ from tests.conftest import DEADLINE, Processes, eventually
 from .gateway import Client, Closed, Gateway, Refused, gateway_of, masked, request, start
 from .rawserver import BINARY, CLOSE, PING, PONG, TEXT, make_certificate
 
-RING: Final = {"slots": 1024, "capacity": 1 << 20, "max_readers": 8}
+RING: Final[dict[str, Any]] = {"slots": 1024, "capacity": 1 << 20, "max_readers": 8}
 GOING_AWAY: Final = 1001
 PROTOCOL_ERROR: Final = 1002
 INVALID: Final = 1007
@@ -294,9 +294,12 @@ def test_more_clients_than_there_may_be(name: str, tmp_path: Path) -> None:
     ):
         gateway.attached()
         with gateway.client() as one:
-            with gateway.client(), gateway.connect() as three:
-                with pytest.raises(Refused, match="which is the limit"):
-                    three.shake_hands()
+            with (
+                gateway.client(),
+                gateway.connect() as three,
+                pytest.raises(Refused, match="which is the limit"),
+            ):
+                three.shake_hands()
             eventually(lambda: comes_in(gateway), "there is room again")
             writer.publish(b"x")
             assert one.message() == b"x"
@@ -327,22 +330,23 @@ def test_a_second_gateway_at_the_same_path(gateway: Gateway) -> None:
     gateway.client().close()
 
 
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        (("127.0.0.1:0", "--mode=9"), "--mode"),
-        (("0.0.0.0:0",), "--token-file"),
-        (("unix:relative/../no-such-folder/x.sock",), "folder"),
-        (("127.0.0.1:0", "--private-key=/dev/null"), "--certificate"),
-        (("127.0.0.1:0", "--certificate=/dev/null"), "--certificate"),
-    ],
-)
-def test_what_it_does_not_start_with(name: str, options: tuple[str, ...], why: str) -> None:
-    process = start(name, *options)
-    _, said = process.communicate(timeout=DEADLINE)
-    assert process.returncode not in (0, -signal.SIGKILL)
-    assert why in " ".join(said.split())
-    assert "Traceback" not in said
+WRONG_OPTIONS: Final = {
+    ("127.0.0.1:0", "--mode=9"): "--mode",
+    ("0.0.0.0:0",): "--token-file",
+    ("unix:/no-such-folder/x.sock",): "folder",
+    ("127.0.0.1:0", "--private-key=/dev/null"): "--certificate",
+    ("127.0.0.1:0", "--certificate=/dev/null"): "--certificate",
+}
+"""Options, and a word of what is said to them."""
+
+
+def test_what_it_does_not_start_with(name: str) -> None:
+    started = [(start(name, *options), why) for options, why in WRONG_OPTIONS.items()]
+    for process, why in started:
+        _, said = process.communicate(timeout=DEADLINE)
+        assert process.returncode not in (0, -signal.SIGKILL)
+        assert why in " ".join(said.split())
+        assert "Traceback" not in said
 
 
 def test_hosts_and_origins(gateway: Gateway) -> None:
