@@ -47,8 +47,8 @@ __all__ = ["Gateway", "GatewayOptions", "OnLoss"]
 ATTACH_EVERY: Final = 0.25
 """Seconds between two looks for a ring that is not there."""
 LOOK_AGAIN: Final = 0.005
-"""Seconds after which the gateway looks again while it holds a full ring for clients that block, and
-while there is no room for what clients send."""
+"""Seconds after which the gateway looks again while it holds a full ring for clients that block,
+and while there is no room for what clients send."""
 STATE_EVERY: Final = 0.25
 """Seconds between two looks whether the connection's state has changed."""
 ACCEPTS: Final = 64

@@ -116,6 +116,7 @@ cdef Chunk new_chunk(size_t room):
 
 
 @cython.final
+@cython.no_gc  # it is in no cycle; so making one lets no other code run
 @cython.freelist(64)
 cdef class SocketMessage:
     """One message. Its bytes lie in memory of this process; they stay as they are while this object
