@@ -251,6 +251,8 @@ class GatewayConnection(Receiver):
             return
         self._hello = hello
         self._anew = self._ended = False
+        if self._next is None and isinstance(self._query.start, int):
+            sequence = max(sequence, self._query.start)  # the gateway may be a moment behind
         self._greet(sequence, hello.max_message, same)
         self._tickets.renewed()
 
@@ -294,11 +296,6 @@ class GatewayConnection(Receiver):
             if time.monotonic() > until:
                 raise shm.RingError(f"{self._address.shown} does not say what it serves")
             self._arrive(seconds_to(until))
-        start = self._query.start
-        if isinstance(start, int) and self.cursor < start:
-            raise ValueError(
-                f"ring {self.name!r} has not published {start} yet: its next is {self.cursor}"
-            )
 
     def _install(self, link: Link, rest: bytes) -> None:
         with self._changed:
