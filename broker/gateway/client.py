@@ -42,6 +42,7 @@ RECORDS: Final = Subprotocol("ringcast.1")
 """The subprotocol of clients that want records; see docs/wire.md."""
 
 READ_SIZE: Final = 1 << 16
+_REQUEST_END: Final = b"\r\n\r\n"
 READS: Final = 16
 """Of one client before the others have their turn."""
 
@@ -150,6 +151,7 @@ class Client:
             select_subprotocol=_select, max_size=message_bytes, logger=_quiet
         )
         self._header_room = header_bytes
+        self._request_end = b""  # the last bytes of what has come of it
         self._early = bytearray()  # what is to be sent before there is an outlet
         self._message = bytearray()
         self._is_text = False
@@ -199,13 +201,15 @@ class Client:
             except OSError as error:
                 self.drop(str(error))
                 return
+            if data and self._opening:
+                data = self._receive_request(data)
+                if not data:
+                    continue
             if data:
                 self._protocol.receive_data(data)
             else:
                 self._protocol.receive_eof()
             self._handle()
-            if self._opening:
-                self._check_header(len(data))
             if not data:
                 if self._fd >= 0:
                     self._loop.remove_reader(self._fd)
@@ -221,12 +225,21 @@ class Client:
     def _opening(self) -> bool:
         return self._protocol.state is State.CONNECTING and not self._ends
 
-    def _check_header(self, size: int) -> None:
+    def _receive_request(self, data: bytes) -> bytes:
+        """Some of a handshake. Returns what comes after it, which is for an open connection: the
+        protocol would answer it before the handshake."""
+        before = len(self._request_end)
+        end = (self._request_end + data).find(_REQUEST_END)
+        size = len(data) if end < 0 else end + len(_REQUEST_END) - before
+        self._request_end = (self._request_end + data)[1 - len(_REQUEST_END) :]
         self._header_room -= size
+        self._protocol.receive_data(data[:size])
+        self._handle()
         if self._opening and self._header_room <= 0:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             self._respond(self._protocol.reject(status, "the request is too long\n"))
             self.flush()
+        return data[size:]
 
     def _handle(self) -> None:
         for event in self._protocol.events_received():

@@ -183,6 +183,7 @@ class Gateway:
         self._main: _Source | None = None
         self._late: dict[_Source, asyncio.Task[None]] = {}
         self._wishes: _Wishes | None = None
+        self._told = ""  # why the ring can't be read, as the log says
         self._clients: set[Client] = set()
         self._sending: set[_Source] = set()
         self._waiting: set[Client] = set()  # for room for what they have sent
@@ -232,15 +233,17 @@ class Gateway:
                 self._main = None
                 await self._end_queues(queues)
                 await self._leave(source)
-            await asyncio.sleep(ATTACH_EVERY)  # a ring that has ended is there for a while
 
     def _attach(self, ended: int | None) -> _Source | None:
         """The ring, if it is there and another one than that which has ended."""
         try:
             source = _Source.attach(self._name, self._options.owner)
-        except (shm.RingNotFound, shm.RingClosed, shm.TooManyReaders) as error:
-            _log.debug("%s", error)
+        except shm.RingError as error:  # one that is just being removed may look damaged
+            if str(error) != self._told and not isinstance(error, shm.RingNotFound):
+                _log.warning("can't read ring %s: %s", self._name, error)
+            self._told = str(error)
             return None
+        self._told = ""
         if source.fanout.instance == ended and source.fanout.has_ended:
             source.close()
             return None
@@ -296,10 +299,10 @@ class Gateway:
                     await asyncio.sleep(LOOK_AGAIN)
                 else:
                     await source.bridge.wait()
-        except shm.Evicted:
-            _log.warning("was evicted from ring %s", self._name)
+        except (shm.Evicted, shm.RingCorrupt) as error:
+            _log.warning("left ring %s: %s", self._name, error)
             for client in list(source.clients.values()):
-                client.drop("the gateway was evicted from the ring")
+                client.drop("the gateway had to leave the ring")
         except shm.RingClosed:
             _log.info("ring %s has ended", self._name)
             await self._end_clients(source, "the manager has stopped")

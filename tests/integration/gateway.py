@@ -46,6 +46,11 @@ class Refused(Exception):
     """The handshake's answer was another one: status line, headers and body."""
 
 
+def request(host: str = "localhost", target: str = "/", more: str = "") -> bytes:
+    """A handshake; `more`: other headers, each ended."""
+    return _HANDSHAKE.format(target=target, host=host, more=more).encode()
+
+
 def masked(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
     """A client's frame (RFC 6455 section 5.2)."""
     first, length, mask = (0x80 if fin else 0) | opcode, len(payload), b"\x11\x22\x33\x44"
@@ -75,7 +80,7 @@ class Client:
 
     def shake_hands(self, target: str = "/", host: str = "localhost", more: str = "") -> None:
         """Raises Refused."""
-        self.sock.sendall(_HANDSHAKE.format(target=target, host=host, more=more).encode())
+        self.sock.sendall(request(host, target, more))
         head = self.head()
         if not head.startswith("HTTP/1.1 101 "):
             raise Refused(head + self.rest().decode("latin-1"))

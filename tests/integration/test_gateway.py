@@ -3,9 +3,11 @@ ends. What clients do wrong is in test_gateway_clients.py."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +20,8 @@ from ringcast.shm.broadcast import Writer
 from ringcast.shm.mpsc import Receiver
 from tests.conftest import DEADLINE, eventually, reader_status
 
-from .gateway import Client, Closed, Gateway, Refused, gateway_of, masked
-from .manager import kill, quick, sending, serving
+from .gateway import Closed, Gateway, Refused, gateway_of, masked
+from .manager import Peer, kill, quick, sending, serving
 from .rawserver import BINARY, TEXT
 from .subscribers import TOPICS, config_of
 from .venues import VenueServer
@@ -180,10 +182,8 @@ def test_through_the_manager_and_back(name: str, tmp_path: Path) -> None:
     sizes = (10, 70_000, 300_000, 5)
     down = ["welcome"]
 
-    def script(sock: object) -> None:
-        from .manager import Peer
-
-        peer = Peer(sock)  # type: ignore[arg-type]
+    def script(sock: socket.socket) -> None:
+        peer = Peer(sock)
         said.extend(peer.receive_messages(2 * len(sizes)))
         peer.send(*down)
         peer.answer_until_end()
@@ -235,10 +235,8 @@ def test_the_gateway_ends(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("on_loss", ["close", "keep"])
 def test_the_connection_to_the_server_is_lost(name: str, tmp_path: Path, on_loss: str) -> None:
-    def first(sock: object) -> None:
-        from .manager import Peer
-
-        peer = Peer(sock)  # type: ignore[arg-type]
+    def first(sock: socket.socket) -> None:
+        peer = Peer(sock)
         assert peer.receive_messages(1) == ["go"]
         peer.send("a", "b")
         peer.reset()
@@ -272,20 +270,20 @@ def test_many_clients_end_at_once(gateway: Gateway, writer: Writer) -> None:
 
 
 def test_the_manager_is_killed_and_resumes(name: str, tmp_path: Path) -> None:
-    with serving(sending("a"), sending("b")) as server, gateway_of(name, tmp_path) as gateway:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(serving(sending("a"), sending("b")))
         config = quick(name, server.url, **LARGE)
-        manager = Manager(config)
-        manager.start()
+        manager = stack.enter_context(Manager(config))
+        gateway = stack.enter_context(gateway_of(name, tmp_path))
         gateway.attached()
         with gateway.client("/?start=oldest") as client:
             assert client.message() == "a"
             kill(manager)
-            with Manager(config):
-                assert client.closed().code == RESTART
-                with gateway.client("/?start=0") as again:
-                    assert again.closed().code == RESTART
-                with gateway.client() as new:
-                    new.is_served()
+            eventually(lambda: shm.status(name).state != "open", "its lock is released")
+            stack.enter_context(Manager(config))
+            assert client.closed() == Closed(RESTART, "the connection to the server was lost")
+        with gateway.client() as new:
+            new.is_served()
 
 
 def test_the_gateway_is_killed(name: str, tmp_path: Path) -> None:
@@ -339,11 +337,6 @@ def test_wishes_are_counted_per_client(name: str, tmp_path: Path) -> None:
 
 
 # ---- slow clients --------------------------------------------------------------------------
-
-
-def unread(client: Client) -> None:
-    """It reads nothing from now on; the handshake is done."""
-    client.sock.setblocking(True)
 
 
 @pytest.mark.parametrize("policy", ["lossy", "block"])
