@@ -1,8 +1,8 @@
 """The gateway's protocol as an echo server, for WebSocket test suites whose client asks a server.
 
-    python -m tests.conformance.echo [PORT]
+    python -m tests.conformance.echo [PORT [BYTES]]
 
-prints its URL. With port 0 any that is free. Messages may have 16 MiB.
+prints its URL. With port 0 any that is free. Messages may have so many bytes; by default 16 MiB.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EchoHost:
         pass
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, message_bytes: int) -> None:
     """Serve until it is cancelled."""
     host, loop = EchoHost(), asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", port), backlog=128) as listener:
@@ -57,11 +57,12 @@ async def serve(port: int) -> None:
                 sock,
                 Transport.of(sock),
                 header_bytes=HEADER_BYTES,
-                message_bytes=MESSAGE_BYTES,
+                message_bytes=message_bytes,
                 open_timeout=10,
                 close_timeout=5,
             )
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]) if len(sys.argv) > 1 else PORT))
+    given = [int(argument) for argument in sys.argv[1:]]
+    asyncio.run(serve(*given, *(PORT, MESSAGE_BYTES)[len(given) :]))
