@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, unix_connect
 
 from ringcast import Manager, shm
@@ -56,7 +56,7 @@ def connected(path: Path, query: str = "") -> ClientConnection:
     """A client, as soon as the gateway serves the ring."""
 
     def connect() -> ClientConnection | None:
-        with contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(OSError, EOFError, InvalidHandshake):
             return unix_connect(str(path), f"ws://localhost/{query}", open_timeout=DEADLINE)
         return None
 
