@@ -263,6 +263,7 @@ class Client:
         try:
             self.options = self._host.admit(self, request)
         except Refused as refused:
+            _log.warning("refuses %s: %s", self.transport.peer, refused.reason)
             response = self._protocol.reject(refused.status, f"{refused.reason}\n")
             for name, value in refused.headers:
                 response.headers[name] = value

@@ -482,7 +482,6 @@ class Gateway:
         """See `client.Host`."""
         decision = decide(self._rules, request, client.transport)
         if decision.status is not None:
-            _log.warning("refuses %s: %s", client.transport.peer, decision.reason)
             raise Refused(decision.status, decision.reason, decision.headers)
         if self._main is None:
             raise Refused(503, f"ring {self._name} is not there; try again", [("Retry-After", "1")])

@@ -67,7 +67,7 @@ class Manager:
             shm.RingExists: another manager of this name lives.
             shm.RingError: the ring can't be made.
         """
-        with open_rings(self.config) as rings, self._signals():
+        with self._signals(), open_rings(self.config) as rings:  # a signal does not end the end
             session = Session(self.config, rings, self._stop, until)
             with gateway_beside(self.config, self._stop):
                 if on_ready is not None:

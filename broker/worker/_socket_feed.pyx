@@ -116,6 +116,7 @@ cdef Chunk new_chunk(size_t room):
 
 
 @cython.final
+@cython.no_gc  # it is in no cycle; so making one lets no other code run
 @cython.freelist(64)
 cdef class SocketMessage:
     """One message. Its bytes lie in memory of this process; they stay as they are while this object
@@ -251,11 +252,15 @@ cdef class SocketBatch:
     def payload(self, Py_ssize_t index) -> memoryview:
         """The bytes of message `index` in place; the view keeps what the batch lies in. Raises
         IndexError."""
-        cdef View view = View.__new__(View)
-        cdef const uint8_t *header = self.chunk.data + <size_t>self.places[index] if (
-            self.chunk is not None) else NULL
-        if header == NULL:
-            raise IndexError("the batch is empty")
+        cdef View view
+        cdef const uint8_t *header
+        cdef Py_ssize_t count = len(self.places)
+        if index < 0:
+            index += count
+        if not 0 <= index < count:
+            raise IndexError(f"the batch has {count} messages")
+        header = self.chunk.data + <size_t>self.places[index]
+        view = View.__new__(View)
         view.chunk = self.chunk
         view.data = header + HEADER
         view.size = u32(header)

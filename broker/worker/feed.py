@@ -470,8 +470,8 @@ def attach(
 
     Returns:
         A `Feed`; with `group` a `GroupFeed`, whose messages have `ack`, `nack` and `deliveries`; of
-        a queue a `QueueFeed`, and of a socket a `SocketFeed`, which have the methods of a `Feed` that
-        these can have.
+        a queue a `QueueFeed`, and of a socket a `SocketFeed`, which have the methods of a `Feed`
+        that these can have.
 
     Raises: as `shm.broadcast.Reader.attach` does; RingNotFound while there is no manager. With
         `timeout` also as `Feed.subscribe` does.

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 from urllib.parse import quote, unquote
 
 from websockets.client import ClientProtocol
@@ -28,9 +28,6 @@ from websockets.uri import parse_uri
 from ringcast import shm
 
 from .addresses import AddressKind, ClientAddress
-
-if TYPE_CHECKING:
-    from ._socket_feed import Receiver
 
 __all__ = ["GatewayUnreachable", "Link", "Query", "open_link"]
 
@@ -120,8 +117,8 @@ class Query:
         made = f"{path}?{'&'.join([*self.rest, *(f'{k}={v}' for k, v in words.items())])}"
         if len(made) > TARGET_MAX:
             raise ValueError(
-                f"these topics make an address of {len(made)} bytes, at most {TARGET_MAX} go through"
-                " a socket: use patterns, or several feeds"
+                f"these topics make a request of {len(made)} bytes, at most {TARGET_MAX} go over a"
+                " socket: use patterns, or several feeds"
             )
         return made
 
@@ -162,22 +159,23 @@ class Link:
 
     # -- receiving
 
-    def receive(self, receiver: Receiver) -> int:
-        """Receive what has come; as `Receiver._receive`."""
-        if not isinstance(self._sock, ssl.SSLSocket):
-            return receiver._receive(self._sock.fileno())  # noqa: SLF001 - made for this
-        room = receiver._room()  # noqa: SLF001
+    @property
+    def is_encrypted(self) -> bool:
+        """Has what comes to be received with `receive_into`, as it is encrypted?"""
+        return isinstance(self._sock, ssl.SSLSocket)
+
+    def receive_into(self, room: memoryview) -> int:
+        """Receive what has come. Returns how many bytes; 0 at the end, -1 if nothing has come.
+
+        Raises: OSError.
+        """
         try:
             with self._lock:
-                got = self._sock.recv_into(room)
-        except ssl.SSLWantReadError:
+                return self._sock.recv_into(room)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return -1
         except ssl.SSLEOFError:
             return 0
-        finally:
-            room.release()
-        receiver._came(got)  # noqa: SLF001
-        return got
 
     def wait(self, timeout: float | None) -> None:
         """Wait until something has come, or the rest of what is to be sent can be."""

@@ -1,78 +1,42 @@
 """A worker's end of a gateway's socket: what ``attach("unix:/PATH")``, ``attach("ws://HOST:PORT")``
 and ``attach("wss://HOST:PORT")`` give.
 
-Messages are decoded in `_socket_feed`; this file does what is rare: connecting, waiting, sending,
-and coming back.
-
-*Who receives.* One thread or task at a time; the others wait until it has. Whoever waits for an
-answer, and not for messages, puts the messages that come meanwhile aside.
-
-*Coming back.* When the connection ends, a thread connects again, with pauses that grow, until it is
-there or the feed is closed. It asks for the next message by its sequence, so nothing is missed that
-the ring still has; what it has not is the next message's `gap`. HELLO says whether it is the same
-ring. Another one is read from its beginning.
+Messages are decoded in `_socket_feed`, and what the connection needs is in socket_connection.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-import logging
-import math
-import os
-import struct
-import sys
-import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
-
-from websockets.frames import CloseCode, Opcode
 
 from ringcast import shm
 
-from ._socket_feed import Receiver, SocketBatch, SocketMessage
+from ._socket_feed import SocketBatch, SocketMessage
 from .addresses import ClientAddress
-from .gateway_link import OPEN_TIMEOUT, Link, Query, open_link
+from .gateway_link import Query
 from .sending import MessageKind, encoded
+from .socket_connection import GatewayConnection, deadline, seconds_to
 from .state import ConnectionState, Phase
 from .subscribing import SubscriptionRefused
-from .tickets import Tickets
-from .wire import Hello, Record, RecordType, WireError, encode
+from .wire import Record, RecordType, encode
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from ..connection.backoff import Backoff
 
 __all__ = ["SocketFeed", "SocketTopic"]
 
-_ASIDE_MOST: Final = 64 << 20
-"""Bytes of messages that are put aside for who waits for an answer; then nothing more is received
-until somebody takes them."""
 _UNDER_WAY_MOST: Final = 1024
 """Messages sent that the gateway has not answered."""
-_LOOK_S: Final = 0.05
-"""Seconds between two looks while so much is aside."""
-_CLOSE_S: Final = 2.0
-"""Seconds that `close` waits until the gateway has taken what was sent."""
 _MESSAGES_A_TURN: Final = 128
 """How many messages ``async for`` takes before other tasks get their turn."""
-_PAUSES: Final[dict[str, Any]] = {
-    "reconnect_delay": 0.05,
-    "reconnect_delay_max": 2.0,
-    "reconnect_reset_after": 5.0,
-}
-"""Seconds, as `Config` has them, of the pauses between attempts to connect again."""
 _MISSING: Final = frozenset(
     ("lag", "note", "received", "request", "skipped", "slot", "topic_state", "writer_alive")
 )
 """What a `Feed` has, and a socket doesn't tell."""
-
-_log = logging.getLogger(__name__)
 
 
 class SocketTopic(NamedTuple):
@@ -87,7 +51,7 @@ class SocketTopic(NamedTuple):
     name: str
 
 
-class SocketFeed(Receiver):
+class SocketFeed(GatewayConnection):
     """The server's messages through a gateway; made with ``attach("unix:/PATH")`` and the like.
 
     It has the methods of a `Feed`. Messages have bytes of their own: holding them holds nobody up.
@@ -105,27 +69,8 @@ class SocketFeed(Receiver):
     """
 
     def __init__(self, address: ClientAddress, query: Query, *, events: bool) -> None:
-        query.check()
-        query.target(address)
-        self._address = address
-        self._query = query
-        self._events = events
-        self._pid = os.getpid()
-        self._changed = threading.Condition()
-        self._filling = False  # one receives; protected by _changed, as all below
-        self._link: Link | None = None
-        self._anew = False  # the ring is another one: read it from its beginning
-        self._returning = False
-        self._closed = threading.Event()
-        self._hello: Hello | None = None
-        self._note = b""
-        self._ended = False
-        self._why = "it never was connected"
-        self._tickets = Tickets()
-        self._watching: dict[_Watched, set[asyncio.Future[None]]] = {}
+        super().__init__(address, query, events=events)
         self._taken = 0
-        self._backoff: Backoff | None = None
-        _feeds.add(self)
 
     @classmethod
     def attach(cls, name: str, *, events: bool = False, **given: Any) -> Self:
@@ -159,17 +104,17 @@ class SocketFeed(Receiver):
     # -- reading
 
     def _wait_for_message(self, timeout: float | None) -> SocketMessage | None:
-        until = _deadline(timeout)
+        until = deadline(timeout)
         while True:
-            self._arrive(_left(until))
+            self._arrive(seconds_to(until))
             if (message := self._take()) is not None:
                 return message
             if time.monotonic() >= until:
                 return None
 
     def batch(self, limit: int = 65536, timeout: float | None = None) -> SocketBatch:
-        """What has come, up to `limit` messages; as `Feed.batch`, but what is in it was copied once,
-        by the kernel, and the descriptors once more.
+        """What has come, up to `limit` messages; as `Feed.batch`, but the kernel has copied them
+        once, and the descriptors are a copy.
 
         Args:
             limit: how many at most; a batch has no more than came at once, up to 256 KiB.
@@ -180,9 +125,9 @@ class SocketFeed(Receiver):
 
         Raises: as `read` does.
         """
-        until = _deadline(timeout)
+        until = deadline(timeout)
         while not (batch := self._batch(limit)) and time.monotonic() < until:
-            self._arrive(_left(until))
+            self._arrive(seconds_to(until))
         return batch
 
     def __aiter__(self) -> Self:
@@ -196,285 +141,7 @@ class SocketFeed(Receiver):
             await self._arrive_async(None)
         return message
 
-    # -- receiving
-
-    def _arrive(self, timeout: float | None, *, messages: bool = True) -> bool:
-        """Receive, or wait until another thread has. False: nothing came in time.
-
-        Args:
-            timeout: seconds.
-            messages: whether messages that are aside are what is waited for.
-        """
-        self._check_open()
-        with self._changed:
-            link = self._link
-            if self._has_news or (messages and self._has_aside):
-                return True
-            if link is None:
-                self._come_back()
-            if link is None or self._filling:
-                return self._changed.wait(timeout)
-            self._filling = True
-        try:
-            return self._fill(link, timeout)
-        finally:
-            self._filled()
-
-    def _fill(self, link: Link, timeout: float | None) -> bool:
-        until = _deadline(timeout)
-        try:
-            with link.used():
-                got = link.receive(self)
-                while got < 0 and self._link is link and time.monotonic() < until:
-                    link.wait(_left(until))
-                    got = link.receive(self)
-        except OSError as error:
-            self._lose(link, error.strerror or str(error))
-            return True
-        if got == 0:
-            self._lose(link, "the gateway has ended the connection")
-        return got >= 0
-
-    def _filled(self) -> None:
-        with self._changed:
-            self._filling = False
-            self._changed.notify_all()
-        self._wake_tasks()
-
-    async def _arrive_async(self, timeout: float | None, *, messages: bool = True) -> None:
-        """As `_arrive`; other tasks go on."""
-        self._check_open()
-        with self._changed:
-            link = self._link
-            if link is None:
-                self._come_back()
-            fills = link is not None and not self._filling
-            self._filling = self._filling or fills
-        if link is not None and fills:
-            try:
-                if self._has_news or self._fill(link, 0.0):
-                    return
-                if link.has_unsent:
-                    link.flush()
-            except OSError as error:
-                self._lose(link, error.strerror or str(error))
-                return
-            finally:
-                self._filled()
-        await self._watch(_Watched(asyncio.get_running_loop(), link), timeout, messages=messages)
-
-    async def _watch(self, watched: _Watched, timeout: float | None, *, messages: bool) -> None:
-        """Wait until the link has something, or another thread has received."""
-        loop, link = watched
-        future = loop.create_future()
-        with contextlib.ExitStack() as undo:
-            with self._changed:
-                futures = self._watching.setdefault(watched, set())
-                futures.add(future)
-            undo.callback(self._watch_no_more, watched, future)
-            if link is not None:
-                undo.enter_context(link.used())
-                undo.callback(self._stop_watching, watched, link.fileno())
-                wake = partial(_wake, futures)
-                if len(futures) == 1:
-                    loop.add_reader(link.fileno(), wake)
-                if link.has_unsent:
-                    loop.add_writer(link.fileno(), wake)
-            if self._link is not link or self._closed.is_set():
-                return  # it has changed meanwhile
-            if self._has_news or (messages and self._has_aside):
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await future
-
-    def _watch_no_more(self, watched: _Watched, future: asyncio.Future[None]) -> None:
-        with self._changed:
-            futures = self._watching.get(watched, set())
-            futures.discard(future)
-            if not futures:
-                self._watching.pop(watched, None)
-
-    def _stop_watching(self, watched: _Watched, descriptor: int) -> None:
-        if len(self._watching.get(watched, ())) <= 1:  # the one that leaves
-            watched.loop.remove_reader(descriptor)
-            watched.loop.remove_writer(descriptor)
-
-    def _wake_tasks(self) -> None:
-        if not self._watching:
-            return
-        with self._changed:
-            found = [(watched.loop, set(futures)) for watched, futures in self._watching.items()]
-        for loop, futures in found:
-            with contextlib.suppress(RuntimeError):  # that loop has been closed
-                loop.call_soon_threadsafe(_wake, futures)
-
-    # -- what is not a message; called while messages are looked for
-
-    def _record(self, kind: int, sequence: int, key: int, payload: bytes) -> None:
-        match kind:
-            case RecordType.HELLO:
-                self._greeted(sequence, payload)
-            case RecordType.STATE:
-                self._note = payload
-            case RecordType.ACK:
-                self._tickets.settle(key, None)
-            case RecordType.REFUSED:
-                self._tickets.settle(key, str(payload, "utf-8", "replace"))
-            case RecordType.ENDED:
-                self._ended = True
-                self._why = str(payload, "utf-8", "replace")
-            case _:  # a later version's: passed over
-                pass
-
-    def _greeted(self, sequence: int, payload: bytes) -> None:
-        try:
-            hello = Hello.decode(payload)
-        except WireError as error:
-            self._wrong(CloseCode.PROTOCOL_ERROR, str(error))
-            raise shm.LayoutMismatch(str(error)) from None
-        same = self._hello is None or self._hello.instance == hello.instance
-        if not same and not self._anew:
-            self._anew = True
-            self._stop()
-            self._lose(self._link, "the ring is another one")
-            return
-        self._hello = hello
-        self._anew = self._ended = False
-        self._greet(sequence, hello.max_message, same)
-        self._tickets.renewed()
-
-    def _control(self, opcode: int, payload: bytes) -> None:
-        link = self._link
-        if link is None:
-            return
-        if opcode == Opcode.PING:
-            with contextlib.suppress(OSError):  # whoever receives will see
-                link.answer(payload)
-        elif opcode == Opcode.CLOSE:
-            code = (
-                struct.unpack(">H", payload[:2])[0]
-                if len(payload) > 1
-                else CloseCode.NO_STATUS_RCVD
-            )
-            reason = str(payload[2:], "utf-8", "replace")
-            link.close_with(CloseCode.NORMAL_CLOSURE)
-            self._stop()
-            self._lose(link, f"the gateway has closed: {code} {reason}".rstrip())
-
-    def _wrong(self, code: int, why: str) -> None:
-        link = self._link
-        if link is not None:
-            link.close_with(code, why[:100])
-            self._lose(link, why)
-
-    # -- connecting
-
-    def _open(self) -> None:
-        """The first time. Raises as `attach` does."""
-        link, rest = open_link(self._address, self._query.target(self._address))
-        self._install(link, rest)
-        until = time.monotonic() + OPEN_TIMEOUT
-        while True:
-            self._set_aside(_ASIDE_MOST)
-            if self._hello is not None:
-                break
-            if self._link is None:
-                raise shm.RingError(f"{self._address.shown} does not serve: {self._why}")
-            if time.monotonic() > until:
-                raise shm.RingError(f"{self._address.shown} does not say what it serves")
-            self._arrive(_left(until))
-        start = self._query.start
-        if isinstance(start, int) and self.cursor < start:
-            raise ValueError(
-                f"ring {self.name!r} has not published {start} yet: its next is {self.cursor}"
-            )
-
-    def _install(self, link: Link, rest: bytes) -> None:
-        with self._changed:
-            while self._filling:
-                self._changed.wait()
-            if self._closed.is_set():
-                link.retire()
-                return
-            self._begin()
-            self._feed(rest)
-            self._link = link
-            self._changed.notify_all()
-        self._wake_tasks()
-
-    def _lose(self, link: Link | None, why: str) -> None:
-        """This connection has ended."""
-        with self._changed:
-            if link is None or self._link is not link:
-                return
-            self._link = None
-            if not self._ended:
-                self._why = why
-            self._tickets.lose()
-            if self._backoff is not None:
-                self._backoff.connected_for(time.monotonic() - link.since)
-            self._changed.notify_all()
-        _log.info("%s: %s", self._address.shown, why)
-        link.retire()
-        self._wake_tasks()
-
-    def _come_back(self) -> None:
-        """Have a thread connect again, if there is none; with `_changed` held."""
-        if not self._returning and not self._closed.is_set():
-            self._returning = True
-            arguments = (weakref.ref(self), self._closed)
-            threading.Thread(
-                target=_come_back, args=arguments, name="ringcast-gateway", daemon=True
-            ).start()
-
-    def _pause(self) -> float:
-        """Seconds before the next attempt."""
-        # Loaded when it is needed: it comes with all that a manager connects with.
-        from ..config import Config
-        from ..connection.backoff import Backoff
-
-        if self._backoff is None:
-            self._backoff = Backoff(Config(name="gateway", url="ws://gateway", **_PAUSES))
-        return self._backoff.pause(None)
-
-    def _try_again(self) -> bool:
-        """Connect once more. False: it did not work."""
-        with contextlib.suppress(shm.RingError):  # what is wrong in it, its connection ended with
-            self._set_aside(sys.maxsize)
-        start: str | int = self._query.start if self._next is None else self._next
-        query = dataclasses.replace(self._query, start="oldest" if self._anew else start)
-        try:
-            link, rest = open_link(self._address, query.target(self._address))
-        except (shm.RingError, ValueError) as error:
-            self._why = str(error)
-            return False
-        self._install(link, rest)
-        return True
-
-    def _came_back(self) -> None:
-        with self._changed:
-            self._returning = False
-            self._changed.notify_all()
-        self._wake_tasks()
-
-    def _check_open(self) -> None:
-        if os.getpid() != self._pid:
-            raise shm.RingClosed("this feed is the parent process's: attach anew in the child")
-        if self._closed.is_set():
-            raise shm.RingClosed("this feed is closed")
-
     # -- what is known
-
-    @property
-    def name(self) -> str:
-        """The ring's name, as the gateway says."""
-        return self._hello.ring if self._hello is not None else ""
-
-    @property
-    def max_message(self) -> int:
-        """Bytes of the longest message of the ring."""
-        return self._hello.max_message if self._hello is not None else 0
 
     @property
     def policy(self) -> str:
@@ -507,8 +174,8 @@ class SocketFeed(Receiver):
             shm.RingError: none has come: no manager writes the ring.
         """
         self._check_open()
-        if self._set_aside(_ASIDE_MOST) and self._arrive(0.0, messages=False):
-            self._set_aside(_ASIDE_MOST)
+        if self._look_through() and self._arrive(0.0, messages=False):
+            self._look_through()
         state = ConnectionState.decode(self._note)
         if state is None:
             raise shm.RingError(f"ring {self.name!r} is not a manager's: it has no connection")
@@ -516,11 +183,6 @@ class SocketFeed(Receiver):
             phase = Phase.STOPPED if self._ended else Phase.ORPHANED
             state = dataclasses.replace(state, phase=phase, last_error=self._why)
         return state
-
-    @property
-    def closed(self) -> bool:
-        """Is this end closed?"""
-        return self._closed.is_set()
 
     if not TYPE_CHECKING:  # a type checker knows what is not there
 
@@ -566,8 +228,8 @@ class SocketFeed(Receiver):
         self._wish(RecordType.SUBSCRIBE, topics, timeout, wait=wait)
 
     def unsubscribe(self, *topics: str) -> None:
-        """Want these no more, as they were given to `attach` and `subscribe`. What is not wanted any
-        more may still come for a moment: what is under way is not called back.
+        """Want these no more, as they were given to `attach` and `subscribe`. They may still come
+        for a moment: what is under way is not called back.
 
         Raises:
             ValueError: this feed gets every topic.
@@ -593,7 +255,7 @@ class SocketFeed(Receiver):
         names = tuple(topics)
         if not names:
             return
-        until = _deadline(timeout)
+        until = deadline(timeout)
         sent = self._try_wish(kind, names)
         while sent == 0 and self._link is not None and time.monotonic() < until:
             self._work(until)
@@ -635,8 +297,8 @@ class SocketFeed(Receiver):
         Args:
             payload: a str (UTF-8), or bytes or any C-contiguous buffer; copied.
             kind: as in `Feed.send`.
-            timeout: seconds to wait while there is no gateway, its socket is full, or 1,024 messages
-                are under way; None waits as long as it takes.
+            timeout: seconds to wait while there is no gateway, its socket is full, or 1,024
+                messages are under way; None waits as long as it takes.
 
         Returns:
             The message's ticket: its number among those of this feed, which grow.
@@ -651,7 +313,7 @@ class SocketFeed(Receiver):
             shm.RingClosed: this end is closed.
             ValueError: `kind` is another, or text as "text" is not UTF-8.
         """
-        until = _deadline(timeout)
+        until = deadline(timeout)
         record = self._message(payload, kind)
         while (ticket := self._try_send(record)) is None:
             if time.monotonic() >= until:
@@ -660,9 +322,9 @@ class SocketFeed(Receiver):
         return ticket
 
     def try_send(self, payload: str | Buffer, *, kind: MessageKind | None = None) -> int | None:
-        """As `send`, but waits for nothing: the ticket, or None if the message can't be sent now. Of
-        one that the socket takes in part, the rest goes with the next call of any method that sends,
-        reads or flushes.
+        """As `send`, but waits for nothing: the ticket, or None if the message can't be sent now.
+        Of one that the socket takes in part, the rest goes with the next call that sends, reads or
+        flushes.
 
         Raises: as `send` does, without RingFull.
         """
@@ -678,12 +340,12 @@ class SocketFeed(Receiver):
         kind: MessageKind | None = None,
         timeout: float | None = None,
     ) -> int:
-        """As `send`, for asyncio: other tasks go on while it waits. Cancelled while it waits, it has
-        sent nothing.
+        """As `send`, for asyncio: other tasks go on while it waits. Cancelled while it waits, it
+        has sent nothing.
 
         Raises: as `send` does.
         """
-        until = _deadline(timeout)
+        until = deadline(timeout)
         record = self._message(payload, kind)
         while (ticket := self._try_send(record)) is None:
             if time.monotonic() >= until:
@@ -703,7 +365,7 @@ class SocketFeed(Receiver):
             TimeoutError: not in time; it may still be sent.
             shm.SendRejected, shm.SendUnconfirmed, shm.RingClosed: as `send` does.
         """
-        until = _deadline(timeout)
+        until = deadline(timeout)
         number = self._tickets.last if ticket is None else ticket
         while not self._is_done(number):
             if time.monotonic() >= until:
@@ -715,7 +377,7 @@ class SocketFeed(Receiver):
 
         Raises: as `flush` does.
         """
-        until = _deadline(timeout)
+        until = deadline(timeout)
         number = self._tickets.last if ticket is None else ticket
         while not self._is_done(number):
             if time.monotonic() >= until:
@@ -724,7 +386,7 @@ class SocketFeed(Receiver):
 
     def _is_done(self, ticket: int) -> bool:
         self._check_open()
-        self._set_aside(_ASIDE_MOST)
+        self._look_through()
         self._tickets.check()
         return not self._tickets.is_under_way(ticket)
 
@@ -752,115 +414,6 @@ class SocketFeed(Receiver):
             self._tickets.take_back(number)
             return None
 
-    def _try_post(self, data: bytes) -> bool:
-        """Send a record, with `_changed` held. False: it can't be sent now."""
-        link = self._link
-        if link is None or self._hello is None:
-            self._come_back()
-            return False
-        try:
-            return link.try_send(data)
-        except OSError as error:
-            self._lose(link, error.strerror or str(error))
-            return False
-
-    def _work(self, until: float) -> None:
-        """See what has come, and wait for more; messages are put aside."""
-        if self._set_aside(_ASIDE_MOST):
-            self._arrive(_left(until), messages=False)
-        else:
-            with self._changed:
-                self._changed.wait(min(_LOOK_S, max(0.0, until - time.monotonic())))
-        self._set_aside(_ASIDE_MOST)
-
-    async def _work_async(self, until: float) -> None:
-        """As `_work`; other tasks go on."""
-        if self._set_aside(_ASIDE_MOST):
-            await self._arrive_async(_left(until), messages=False)
-        else:
-            await asyncio.sleep(_LOOK_S)
-        self._set_aside(_ASIDE_MOST)
-
-    # -- closing
-
-    def close(self) -> None:
-        """End the connection; calls that wait raise RingClosed. What was sent is sent. Closing twice
-        is fine."""
-        with self._changed:
-            link, self._link = self._link, None
-            drains = link is not None and self._tickets.under_way > 0 and not self._filling
-            self._closed.set()
-            self._changed.notify_all()
-        self._forget()
-        if link is not None:
-            if os.getpid() == self._pid:
-                link.close_with(CloseCode.NORMAL_CLOSURE)
-                if drains:
-                    link.drain(_CLOSE_S)
-                link.retire()
-            else:
-                link.abandon()
-        self._wake_tasks()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-class _Watched(NamedTuple):
-    """What tasks wait for: something on a link, in their loop; None: a link."""
-
-    loop: asyncio.AbstractEventLoop
-    link: Link | None
-
-
-def _wake(futures: set[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
-
-
-def _come_back(reference: weakref.ref[SocketFeed], closed: threading.Event) -> None:
-    """Connect again, until that works or nobody needs it."""
-    feed = reference()
-    try:
-        while feed is not None:
-            pause = feed._pause()
-            del feed  # it may be dropped meanwhile
-            closed.wait(pause)
-            feed = reference()
-            if feed is None or closed.is_set() or feed._try_again():
-                return
-    finally:
-        feed = reference()
-        if feed is not None:
-            feed._came_back()
-
-
-def _deadline(timeout: float | None) -> float:
-    return math.inf if timeout is None else time.monotonic() + timeout
-
-
-def _left(until: float) -> float | None:
-    return None if until == math.inf else max(0.0, until - time.monotonic())
-
 
 def _no_room(feed: SocketFeed) -> str:
     return f"{feed!r} could not send in time: the gateway is not there, or behind"
-
-
-# ---- forks -----------------------------------------------------------------------------------
-
-_feeds: weakref.WeakSet[SocketFeed] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """In a child: the messages are the parent's, and so is a lock that a thread of it held."""
-    for feed in list(_feeds):
-        feed._forget()
-        feed._changed = threading.Condition()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -1,4 +1,4 @@
-"""What became of what a worker sent through a gateway: numbers go up with it, and answers come back.
+"""What became of what a worker sent through a gateway: numbers go up, and answers come back.
 
 Nothing here waits, and one call at a time is made.
 """
