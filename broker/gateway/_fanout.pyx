@@ -162,11 +162,6 @@ cdef class Outlet:
         """It has the names of the topics up to this id."""
         self.c.known = known
 
-    def missed(self, uint64_t count) -> None:
-        """So many messages before its next one are lost to it."""
-        self.c.gap += count
-        self.c.lost += count
-
 
 @cython.final
 cdef class Fanout:

@@ -343,9 +343,6 @@ class Gateway:
         missed, before = source.fanout.take_gap()
         if missed:
             self._lost(source, before, f"{missed} messages were missed")
-            for outlet in source.clients:
-                if outlet.next == before:
-                    outlet.missed(missed)
         for sequence, kind, _topic, payload in special:
             if kind == shm.Kind.EVENT and _says_lost(payload):
                 self._lost(source, sequence, "the connection to the server was lost")

@@ -159,6 +159,13 @@ class Client:
                     found.append(payload)
         return found, Closed(None, "")
 
+    def end_or(self, frames: int) -> None:
+        """Read so many frames, or to the end."""
+        with contextlib.suppress(EOFError):
+            for _ in range(frames):
+                if self.frame()[0] == CLOSE:
+                    return
+
     def closed(self) -> Closed:
         """How it was closed, whatever came before."""
         return self.end()[1]

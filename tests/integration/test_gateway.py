@@ -16,11 +16,12 @@ from typing import Any, Final
 import pytest
 
 from ringcast import Manager, shm
+from ringcast.broker.worker.wire import Hello, Record, RecordType, records
 from ringcast.shm.broadcast import Writer
 from ringcast.shm.mpsc import Receiver
 from tests.conftest import DEADLINE, eventually, reader_status
 
-from .gateway import Closed, Gateway, Refused, gateway_of, masked
+from .gateway import Client, Closed, Gateway, Refused, gateway_of, masked
 from .manager import Peer, kill, quick, sending, serving
 from .rawserver import BINARY, TEXT
 from .subscribers import TOPICS, config_of
@@ -28,6 +29,7 @@ from .venues import VenueServer
 
 SMALL: Final[dict[str, Any]] = {"slots": 64, "capacity": 1 << 16, "max_readers": 8}
 LARGE: Final[dict[str, Any]] = {"slots": 1024, "capacity": 4 << 20, "max_readers": 8}
+AS_RECORDS: Final = "Sec-WebSocket-Protocol: v1.json, ringcast.1\r\n"
 KINDS: Final = (shm.Kind.TEXT, shm.Kind.BINARY)
 GOING_AWAY: Final = 1001
 RESTART: Final = 1012
@@ -108,6 +110,40 @@ def test_a_sequence_that_is_gone(name: str, tmp_path: Path) -> None:
             first = int(str(client.message()))
             assert 400 < first < 500
             assert client.messages(499 - first) == [str(i) for i in range(first + 1, 500)]
+
+
+def records_of(client: Client, last: int) -> list[Record]:
+    """What a client gets that asked for records, up to the message of that sequence."""
+    found: list[Record] = []
+    while not any(r.type is RecordType.MESSAGE and r.sequence == last for r in found):
+        message = client.message()
+        assert isinstance(message, bytes)
+        found += records(message)
+    return found
+
+
+def test_records_say_what_was_missed(name: str, tmp_path: Path) -> None:
+    """Before it came, and while it did not read."""
+    with Writer.create(name, **SMALL) as writer, gateway_of(name, tmp_path) as gateway:
+        gateway.attached()
+        numbered(writer, 500)
+        with gateway.client("/?start=3", more=AS_RECORDS) as client:
+            early = records_of(client, 499)
+            for _ in range(300):
+                numbered(writer, 20, size=1000)
+            got = early + records_of(client, writer.sequence - 1)
+    hello = Hello.decode(got[0].payload)
+    assert (hello.ring, hello.slots) == (name, SMALL["slots"])
+    assert got[1].type is RecordType.STATE
+    messages = [r for r in got if r.type is RecordType.MESSAGE]
+    expected = 3
+    for record in messages:
+        assert record.sequence == expected + record.gap
+        assert bytes(record.payload).rstrip(b".") == b"%d" % record.sequence
+        expected = record.sequence + 1
+    assert expected == 500 + 300 * 20
+    assert messages[0].gap > 400
+    assert len([r for r in messages if r.gap]) > 1
 
 
 def test_topics(gateway: Gateway, writer: Writer) -> None:

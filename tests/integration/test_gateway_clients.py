@@ -10,6 +10,7 @@ import socket
 import ssl
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +21,11 @@ import pytest
 from ringcast import shm
 from ringcast.shm.broadcast import Writer
 from ringcast.shm.mpsc import Receiver
-from tests.conftest import DEADLINE, Processes, eventually
+from tests.conftest import DEADLINE, Processes, eventually, leftovers
 
 from .gateway import Client, Closed, Gateway, Refused, gateway_of, masked, request, start
 from .rawserver import BINARY, CLOSE, PING, PONG, TEXT, make_certificate
+from .traffic import stress_seconds
 
 RING: Final[dict[str, Any]] = {"slots": 1024, "capacity": 1 << 20, "max_readers": 8}
 GOING_AWAY: Final = 1001
@@ -81,30 +83,29 @@ class Stream:
 
 
 @pytest.fixture(scope="module")
-def ring() -> str:
-    """The name of a ring for the gateway of this module."""
-    return f"t{os.getpid()}-clients"
+def ring() -> Iterator[str]:
+    """The name of the ring of most of these tests; nothing of it is left."""
+    ring = f"t{os.getpid()}-clients"
+    yield ring
+    assert leftovers(ring) == []
 
 
 @pytest.fixture(scope="module")
-def shared(ring: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One gateway for those tests that need no options."""
-    folder = tmp_path_factory.mktemp("gateway")
-    with gateway_of(ring, folder, "--message-bytes=1000") as gateway:
-        yield gateway
-
-
-@pytest.fixture
 def writer(ring: str) -> Iterator[Writer]:
+    """Its writer."""
     with Writer.create(ring, **RING) as writer:
         yield writer
 
 
-@pytest.fixture
-def gateway(shared: Gateway, writer: Writer) -> Gateway:
+@pytest.fixture(scope="module")
+def gateway(
+    ring: str, writer: Writer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway that reads it."""
     del writer
-    shared.attached()
-    return shared
+    with gateway_of(ring, tmp_path_factory.mktemp("gateway"), "--message-bytes=1000") as gateway:
+        gateway.attached()
+        yield gateway
 
 
 @pytest.fixture
@@ -184,9 +185,8 @@ def read_forever(path: str) -> None:
 @pytest.mark.usefixtures("stream")
 def test_clients_killed_and_stopped(gateway: Gateway, processes: Processes) -> None:
     victims = [processes.start(read_forever, str(gateway.path)) for _ in range(4)]
-    clients = len(victims) + 1
-    serves = " serves pid "
-    eventually(lambda: sum(serves in line for line in gateway.log) >= clients, "all are served")
+    told = [f" serves pid {victim.pid} " for victim in victims]
+    eventually(lambda: all(any(t in line for line in gateway.log) for t in told), "all are served")
     for victim in victims[:2]:
         processes.kill(victim)
     for victim in victims[2:]:
@@ -287,6 +287,67 @@ def descriptors(gateway: Gateway) -> list[str]:
     return os.listdir(f"/proc/{gateway.process.pid}/fd")  # noqa: PTH208
 
 
+class Rabble:
+    """Clients that come, do anything, and go."""
+
+    def __init__(self, gateway: Gateway, dice: random.Random) -> None:
+        self._gateway = gateway
+        self._dice = dice
+        self._idle: list[Client] = []
+
+    def turn(self) -> None:
+        """One comes; sooner or later it goes."""
+        client = self._gateway.connect() if self._dice.random() < 0.7 else self._by_tcp()
+        self._idle.append(client)
+        what = self._dice.randrange(6)
+        if what == 0:
+            client.sock.sendall(self._dice.choice([*BEFORE.values()])[:8000])
+        elif what == 1:
+            data = request()
+            client.sock.sendall(data[: self._dice.randrange(len(data))])
+        else:
+            self._serve(client, what)
+        while len(self._idle) > self._dice.randrange(30):
+            self._end(self._idle.pop(self._dice.randrange(len(self._idle))))
+
+    def _by_tcp(self) -> Client:
+        return self._gateway.connect_tcp()
+
+    def _serve(self, client: Client, what: int) -> None:
+        start = self._dice.choice(("latest", "oldest", "1"))
+        policy = self._dice.choice(("lossy", "block"))
+        more = "Sec-WebSocket-Protocol: ringcast.1\r\n" if self._dice.random() < 0.5 else ""
+        client.shake_hands(f"/?start={start}&policy={policy}", more=more)
+        if what == 2:
+            client.sock.sendall(self._dice.choice([*WRONG.values()])[0])
+        elif what == 3:
+            client.sock.shutdown(socket.SHUT_WR)
+        elif what == 4:
+            client.end_or(self._dice.randrange(200))
+
+    def _end(self, client: Client) -> None:
+        if self._dice.random() < 0.3:  # as a machine does that has forgotten it
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+
+    def go(self) -> None:
+        """All leave."""
+        for client in self._idle:
+            self._end(client)
+
+
+@pytest.mark.usefixtures("stream")
+@pytest.mark.parametrize("brief", [True, pytest.param(False, marks=pytest.mark.stress)])
+def test_clients_of_every_kind(gateway: Gateway, seed: int, brief: bool) -> None:
+    before = len(descriptors(gateway))
+    rabble = Rabble(gateway, random.Random(seed))
+    end = time.monotonic() + (0.5 if brief else stress_seconds())
+    while time.monotonic() < end:
+        rabble.turn()
+    rabble.go()
+    eventually(lambda: len(descriptors(gateway)) <= before + 10, "all have gone")
+
+
 def test_more_clients_than_there_may_be(name: str, tmp_path: Path) -> None:
     with (
         Writer.create(name, **RING) as writer,
@@ -331,10 +392,7 @@ def test_a_second_gateway_at_the_same_path(gateway: Gateway) -> None:
 
 
 WRONG_OPTIONS: Final = {
-    ("127.0.0.1:0", "--mode=9"): "--mode",
     ("0.0.0.0:0",): "--token-file",
-    ("unix:/no-such-folder/x.sock",): "folder",
-    ("127.0.0.1:0", "--private-key=/dev/null"): "--certificate",
     ("127.0.0.1:0", "--certificate=/dev/null"): "--certificate",
 }
 """Options, and a word of what is said to them."""

@@ -153,6 +153,7 @@ class Out:
         lossy: bool = True,
         chooses: bool = False,
         start: int | None = None,
+        missed: int = 0,
         small: bool = False,
     ) -> Line:
         """One client more; `small`: with the smallest buffer that the kernel gives."""
@@ -163,7 +164,12 @@ class Out:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         try:
             outlet = self.fanout.add(
-                ours.fileno(), records=records, lossy=lossy, chooses=chooses, start=start
+                ours.fileno(),
+                records=records,
+                lossy=lossy,
+                chooses=chooses,
+                start=start,
+                missed=missed,
             )
         except ValueError:
             ours.close()

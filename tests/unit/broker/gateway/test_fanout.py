@@ -338,8 +338,7 @@ def test_stop(name: str) -> None:
 
 def test_missed_before_it_came(name: str) -> None:
     with ring(name) as made, out(name) as sends:
-        line = sends.add(records=True)
-        line.outlet.missed(5)
+        line = sends.add(records=True, missed=5)
         made.publish(b"x")
         made.publish(b"y")
         sends.drain()
