@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import signal
 import socket
@@ -19,7 +20,7 @@ from ringcast import Manager, shm
 from ringcast.broker.worker.wire import Hello, Record, RecordType, records
 from ringcast.shm.broadcast import Writer
 from ringcast.shm.mpsc import Receiver
-from tests.conftest import DEADLINE, eventually, reader_status
+from tests.conftest import DEADLINE, eventually, leftovers, reader_status
 
 from .gateway import Client, Closed, Gateway, Refused, gateway_of, masked
 from .manager import Peer, kill, quick, sending, serving
@@ -36,20 +37,36 @@ RESTART: Final = 1012
 TRY_AGAIN: Final = 1013
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway without options, which serves one ring after the other."""
+    ring = f"t{os.getpid()}-gateway"
+    with gateway_of(ring, tmp_path_factory.mktemp("gateway")) as gateway:
+        yield gateway
+    assert leftovers(ring) == []
+
+
 @pytest.fixture
-def writer(name: str) -> Iterator[Writer]:
+def writer(shared: Gateway) -> Iterator[Writer]:
     """A ring without a manager."""
-    with Writer.create(name, **LARGE) as writer:
+    with Writer.create(shared.name, **LARGE) as writer:
         yield writer
 
 
 @pytest.fixture
-def gateway(name: str, writer: Writer, tmp_path: Path) -> Iterator[Gateway]:
-    """A gateway that reads it."""
+def gateway(shared: Gateway, writer: Writer) -> Gateway:
+    """It reads that ring."""
     del writer
-    with gateway_of(name, tmp_path) as gateway:
-        gateway.attached()
-        yield gateway
+    shared.attached()
+    return shared
+
+
+@pytest.fixture
+def small(shared: Gateway) -> Iterator[Writer]:
+    """A ring that is full soon; the gateway reads it."""
+    with Writer.create(shared.name, **SMALL) as writer:
+        shared.attached()
+        yield writer
 
 
 def numbered(writer: Writer, count: int, size: int = 0) -> list[str]:
@@ -98,18 +115,16 @@ def test_where_a_client_begins(gateway: Gateway, writer: Writer) -> None:
         )
 
 
-def test_a_sequence_that_is_gone(name: str, tmp_path: Path) -> None:
-    with Writer.create(name, **SMALL) as writer, gateway_of(name, tmp_path) as gateway:
-        gateway.attached()
-        numbered(writer, 500)
-        with gateway.client("/?start=3") as client:
-            missed, (code, reason) = client.end()
-        assert (missed, code) == ([], RESTART)
-        assert "missed" in reason
-        with gateway.client("/?start=oldest") as client:
-            first = int(str(client.message()))
-            assert 400 < first < 500
-            assert client.messages(499 - first) == [str(i) for i in range(first + 1, 500)]
+def test_a_sequence_that_is_gone(shared: Gateway, small: Writer) -> None:
+    numbered(small, 500)
+    with shared.client("/?start=3") as client:
+        missed, (code, reason) = client.end()
+    assert (missed, code) == ([], RESTART)
+    assert "missed" in reason
+    with shared.client("/?start=oldest") as client:
+        first = int(str(client.message()))
+        assert 400 < first < 500
+        assert client.messages(499 - first) == [str(i) for i in range(first + 1, 500)]
 
 
 def records_of(client: Client, last: int) -> list[Record]:
@@ -122,18 +137,16 @@ def records_of(client: Client, last: int) -> list[Record]:
     return found
 
 
-def test_records_say_what_was_missed(name: str, tmp_path: Path) -> None:
+def test_records_say_what_was_missed(shared: Gateway, small: Writer) -> None:
     """Before it came, and while it did not read."""
-    with Writer.create(name, **SMALL) as writer, gateway_of(name, tmp_path) as gateway:
-        gateway.attached()
-        numbered(writer, 500)
-        with gateway.client("/?start=3", more=AS_RECORDS) as client:
-            early = records_of(client, 499)
-            for _ in range(300):
-                numbered(writer, 20, size=1000)
-            got = early + records_of(client, writer.sequence - 1)
+    numbered(small, 500)
+    with shared.client("/?start=3", more=AS_RECORDS) as client:
+        early = records_of(client, 499)
+        for _ in range(300):
+            numbered(small, 20, size=1000)
+        got = early + records_of(client, small.sequence - 1)
     hello = Hello.decode(got[0].payload)
-    assert (hello.ring, hello.slots) == (name, SMALL["slots"])
+    assert (hello.ring, hello.slots) == (shared.name, SMALL["slots"])
     assert got[1].type is RecordType.STATE
     messages = [r for r in got if r.type is RecordType.MESSAGE]
     expected = 3
@@ -376,21 +389,19 @@ def test_wishes_are_counted_per_client(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("policy", ["lossy", "block"])
-def test_a_client_that_does_not_read(name: str, tmp_path: Path, policy: str) -> None:
+def test_a_client_that_does_not_read(shared: Gateway, small: Writer, policy: str) -> None:
     """It costs the ring's writer at most `hold`, another client nothing, and then it is closed
     between two messages."""
-    with Writer.create(name, **SMALL) as writer, gateway_of(name, tmp_path) as gateway:
-        gateway.attached()
-        with gateway.client(f"/?policy={policy}") as slow, gateway.client() as good:
-            texts = []
-            for _ in range(300):
-                texts += numbered(writer, 20, size=1000)
-                assert good.messages(20) == texts[-20:]
-            got, (code, reason) = slow.end()
-            assert code == TRY_AGAIN
-            assert "too slow" in reason
-            assert [m.decode() for m in got] == texts[: len(got)]
-            assert len(got) < len(texts)
+    with shared.client(f"/?policy={policy}") as slow, shared.client() as good:
+        texts = []
+        for _ in range(300):
+            texts += numbered(small, 20, size=1000)
+            assert good.messages(20) == texts[-20:]
+        got, (code, reason) = slow.end()
+        assert code == TRY_AGAIN
+        assert "too slow" in reason
+        assert [m.decode() for m in got] == texts[: len(got)]
+        assert len(got) < len(texts)
 
 
 def test_a_client_that_blocks_holds_the_ring(name: str, tmp_path: Path) -> None:
