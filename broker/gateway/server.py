@@ -539,6 +539,8 @@ class Gateway:
             start=begin,
             missed=missed,
         )
+        if options.topics is not None and options.others:
+            outlet.choose([0], 0)  # of the others it is asked what is wanted
         source.clients[outlet] = client
         client.outlet = outlet
         _log.info("serves %s from %d on", client.transport.peer, begin)

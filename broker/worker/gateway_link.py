@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import http
+import logging
 import select
 import socket
 import ssl
@@ -40,6 +41,9 @@ TARGET_MAX: Final = 8000
 """Bytes of a request's target: servers read lines up to 8192 (`websockets`), of which the method
 and the version take a few."""
 _READ: Final = 1 << 12
+
+_quiet = logging.getLogger(f"{__name__}.websockets")
+_quiet.setLevel(logging.CRITICAL)  # it would log the whole request, and so a token in it
 
 
 class GatewayUnreachable(shm.RingError, ConnectionRefusedError):
@@ -358,7 +362,7 @@ def _handshake(
 ) -> tuple[Link, bytes]:
     scheme = "wss" if address.kind is AddressKind.TLS else "ws"
     protocol = ClientProtocol(
-        parse_uri(f"{scheme}://{address.authority}{target}"), subprotocols=[RECORDS]
+        parse_uri(f"{scheme}://{address.authority}{target}"), subprotocols=[RECORDS], logger=_quiet
     )
     protocol.send_request(protocol.connect())
     for data in protocol.data_to_send():
