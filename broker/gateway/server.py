@@ -211,7 +211,12 @@ class Gateway:
         while True:
             try:
                 source = _Source.attach(self._name, self._options.owner)
-            except (shm.RingNotFound, shm.RingClosed, shm.TooManyReaders) as error:
+            except (
+                shm.RingNotFound,
+                shm.RingClosed,
+                shm.RingCorrupt,  # it is just being removed
+                shm.TooManyReaders,
+            ) as error:
                 _log.debug("%s", error)
                 await asyncio.sleep(ATTACH_EVERY)
                 continue
