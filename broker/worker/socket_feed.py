@@ -71,6 +71,8 @@ class SocketFeed(GatewayConnection):
     def __init__(self, address: ClientAddress, query: Query, *, events: bool) -> None:
         super().__init__(address, query, events=events)
         self._taken = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn = asyncio.Lock()  # of that loop's tasks that send
 
     @classmethod
     def attach(cls, name: str, *, events: bool = False, **given: Any) -> Self:
@@ -340,18 +342,29 @@ class SocketFeed(GatewayConnection):
         kind: MessageKind | None = None,
         timeout: float | None = None,
     ) -> int:
-        """As `send`, for asyncio: other tasks go on while it waits. Cancelled while it waits, it
-        has sent nothing.
+        """As `send`, for asyncio: other tasks go on while it waits. Tasks send in the order in
+        which they came. Cancelled while it waits, it has sent nothing.
 
         Raises: as `send` does.
         """
         until = deadline(timeout)
         record = self._message(payload, kind)
-        while (ticket := self._try_send(record)) is None:
-            if time.monotonic() >= until:
-                raise shm.RingFull(_no_room(self))
-            await self._work_async(until)
-        return ticket
+        turn = self._turn_of_this_loop()
+        if not turn.locked() and (ticket := self._try_send(record)) is not None:
+            return ticket
+        try:
+            async with asyncio.timeout(timeout), turn:
+                while (ticket := self._try_send(record)) is None:
+                    await self._work_async(until)
+                return ticket
+        except TimeoutError:
+            raise shm.RingFull(_no_room(self)) from None
+
+    def _turn_of_this_loop(self) -> asyncio.Lock:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._turn = loop, asyncio.Lock()
+        return self._turn
 
     def flush(self, ticket: int | None = None, timeout: float | None = None) -> None:
         """Wait until the manager has handed a message to the socket. Messages that come meanwhile

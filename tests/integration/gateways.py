@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import ssl
 import subprocess
 import sys
@@ -76,6 +77,10 @@ class Command:
             [sys.executable, "-m", "ringcast", "gateway", name, "--listen", listen],
             stderr=subprocess.DEVNULL,
         )
+
+    def stop(self) -> None:
+        """SIGSTOP it."""
+        self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """SIGKILL it."""

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,7 +62,7 @@ def feed(url: str) -> Iterator[SocketFeed]:
 
 def take(feed: SocketFeed, count: int) -> list[bytes]:
     """The next messages."""
-    found = []
+    found: list[bytes] = []
     while len(found) < count:
         message = feed.read(DEADLINE)
         assert message is not None, f"{len(found)} of {count} messages came"
@@ -253,7 +254,7 @@ def test_threads_share_a_feed(ring: Writer, feed: SocketFeed) -> None:
                 return
             into.append(message.sequence)
 
-    readers = [Background(lambda into=into: read(into)) for into in found]
+    readers = [Background(partial(read, into)) for into in found]
     for _ in range(count):
         ring.publish(b"x")
     for _ in readers:
