@@ -73,7 +73,7 @@ class GatewayConnection(Receiver):
         self._returning = False
         self._closed = threading.Event()
         self._hello: Hello | None = None
-        self._note = b""
+        self._note: bytes | None = None  # the newest state
         self._ended = False
         self._why = "it never was connected"
         self._tickets = Tickets()
@@ -289,7 +289,7 @@ class GatewayConnection(Receiver):
         until = time.monotonic() + OPEN_TIMEOUT
         while True:
             self._look_through()
-            if self._hello is not None:
+            if self._hello is not None and self._note is not None:
                 break
             if self._link is None:
                 raise shm.RingError(f"{self._address.shown} does not serve: {self._why}")

@@ -178,7 +178,7 @@ class SocketFeed(GatewayConnection):
         self._check_open()
         if self._look_through() and self._arrive(0.0, messages=False):
             self._look_through()
-        state = ConnectionState.decode(self._note)
+        state = ConnectionState.decode(self._note or b"")
         if state is None:
             raise shm.RingError(f"ring {self.name!r} is not a manager's: it has no connection")
         if self._link is None and state.phase is not Phase.STOPPED:
