@@ -285,7 +285,7 @@ class GatewayConnection(Receiver):
     def _open(self) -> None:
         """The first time. Raises as `attach` does."""
         link, rest = open_link(self._address, self._query.target(self._address))
-        self._install(link, rest)
+        self._install(link, rest, self._query.topics)
         until = time.monotonic() + OPEN_TIMEOUT
         while True:
             self._look_through()
@@ -297,18 +297,20 @@ class GatewayConnection(Receiver):
                 raise shm.RingError(f"{self._address.shown} does not say what it serves")
             self._arrive(seconds_to(until))
 
-    def _install(self, link: Link, rest: bytes) -> None:
+    def _install(self, link: Link, rest: bytes, topics: tuple[str, ...] | None) -> bool:
+        """Receive from this link from now on. False: other topics are wanted by now."""
         with self._changed:
             while self._filling:
                 self._changed.wait()
-            if self._closed.is_set():
+            if self._closed.is_set() or topics != self._query.topics:
                 link.retire()
-                return
+                return self._closed.is_set()
             self._begin()
             self._feed(rest)
             self._link = link
             self._changed.notify_all()
         self._wake_tasks()
+        return True
 
     def _lose(self, link: Link | None, why: str) -> None:
         """This connection has ended."""
@@ -356,8 +358,7 @@ class GatewayConnection(Receiver):
         except (shm.RingError, ValueError) as error:
             self._why = str(error)
             return False
-        self._install(link, rest)
-        return True
+        return self._install(link, rest, query.topics)
 
     def _came_back(self) -> None:
         with self._changed:
