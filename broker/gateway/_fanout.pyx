@@ -434,6 +434,8 @@ cdef class Fanout:
                     behind.append(outlet)
             if outlet.c.next < floor and (outlet.c.part or outlet.c.next < outlet.c.stop):
                 floor = outlet.c.next
+        if self.special:  # `message` is asked for them once they are taken
+            floor = min(floor, <uint64_t>self.special[0])
         if floor > self.pin.sequence:
             self.pin.sequence = floor
             rc_reader_flush(r, floor)
