@@ -25,7 +25,7 @@ from ..gateway.queue_service import QueuePlan
 from ..gateway.queues import MESSAGE_SIZE_MIN, QueueOptions
 from ..gateway.server import Gateway, GatewayOptions, OnLoss
 from ..logs import LogFormat, log_to_stderr
-from .output import Name, Owner
+from .output import Name, Owner, checked_name
 
 __all__ = ["gateway"]
 
@@ -135,10 +135,9 @@ def gateway(
     )
     tls = _server_side(certificate, private_key)
     check_listen(rules, addresses, tls=tls is not None, insecure=insecure)
-    shm.names.check_name(name)
     options = GatewayOptions(on_loss=on_loss, hold=hold, owner=owner)
     plan = QueuePlan(
-        [shm.names.check_name(label) for label in queue or ()],
+        [checked_name(label, "queue", "--queue") for label in queue or ()],
         QueueOptions(queue_depth, queue_message_size, queue_policy.value),
         hold,
         read_only,

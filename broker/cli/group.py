@@ -25,7 +25,6 @@ from .output import (
     print_json,
     print_notice,
     rate_text,
-    ring_status,
     state_text,
     time_text,
     visible,
@@ -100,7 +99,7 @@ def _remove(name: str, which: str | None, owner: int | None) -> None:
 
 
 def _look(name: str, which: str | None, owner: int | None) -> _Look:
-    status = ring_status(name, owner)
+    status = shm.status(name, owner=owner)
     shown = [found for found in status.groups if which in (None, found.name)]
     if which is not None and not shown:
         raise shm.RingNotFound(f"ring {name!r} has no group {which!r}")

@@ -27,7 +27,6 @@ from .output import (
     new_table,
     print_json,
     rate_text,
-    ring_status,
     size_text,
     state_text,
     time_text,
@@ -72,7 +71,7 @@ def inspect(
     """Show one ring: how full it is, its connection, its readers and senders."""
 
     def look() -> Snapshot:
-        return Snapshot.of(ring_status(name, owner), owner)
+        return Snapshot.of(shm.status(name, owner=owner), owner)
 
     if watch:
         watch_ring(name, look, interval, ring_view, _as_json if as_json else None)

@@ -24,6 +24,7 @@ __all__ = [
     "Owner",
     "age_text",
     "bar",
+    "checked_name",
     "complete_name",
     "fail",
     "new_console",
@@ -31,7 +32,6 @@ __all__ = [
     "print_json",
     "print_notice",
     "rate_text",
-    "ring_status",
     "size_text",
     "state_text",
     "time_text",
@@ -71,8 +71,30 @@ def complete_name(incomplete: str) -> list[tuple[str, str]]:
     return [(ring.name, ring.state) for ring in rings if ring.name.startswith(incomplete)]
 
 
+def checked_name(name: str, what: str = "ring", hint: str = "NAME") -> str:
+    """A name that a ring can have, or what else goes by the same rule.
+
+    Raises:
+        typer.BadParameter: it can't; `hint` is where it was given.
+    """
+    try:
+        return shm.names.check_name(name, what)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=hint) from error
+
+
+def _ring_name(name: str) -> str:
+    return checked_name(name)
+
+
 Name = Annotated[
-    str, typer.Argument(help="The ring's name.", metavar="NAME", autocompletion=complete_name)
+    str,
+    typer.Argument(
+        help="The ring's name.",
+        metavar="NAME",
+        autocompletion=complete_name,
+        callback=_ring_name,
+    ),
 ]
 Owner = Annotated[
     int | None,
@@ -81,19 +103,6 @@ Owner = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def ring_status(name: str, owner: int | None) -> shm.RingStatus:
-    """The status of the ring that the argument NAME names.
-
-    Raises:
-        typer.BadParameter: it can't be a ring's name.
-        shm.RingError: there is no such ring, or it can't be read.
-    """
-    try:
-        return shm.status(name, owner=owner)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="NAME") from error
 
 
 # ---- printing --------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from ringcast.shm.broadcast import Message
 
 from ..worker import Feed, SubscriptionRefused
 from ..worker.subscribing import wait_for_server
-from .output import Name, Owner, print_notice, ring_status, time_text, visible
+from .output import Name, Owner, print_notice, time_text, visible
 
 __all__ = ["tail"]
 
@@ -69,7 +69,7 @@ def tail(
         raise typer.BadParameter("needs -n, the number of messages", param_hint="--no-follow")
     if others and not topics:
         raise typer.BadParameter("needs --topic; without it, all is printed", param_hint="--others")
-    status = ring_status(name, owner)
+    status = shm.status(name, owner=owner)
     format_message = _json_line if as_json else _lines
     start = status.sequence if count is None else max(status.oldest, status.sequence - count)
     with _attach(name, start, topics or None, others=others, owner=owner) as feed:

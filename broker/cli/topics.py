@@ -24,7 +24,6 @@ from .output import (
     print_json,
     print_notice,
     rate_text,
-    ring_status,
     size_text,
     state_text,
     visible,
@@ -67,7 +66,7 @@ def topics(
     first look of --watch has no rates."""
 
     def look() -> _Look:
-        created_ns = ring_status(name, owner).created_ns
+        created_ns = shm.status(name, owner=owner).created_ns
         found = shm.list_topics(name, owner=owner)
         return _Look(found, created_ns, time.monotonic(), time.time_ns())
 

@@ -32,6 +32,11 @@ def test_help_and_version() -> None:
         ["topics"],
         ["topics", "NOT A NAME"],
         ["topics", "x", "--interval", "0"],
+        ["group", "NOT A NAME"],
+        ["send", "NOT A NAME", "text"],
+        ["gateway", "x"],
+        ["gateway", "NOT A NAME", "--listen", "127.0.0.1:0"],
+        ["gateway", "x", "--queue", "NOT A LABEL"],
     ],
 )
 def test_bad_usage(arguments: list[str]) -> None:
