@@ -6,25 +6,17 @@ reader of the ring: what has come, who gets it, and how far the reader's cursor 
 
 cimport cython
 from libc.errno cimport errno
-from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from ringcast.shm._core cimport (
-    RC_MESSAGE, RC_ENDED, RC_EMPTY, RC_STEP_DOWN, RC_TAKEN_AWAY, rc_descriptor, rc_reader,
-    rc_reader_advance, rc_reader_available, rc_reader_blocks, rc_reader_flush, rc_reader_holds,
-    rc_reader_peek,
-    rc_result, rc_topics_count,
+    RC_EMPTY, RC_ENDED, RC_KIND_EVENT, RC_MESSAGE, RC_STEP_DOWN, RC_TAKEN_AWAY, rc_descriptor,
+    rc_reader, rc_reader_advance, rc_reader_available, rc_reader_blocks, rc_reader_flush,
+    rc_reader_holds, rc_reader_peek, rc_result, rc_topics_count,
 )
 from ringcast.shm._endpoint cimport check_open
 from ringcast.shm._reader cimport Reader, pin_link, pin_unlink, rc_pin
-
-import os
-
-from ringcast.shm.errors import Evicted, RingCorrupt
-
-cdef extern from "layout.h" nogil:
-    int RC_KIND_EVENT
 
 cdef extern from "fanout.h" nogil:
     ctypedef enum rg_mode:
@@ -176,7 +168,7 @@ cdef class Fanout:
     cdef rg_plan *plan
     cdef rc_pin pin
     cdef list outlets
-    cdef list special  # sequences of events, and of messages for the reader alone
+    cdef list events  # sequences of records of kind EVENT that `take_events` has not returned
     cdef uint64_t missed, missed_at
 
     def __cinit__(self, Reader reader not None):
@@ -187,7 +179,7 @@ cdef class Fanout:
             raise ValueError("a fan-out needs a lossless reader that gets every message")
         self.reader = reader
         self.outlets = []
-        self.special = []
+        self.events = []
         pin_link(&reader.pins, &self.pin, reader.a.reader.next)
 
     def __dealloc__(self):
@@ -308,7 +300,7 @@ cdef class Fanout:
                 self.missed = r.gap
                 self.missed_at = r.next
             n = rc_reader_available(r, r.slots)
-            self.find_special(n)
+            self.find_events(n)
             rc_reader_advance(r, n, 0)
         if result == RC_MESSAGE or (result == RC_EMPTY or result == RC_ENDED) and r.next != before:
             return True
@@ -320,22 +312,21 @@ cdef class Fanout:
             raise self.reader.evicted()
         raise self.reader.corrupt()
 
-    cdef int find_special(self, uint64_t n) except -1:
-        """Note which of the next n messages are not for everybody."""
+    cdef int find_events(self, uint64_t n) except -1:
+        """Note which of the next n messages are records of kind EVENT."""
         cdef rc_reader *r = &self.reader.a.reader
         cdef const rc_descriptor *table = r.descriptors + (r.next & (r.slots - 1))
-        cdef uint16_t mine = <uint16_t>(r.index + 1)
         cdef uint64_t i
         for i in range(n):
-            if table[i].f.kind == RC_KIND_EVENT or table[i].f.destination == mine:
-                self.special.append(r.next + i)
+            if table[i].f.kind == RC_KIND_EVENT:
+                self.events.append(r.next + i)
         return 0
 
-    def take_special(self) -> list:
-        """The sequences, since the last call, of records of kind EVENT and of messages that are for
-        this reader alone. They are held until the next `let_go`."""
-        found = self.special
-        self.special = []
+    def take_events(self) -> list:
+        """The sequences, since the last call, of records of kind EVENT. They are held until the next
+        `let_go`."""
+        found = self.events
+        self.events = []
         return found
 
     def take_gap(self) -> tuple:
@@ -344,8 +335,8 @@ cdef class Fanout:
         self.missed = 0
         return found
 
-    def message(self, uint64_t sequence) -> tuple:
-        """A message that is held: kind, topic and a copy of its payload.
+    def payload(self, uint64_t sequence) -> bytes:
+        """A copy of the payload of a message that is held.
 
         Raises:
             ValueError: it is not held.
@@ -360,7 +351,7 @@ cdef class Fanout:
         payload = (<const char *>rg_payload(r, &d))[:d.f.length]
         if not rc_reader_holds(r):
             raise self.reader.evicted()
-        return d.f.kind, d.f.topic, payload
+        return payload
 
     def pump(self) -> list:
         """Send to each client what there is, as far as its socket takes it; never waits. A client
@@ -434,8 +425,8 @@ cdef class Fanout:
                     behind.append(outlet)
             if outlet.c.next < floor and (outlet.c.part or outlet.c.next < outlet.c.stop):
                 floor = outlet.c.next
-        if self.special:  # `message` is asked for them once they are taken
-            floor = min(floor, <uint64_t>self.special[0])
+        if self.events:  # `payload` is asked for them once they are taken
+            floor = min(floor, <uint64_t>self.events[0])
         if floor > self.pin.sequence:
             self.pin.sequence = floor
             rc_reader_flush(r, floor)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from websockets.exceptions import InvalidState
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -137,8 +136,6 @@ class Client:
         topics: names and patterns of what it wants; None: everything.
         options: what it has asked for in its URL; None before its handshake.
         outlet: its way out; None before its handshake is done.
-        since: when it came, Unix time.
-        sent: messages that it has sent.
     """
 
     def __init__(
@@ -176,8 +173,6 @@ class Client:
         self.topics: list[str] | None = None
         self.options: ClientOptions | None = None
         self.outlet: Outlet | None = None
-        self.since = time.time()
-        self.sent = 0
         self._timer = self._loop.call_later(open_timeout, self._too_late)
         self._loop.add_reader(self._fd, self._readable)
 
@@ -190,11 +185,6 @@ class Client:
     def records(self) -> bool:
         """Does it get records?"""
         return self._protocol.subprotocol == RECORDS
-
-    @property
-    def ends(self) -> bool:
-        """Is it being closed?"""
-        return self._ends
 
     # -- what comes
 
@@ -330,15 +320,12 @@ class Client:
             if not self._waiting and self._fd >= 0:
                 self._loop.remove_reader(self._fd)
             self._waiting.append(sent)
-        else:
-            self.sent += 1
 
     def retry(self) -> None:
         """There may be room for what it has sent."""
         while self._waiting and self._fd >= 0:
             if not self._host.received(self, self._waiting[0]):
                 return
-            self.sent += 1
             del self._waiting[:1]
         if self._fd >= 0:
             self._loop.add_reader(self._fd, self._readable)
@@ -456,8 +443,7 @@ class Client:
         if self._protocol.state is not State.OPEN:
             self.drop(reason)
             return
-        with contextlib.suppress(InvalidState):
-            self._protocol.send_close(code, _fitting(reason))
+        self._protocol.send_close(code, _fitting(reason))
         _log.info("closes client: %s, %d %s", self.transport.peer, code, reason)
         self._closing()
         self.flush()

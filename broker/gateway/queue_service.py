@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -141,14 +141,14 @@ class QueueService:
 
     async def _drain(self) -> None:
         """Send what comes up."""
-        sender = MessageSender(
-            self._name, label="queues", owner=self._owner, max_message=self._hello.max_message
-        )
         queue = UplinkQueue.create(
             self._name,
             instance=self._instance,
             max_message=self._hello.max_message,
             options=self._plan.options,
+        )
+        sender = MessageSender(
+            self._name, label="queues", owner=self._owner, max_message=self._hello.max_message
         )
 
         def send(payload: bytes, kind: shm.Kind) -> bool:
@@ -171,25 +171,27 @@ class QueueService:
             sender.close()
 
 
-async def _readable(fd: int) -> None:
+async def _once(add: Callable[..., None], remove: Callable[[int], bool], fd: int) -> None:
+    """Return once a descriptor is ready; `add` and `remove` are the event loop's."""
     ready = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(fd, ready.set)
+    add(fd, ready.set)
     try:
         await ready.wait()
     finally:
-        loop.remove_reader(fd)
+        remove(fd)
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    await _once(loop.add_reader, loop.remove_reader, fd)
 
 
 async def _room(writer: QueueWriter, seconds: float) -> bool:
     """Wait until a queue has room; False: not within these seconds."""
-    ready = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_writer(writer.fileno(), ready.set)
+    waiting = _once(loop.add_writer, loop.remove_writer, writer.fileno())
     try:
-        await asyncio.wait_for(ready.wait(), max(0.0, seconds))
+        await asyncio.wait_for(waiting, max(0.0, seconds))
     except TimeoutError:
         return False
-    finally:
-        loop.remove_writer(writer.fileno())
     return True

@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from websockets.frames import CloseCode
 from websockets.http11 import Request
@@ -98,9 +98,11 @@ class _Source:
         self.full_since: float | None = None
 
     @classmethod
-    def attach(cls, name: str, owner: int | None, start: str | int = "latest") -> _Source:
+    def attach(
+        cls, name: str, owner: int | None, start: Literal["latest", "oldest"] | int = "latest"
+    ) -> _Source:
         """Raises as `attach` does."""
-        return cls(Feed.attach(name, start=start, label="gateway", owner=owner, skip=NO_KIND))  # type: ignore[arg-type]
+        return cls(Feed.attach(name, start=start, label="gateway", owner=owner, skip=NO_KIND))
 
     def adopt(self, other: _Source, outlet: _fanout.Outlet) -> None:
         """A client of another source is this one's from now on."""
@@ -289,7 +291,7 @@ class Gateway:
         try:
             while source is self._main or source.clients:
                 came = source.fanout.look()
-                self._look_at_special(source)
+                self._look_at_events(source)
                 self._send(source)
                 if source is not self._main:
                     self._catch_up(source)
@@ -320,7 +322,7 @@ class Gateway:
     def _catch_up(self, source: _Source) -> None:
         """Hand over those that have come to where the main source is."""
         main = self._main
-        if main is None or source.fanout.end < main.fanout.end:  # what is special is not seen yet
+        if main is None or source.fanout.end < main.fanout.end:  # not all events are seen yet
             return
         for outlet in list(source.clients):
             if main.fanout.floor <= outlet.next <= main.fanout.end:
@@ -335,16 +337,16 @@ class Gateway:
             self._late.pop(source, None)
             source.close()
 
-    # -- what is not for everybody
+    # -- what the connection's end means
 
-    def _look_at_special(self, source: _Source) -> None:
+    def _look_at_events(self, source: _Source) -> None:
         # all are read before one is acted on: what is sent for it may let go of them
-        special = [(n, *source.fanout.message(n)) for n in source.fanout.take_special()]
+        events = [(n, source.fanout.payload(n)) for n in source.fanout.take_events()]
         missed, before = source.fanout.take_gap()
         if missed:
             self._lost(source, before, f"{missed} messages were missed")
-        for sequence, kind, _topic, payload in special:
-            if kind == shm.Kind.EVENT and _says_lost(payload):
+        for sequence, event in events:
+            if _says_lost(event):
                 self._lost(source, sequence, "the connection to the server was lost")
 
     def _lost(self, source: _Source, sequence: int, why: str) -> None:
@@ -419,10 +421,10 @@ class Gateway:
     def _choose(self, source: _Source, client: Client, outlet: _fanout.Outlet) -> None:
         """There are topics of which the client does not know yet, or it wants others now."""
         rows, known = source.feed.topics, outlet.known
-        wanted = [row.topic for row in rows if _matches(client.topics, row.name)]
         if client.topics is None:
             outlet.knows(len(rows))
         else:
+            wanted = [row.topic for row in rows if _matches(client.topics, row.name)]
             others = client.options is not None and client.options.others
             outlet.choose([0, *wanted] if others else wanted, len(rows))
         if client.records:
@@ -658,12 +660,14 @@ class Gateway:
         told = b""
         while True:
             await asyncio.sleep(STATE_EVERY)
-            note = b"" if self._main is None else _state(self._main.feed)
+            listening = [each for each in self._clients if each.records and each.outlet is not None]
+            if self._main is None or not listening:
+                continue
+            note = _state(self._main.feed)
             if note not in (told, b""):
                 told = note
-                for client in list(self._clients):
-                    if client.records and client.outlet is not None:
-                        client.send_record(wire.Record(wire.RecordType.STATE, note))
+                for client in listening:
+                    client.send_record(wire.Record(wire.RecordType.STATE, note))
 
     async def _ping(self) -> None:
         while True:
@@ -707,5 +711,5 @@ def _state(feed: Feed) -> bytes:
         return b""
 
 
-def _matches(patterns: Iterable[str] | None, name: str) -> bool:
-    return patterns is None or any(glob_matches(pattern, name) for pattern in patterns)
+def _matches(patterns: Iterable[str], name: str) -> bool:
+    return any(glob_matches(pattern, name) for pattern in patterns)

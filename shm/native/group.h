@@ -357,8 +357,8 @@ static inline void rc_member_void(const rc_member *m, uint64_t sequence, uint64_
 
 /* ---- waking others ----------------------------------------------------------------------------- */
 
-/* Take this member's bit if it sleeps, and post it; 0: it is not posted. After a fence, or a read-modify-write that is
- * seq_cst; pairs with the fence in rc_member_sleep(). */
+/* Take this member's bit if it sleeps, and post it; 0: it is not posted. After a fence, or a
+ * read-modify-write that is seq_cst; pairs with the fence in rc_member_sleep(). */
 static inline int rc_member_post(const rc_member *m, uint32_t slot)
 {
     _Atomic uint64_t *word = &m->map.row->asleep[slot / 64];

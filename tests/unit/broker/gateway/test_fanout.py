@@ -69,9 +69,9 @@ def test_events_are_for_records_only(name: str) -> None:
         sends.drain()
         assert plain.frames() == [Frame(TEXT, b"a"), Frame(TEXT, b"b")]
         assert [r.payload for r in told.records()] == [b"a", b"{}", b"b"]
-        assert sends.fanout.take_special() == [1]
-        assert sends.fanout.message(1) == (EVENT, 0, b"{}")
-        assert sends.fanout.take_special() == []
+        assert sends.fanout.take_events() == [1]
+        assert sends.fanout.payload(1) == b"{}"
+        assert sends.fanout.take_events() == []
 
 
 # ---- sockets that take a part --------------------------------------------------------------
@@ -378,7 +378,7 @@ def test_what_is_not_held(name: str) -> None:
             with pytest.raises(ValueError, match="not held"):
                 sends.add(start=start)
         with pytest.raises(ValueError, match="not held"):
-            sends.fanout.message(3)
+            sends.fanout.payload(3)
         lossy = Reader.attach(name, policy="lossy")
         with lossy, pytest.raises(ValueError, match="lossless"):
             _fanout.Fanout(lossy)
@@ -589,4 +589,4 @@ def test_descriptors_that_no_writer_writes(name: str) -> None:
 def use(sends: Out, sequence: int) -> None:
     """Read a message that may have gone, or be none."""
     with contextlib.suppress(shm.RingError, ValueError):
-        assert len(sends.fanout.message(sequence)[2]) <= sends.reader.max_message
+        assert len(sends.fanout.payload(sequence)) <= sends.reader.max_message
