@@ -26,6 +26,7 @@ from ringcast import shm
 from ringcast.shm import names
 from ringcast.shm.queues import Queue
 
+from .deadlines import deadline
 from .sending import MessageKind, encoded
 from .state import ConnectionState
 from .wire import HEADER_SIZE, Hello, Record, RecordType, WireError, encode, records
@@ -148,7 +149,7 @@ class QueueFeed:
             shm.RingCorrupt, shm.LayoutMismatch: what is in the queue is not what a gateway of this
                 version puts in.
         """
-        until = float("inf") if timeout is None else time.monotonic() + timeout
+        until = deadline(timeout)
         while (message := self._take()) is None:
             left = until - time.monotonic()
             if left <= 0:
@@ -473,7 +474,7 @@ class _UpwardSender:
         self._closed = False
 
     def send(self, payload: str | Buffer, kind: MessageKind | None, timeout: float | None) -> None:
-        until = float("inf") if timeout is None else time.monotonic() + timeout
+        until = deadline(timeout)
         view, number = encoded(payload, kind)
         queue, room = self._opened()
         for part in self._parts(view, number, queue.message_size):

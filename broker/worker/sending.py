@@ -22,6 +22,7 @@ from ringcast import shm
 from ringcast.shm import mpsc
 
 from . import parts
+from .deadlines import check_timeout, deadline
 from .threads import CANCEL_LOOK, in_thread
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class MessageSender:
         self, payload: str | Buffer, kind: MessageKind | None, timeout: float | None
     ) -> int:
         view, number = encoded(payload, kind)
-        _check_timeout(timeout)
+        check_timeout(timeout)
         self._asends += 1
         if self._asends % _SENDS_A_TURN == 0:
             await asyncio.sleep(0)
@@ -161,7 +162,7 @@ class MessageSender:
     ) -> int:
         """If it ends between two parts, the manager throws away those it has, as after a death."""
         self._check_length(view)
-        until = float("inf") if timeout is None else time.monotonic() + timeout
+        until = deadline(timeout)
         ticket = 0
         with self._parts_turn(until, cancelled):
             for part in parts.split(view.cast("B"), kind, sender.max_message):
@@ -187,7 +188,7 @@ class MessageSender:
         self._attached().flush(ticket, timeout)
 
     async def aflush(self, ticket: int | None, timeout: float | None) -> None:
-        _check_timeout(timeout)
+        check_timeout(timeout)
         sender = await self._attached_async()
         self._raise_unheard()
         if ticket is None:
@@ -283,11 +284,6 @@ def encoded(payload: str | Buffer, kind: MessageKind | None) -> tuple[memoryview
     if number is shm.Kind.TEXT and not isinstance(payload, str):
         str(view, "utf-8")  # raises what the server would close the connection for
     return view, number
-
-
-def _check_timeout(timeout: float | None) -> None:
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout is seconds, 0 or more, or None for no limit, not {timeout!r}")
 
 
 def _send_part(sender: mpsc.Sender, part: bytes, until: float, cancelled: threading.Event) -> int:

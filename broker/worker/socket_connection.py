@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import math
 import os
 import struct
 import sys
@@ -31,6 +30,7 @@ from ringcast import shm
 
 from ._socket_feed import Receiver
 from .addresses import ClientAddress
+from .deadlines import deadline, seconds_to
 from .gateway_link import OPEN_TIMEOUT, Link, Query, open_link
 from .tickets import Tickets
 from .wire import Hello, RecordType, WireError
@@ -38,7 +38,7 @@ from .wire import Hello, RecordType, WireError
 if TYPE_CHECKING:
     from ..connection.backoff import Backoff
 
-__all__ = ["GatewayConnection", "deadline", "seconds_to"]
+__all__ = ["GatewayConnection"]
 
 _ASIDE_MOST: Final = 64 << 20
 """Bytes of messages that are put aside for who waits for an answer; then nothing more is received
@@ -461,14 +461,6 @@ def _come_back(reference: weakref.ref[GatewayConnection], closed: threading.Even
         feed = reference()
         if feed is not None:
             feed._came_back()
-
-
-def deadline(timeout: float | None) -> float:
-    return math.inf if timeout is None else time.monotonic() + timeout
-
-
-def seconds_to(until: float) -> float | None:
-    return None if until == math.inf else max(0.0, until - time.monotonic())
 
 
 # ---- forks -----------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from ringcast import shm
 
 from ._socket_feed import SocketBatch, SocketMessage
 from .addresses import ClientAddress
+from .deadlines import deadline, seconds_to
 from .gateway_link import Query
 from .sending import MessageKind, encoded
-from .socket_connection import GatewayConnection, deadline, seconds_to
+from .socket_connection import GatewayConnection
 from .state import ConnectionState, Phase
 from .subscribing import SubscriptionRefused
 from .wire import Record, RecordType, encode
