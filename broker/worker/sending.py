@@ -24,6 +24,7 @@ from ringcast.shm import mpsc
 from . import parts
 from .deadlines import check_timeout, deadline
 from .threads import CANCEL_LOOK, in_thread
+from .turns import Turns
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -74,8 +75,7 @@ class MessageSender:
         self._recent: collections.deque[int] = collections.deque(maxlen=_RECENT)
         self._unheard: collections.deque[Exception] = collections.deque()
         self._asends = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._turn = asyncio.Lock()  # of the tasks of that loop, in the order in which they came
+        self._turns = Turns()  # of tasks that send
 
     # -- sending
 
@@ -125,7 +125,7 @@ class MessageSender:
     async def _asend(
         self, sender: mpsc.Sender, view: memoryview, kind: shm.Kind, limit: asyncio.Timeout
     ) -> int:
-        async with self._turn_of_this_loop():
+        async with self._turns.lock():
             self._raise_unheard()
             if view.nbytes > self._piece_max:
                 return await self._asend_parts(sender, view, kind, limit)
@@ -230,12 +230,6 @@ class MessageSender:
     def _raise_unheard(self) -> None:
         if self._unheard:
             raise self._unheard.popleft()
-
-    def _turn_of_this_loop(self) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop, self._turn = loop, asyncio.Lock()
-        return self._turn
 
     # -- attaching and closing
 

@@ -22,6 +22,7 @@ from .sending import MessageKind, encoded
 from .socket_connection import GatewayConnection
 from .state import ConnectionState, Phase
 from .subscribing import SubscriptionRefused
+from .turns import Turns
 from .wire import Record, RecordType, encode
 
 if TYPE_CHECKING:
@@ -72,8 +73,7 @@ class SocketFeed(GatewayConnection):
     def __init__(self, address: ClientAddress, query: Query, *, events: bool) -> None:
         super().__init__(address, query, events=events)
         self._taken = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._turn = asyncio.Lock()  # of that loop's tasks that send
+        self._turns = Turns()  # of tasks that send
 
     @classmethod
     def attach(cls, name: str, *, events: bool = False, **given: Any) -> Self:
@@ -350,7 +350,7 @@ class SocketFeed(GatewayConnection):
         """
         until = deadline(timeout)
         record = self._message(payload, kind)
-        turn = self._turn_of_this_loop()
+        turn = self._turns.lock()
         if not turn.locked() and (ticket := self._try_send(record)) is not None:
             return ticket
         try:
@@ -360,12 +360,6 @@ class SocketFeed(GatewayConnection):
                 return ticket
         except TimeoutError:
             raise shm.RingFull(_no_room(self)) from None
-
-    def _turn_of_this_loop(self) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop, self._turn = loop, asyncio.Lock()
-        return self._turn
 
     def flush(self, ticket: int | None = None, timeout: float | None = None) -> None:
         """Wait until the manager has handed a message to the socket. Messages that come meanwhile
