@@ -34,10 +34,9 @@ from .wire import HEADER_SIZE, Hello, Record, RecordType, WireError, encode, rec
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["PREFIX", "QueueFeed", "QueueMessage"]
+    from .addresses import ClientAddress
 
-PREFIX: Final = "mq:"
-"""Of a name that `attach` takes for a queue's."""
+__all__ = ["QueueFeed", "QueueMessage"]
 
 _LOOK_S: Final = 1.0
 """Seconds between two looks whether the queue was removed."""
@@ -116,22 +115,15 @@ class QueueFeed:
         self._taken = 0
 
     @classmethod
-    def attach(cls, name: str, *, events: bool = False) -> Self:
-        """As the function `attach`; `name` is "NAME/LABEL", with or without "mq:" before it.
+    def attach(cls, address: ClientAddress, *, events: bool = False) -> Self:
+        """As the function `attach`, for the address of a queue.
 
         Raises:
-            ValueError: it is not such a name.
             shm.RingNotFound: there is no such queue.
             shm.RingExists: another feed reads it.
         """
-        ring, slash, label = name.removeprefix(PREFIX).partition("/")
-        if not slash:
-            raise ValueError(
-                f"{name!r} names no queue: it is mq:NAME/LABEL, NAME the ring's and LABEL that of"
-                " `ringcast gateway NAME --queue LABEL`"
-            )
-        queue = Queue.open_to_read(names.queue_name(ring, label))
-        return cls(ring, label, queue, events=events)
+        queue = Queue.open_to_read(names.queue_name(address.ring, address.label))
+        return cls(address.ring, address.label, queue, events=events)
 
     # -- reading
 

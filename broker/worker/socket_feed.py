@@ -76,12 +76,11 @@ class SocketFeed(GatewayConnection):
         self._turns = Turns()  # of tasks that send
 
     @classmethod
-    def attach(cls, name: str, *, events: bool = False, **given: Any) -> Self:
-        """As the function `attach`; `given` are those of its arguments that have no default value
-        here: policy, start, label, topics, others, timeout.
+    def attach(cls, address: ClientAddress, *, events: bool = False, **given: Any) -> Self:
+        """As the function `attach`, for the address of a socket; `given` are those of its arguments
+        that have no default value here: policy, start, label, topics, others, timeout.
 
         Raises:
-            ConfigError: it is no address.
             shm.RingNotFound: the gateway has no ring now.
             GatewayUnreachable: no gateway answers there, or it doesn't let this client in. It is a
                 `shm.RingError` and a ConnectionRefusedError.
@@ -89,7 +88,6 @@ class SocketFeed(GatewayConnection):
             SubscriptionRefused, TimeoutError: with `timeout`, as `subscribe`.
         """
         timeout = given.pop("timeout", None)
-        address = ClientAddress.parse(name)
         if isinstance(given.get("topics"), str):
             raise TypeError(f"topics is a list of names and patterns: [{given['topics']!r}]")
         if given.get("topics") is not None:
