@@ -23,7 +23,6 @@ from ringcast import shm
 from ringcast.shm import broadcast
 
 from ..topics._scan import REQUEST_COUNTERS, make_request_id
-from ..topics.requests import IdPlace
 from .answers import Answer, Following, OneAnswer, Sink
 from .deadlines import check_timeout, deadline, seconds_to
 from .sending import MessageSender
@@ -32,6 +31,8 @@ from .threads import in_thread
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from ..topics.requests import IdPlace
 
 __all__ = ["REQUEST_TIMEOUT", "Payload", "Requests"]
 
@@ -174,6 +175,8 @@ class Requests:
             state.request_id,
             state.request_id_is_text,
         ):
+            from ..topics.requests import IdPlace  # workers that ask nothing need none of it
+
             place = self._place = IdPlace(state.request_id, as_text=state.request_id_is_text)
         return place
 
