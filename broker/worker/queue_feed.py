@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from ringcast import shm
 from ringcast.shm import names
+from ringcast.shm.aio import MESSAGES_A_TURN
 from ringcast.shm.queues import Queue
 
 from .deadlines import deadline
@@ -40,8 +41,6 @@ __all__ = ["QueueFeed", "QueueMessage"]
 
 _LOOK_S: Final = 1.0
 """Seconds between two looks whether the queue was removed."""
-_MESSAGES_A_TURN: Final = 128
-"""How many messages ``async for`` takes before other tasks get their turn."""
 _KINDS: Final[dict[int, shm.Kind | int]] = {int(kind): kind for kind in shm.Kind}
 _MISSING: Final = frozenset(
     ("subscribe", "unsubscribe", "topics", "latest", "batch", "flush", "aflush", "request", "note")
@@ -185,7 +184,7 @@ class QueueFeed:
 
     async def __anext__(self) -> QueueMessage:
         self._taken += 1
-        if self._taken % _MESSAGES_A_TURN == 0:
+        if self._taken % MESSAGES_A_TURN == 0:
             await asyncio.sleep(0)
         try:
             while (message := self._take()) is None:

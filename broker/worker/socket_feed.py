@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from ringcast import shm
+from ringcast.shm.aio import MESSAGES_A_TURN
 
 from ._socket_feed import SocketBatch, SocketMessage
 from .addresses import ClientAddress
@@ -33,8 +34,6 @@ __all__ = ["SocketFeed", "SocketTopic"]
 
 _UNDER_WAY_MOST: Final = 1024
 """Messages sent that the gateway has not answered."""
-_MESSAGES_A_TURN: Final = 128
-"""How many messages ``async for`` takes before other tasks get their turn."""
 _MISSING: Final = frozenset(
     ("lag", "note", "received", "request", "skipped", "slot", "topic_state", "writer_alive")
 )
@@ -136,7 +135,7 @@ class SocketFeed(GatewayConnection):
 
     async def __anext__(self) -> SocketMessage:
         self._taken += 1
-        if self._taken % _MESSAGES_A_TURN == 0:
+        if self._taken % MESSAGES_A_TURN == 0:
             await asyncio.sleep(0)
         while (message := self._take()) is None:
             await self._arrive_async(None)
