@@ -57,8 +57,6 @@ class GatewayConnection(Receiver):
     """Has the next message come, whatever that takes; `SocketFeed` is what programs see of it."""
 
     def __init__(self, address: ClientAddress, query: Query, *, events: bool) -> None:
-        query.check()
-        query.target(address)
         self._address = address
         self._query = query
         self._events = events

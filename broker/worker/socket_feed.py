@@ -245,7 +245,6 @@ class SocketFeed(GatewayConnection):
             if wanted is None:
                 raise ValueError("this feed gets every topic: attach with topics=[] to choose")
             query = dataclasses.replace(self._query, topics=tuple(dict.fromkeys(change(wanted))))
-            query.check()
             query.target(self._address)  # which must not become too long
             self._query = query
 
