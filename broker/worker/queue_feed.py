@@ -28,7 +28,7 @@ from ringcast.shm.aio import MESSAGES_A_TURN
 from ringcast.shm.queues import Queue
 
 from .deadlines import deadline
-from .sending import MessageKind, encoded
+from .sending import MessageKind, check_length, encoded
 from .state import ConnectionState
 from .wire import HEADER_SIZE, Hello, Record, RecordType, WireError, encode, records
 
@@ -493,11 +493,8 @@ class _UpwardSender:
     def _parts(self, view: memoryview, kind: shm.Kind, message_size: int) -> Iterator[bytes]:
         """The queue messages of one message."""
         hello = self._decoder.hello
-        if hello is not None and view.nbytes > hello.max_message:
-            raise shm.MessageTooLarge(
-                f"a message of {view.nbytes} bytes is longer than the {hello.max_message} that go"
-                " through here, a quarter of the ring's capacity"
-            )
+        if hello is not None:
+            check_length(view, hello.max_message)
         data = view.cast("B") if view.nbytes else memoryview(b"")
         number = next(self._numbers)
         size = message_size - HEADER_SIZE

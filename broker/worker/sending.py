@@ -29,7 +29,7 @@ from .turns import Turns
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["MessageKind", "MessageSender", "encoded"]
+__all__ = ["MessageKind", "MessageSender", "check_length", "encoded"]
 
 MessageKind = Literal["text", "binary"] | shm.Kind
 
@@ -146,11 +146,8 @@ class MessageSender:
         )
 
     def _check_length(self, view: memoryview) -> None:
-        if view.nbytes > max(self._max_message, self._piece_max):
-            raise shm.MessageTooLarge(
-                f"a message of {view.nbytes} bytes is longer than the {self._max_message} that go"
-                " through here, a quarter of the ring's capacity"
-            )
+        if view.nbytes > self._piece_max:  # what fits into a lane goes in any case
+            check_length(view, self._max_message)
 
     def _send_parts(
         self,
@@ -278,6 +275,15 @@ def encoded(payload: str | Buffer, kind: MessageKind | None) -> tuple[memoryview
     if number is shm.Kind.TEXT and not isinstance(payload, str):
         str(view, "utf-8")  # raises what the server would close the connection for
     return view, number
+
+
+def check_length(view: memoryview, most: int) -> None:
+    """Raise MessageTooLarge if a payload is longer than the ring's longest message."""
+    if view.nbytes > most:
+        raise shm.MessageTooLarge(
+            f"a message of {view.nbytes} bytes is longer than the {most} that go through here, a"
+            " quarter of the ring's capacity"
+        )
 
 
 def _send_part(sender: mpsc.Sender, part: bytes, until: float, cancelled: threading.Event) -> int:

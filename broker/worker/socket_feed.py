@@ -19,7 +19,7 @@ from ._socket_feed import SocketBatch, SocketMessage
 from .addresses import ClientAddress
 from .deadlines import deadline, seconds_to
 from .gateway_link import Query
-from .sending import MessageKind, encoded
+from .sending import MessageKind, check_length, encoded
 from .socket_connection import GatewayConnection
 from .state import ConnectionState, Phase
 from .subscribing import SubscriptionRefused
@@ -398,11 +398,7 @@ class SocketFeed(GatewayConnection):
         self._check_open()
         self._tickets.check()
         view, number = encoded(payload, kind)
-        if view.nbytes > self.max_message:
-            raise shm.MessageTooLarge(
-                f"a message of {view.nbytes} bytes is longer than the {self.max_message} that go"
-                " through here, a quarter of the ring's capacity"
-            )
+        check_length(view, self.max_message)
         return Record(RecordType.SEND, bytes(view), kind=number)
 
     def _try_send(self, record: Record) -> int | None:
