@@ -154,11 +154,6 @@ class Queue:
         return os.fstat(self.fileno()).st_nlink == 0
 
     @property
-    def owned(self) -> bool:
-        """Does a living process fill it? True, too, where /dev/shm does not show it."""
-        return self._endpoint is None or self._endpoint.is_held(_LOCK_OWNER)
-
-    @property
     def closed(self) -> bool:
         """Is this end closed?"""
         return self._closed

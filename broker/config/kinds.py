@@ -24,7 +24,6 @@ from ..topics.templates import TemplateError, check_topic_pattern, read_pointer
 from .redaction import HIDDEN
 
 __all__ = [
-    "POINTER_MAX",
     "TOKEN_CHARACTERS",
     "Address",
     "Choice",
@@ -61,7 +60,7 @@ _SECONDS_MAX: Final = 1_000_000
 """Any wait must fit poll(), which counts milliseconds in 31 bits."""
 _RATE_MAX: Final = 1_000_000
 """Messages a second."""
-POINTER_MAX: Final = 64
+_POINTER_MAX: Final = 64
 """Characters of a pointer as JSON: it stands in the ring's note."""
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -336,8 +335,8 @@ class Pointer(Text):
             return str(error)
         if set("{}*") & set(value):
             return "a pointer names one place, without {, } and *"
-        if not value.isprintable() or len(json.dumps(value)) > POINTER_MAX:
-            return f"it must be printable, and as JSON have {POINTER_MAX} characters at most"
+        if not value.isprintable() or len(json.dumps(value)) > _POINTER_MAX:
+            return f"it must be printable, and as JSON have {_POINTER_MAX} characters at most"
         return None
 
 

@@ -8,7 +8,6 @@ workers or of the manager, which drives it from above. `Dialer` opens, `Connecti
 from __future__ import annotations
 
 from ._ingest import DRAINED, FULL, MORE, Ingest
-from .backoff import Backoff
 from .connection import Connection
 from .opening import Dialer
 from .outcome import ABNORMAL, Disconnect, OpenSocket
@@ -21,7 +20,6 @@ __all__ = [
     "GOING_AWAY",
     "MORE",
     "NORMAL",
-    "Backoff",
     "Connection",
     "Dialer",
     "Disconnect",

@@ -245,8 +245,7 @@ class Transport:
 def _place(name: Any) -> str:
     """What a socket says of one of its ends."""
     if isinstance(name, tuple):
-        host, port = name[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return str(Authority(*name[:2]))
     return os.fsdecode(name)
 
 
@@ -263,10 +262,6 @@ class Decision:
     status: HTTPStatus | None = None
     reason: str = ""
     headers: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def is_accepted(self) -> bool:
-        return self.status is None
 
 
 class _Refused(Exception):

@@ -17,12 +17,12 @@ from typing import Final
 
 from ringcast import shm
 
+from ..backoff import Backoff
 from ..config import Config
 from ..connection import (
     FULL,
     GOING_AWAY,
     MORE,
-    Backoff,
     Connection,
     Dialer,
     Disconnect,
@@ -81,7 +81,9 @@ class Session:
         self._groups = Groups(rings.writer, self._reporter)
         self._slow_readers = SlowReaders(rings.writer, config)
         # Connecting.
-        self._backoff = Backoff(config)
+        self._backoff = Backoff(
+            config.reconnect_delay, config.reconnect_delay_max, config.reconnect_reset_after
+        )
         self._dialer: Dialer | None = None
         self._given_up: list[Dialer] = []
         self._retry_at: float | None = None

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from ._scan import Scanner, read_request_id
 from .found import RequestId
-from .templates import ABSENT, read_pointer, step
+from .templates import ABSENT, read_pointer, resolve
 
 __all__ = ["IdPlace", "Readdressed"]
 
@@ -56,7 +56,7 @@ class IdPlace:
                 stands in it more than once; or it has none, and the pointer's object isn't there.
         """
         document = _object(payload)
-        value = self._value(document)
+        value = resolve(document, self._path)
         if value is ABSENT:
             return Readdressed(self._added(payload, document, number), None)
         if isinstance(value, bool) or not isinstance(value, int | str):
@@ -69,7 +69,7 @@ class IdPlace:
         is_text = isinstance(value, str)
         changed = _spliced(payload, place, _spelled(number, as_text=is_text))
         # Parsers differ in which of equal keys counts: each is to see the new id.
-        if self._value(_object(changed)) != (str(number) if is_text else number):
+        if resolve(_object(changed), self._path) != (str(number) if is_text else number):
             raise ValueError(f"the id of a request, at {self.pointer}, stands in it more than once")
         return Readdressed(changed, original)
 
@@ -82,11 +82,6 @@ class IdPlace:
         """An answer with the id that its request had; as it is, if that had none."""
         place = self._scanner.locate(payload) if original is not None else None
         return payload if original is None else _spliced(payload, place, original)
-
-    def _value(self, document: Any) -> Any:
-        for part in self._path:
-            document = step(document, part)
-        return document
 
     def _added(self, payload: bytes, document: dict[str, Any], number: int) -> bytes:
         if len(self._path) > 1:

@@ -34,8 +34,8 @@ __all__ = [
     "glob_matches",
     "parse_json",
     "read_pointer",
+    "resolve",
     "scalar_text",
-    "step",
     "value_at",
 ]
 
@@ -369,11 +369,10 @@ def read_pointer(text: str) -> tuple[str, ...]:
 
 
 ABSENT: Final = object()
-"""What `step` leads to where nothing is."""
+"""What stands where nothing is."""
 
 
-def step(value: Any, part: str) -> Any:
-    """One part of a pointer further, from a value of parsed JSON; `ABSENT` if nothing is there."""
+def _step(value: Any, part: str) -> Any:
     if isinstance(value, dict):
         return value.get(part, ABSENT)
     if isinstance(value, list) and _INDEX.fullmatch(part) and int(part) < len(value):
@@ -381,17 +380,22 @@ def step(value: Any, part: str) -> Any:
     return ABSENT
 
 
+def resolve(value: Any, pointer: Sequence[str]) -> Any:
+    """What is at `pointer` in parsed JSON; `ABSENT` if nothing is."""
+    for part in pointer:
+        value = _step(value, part)
+    return value
+
+
 def value_at(value: Any, pointer: Sequence[str]) -> str | None:
     """The text or number at `pointer`; None if there is none."""
-    for part in pointer:
-        value = step(value, part)
+    value = resolve(value, pointer)
     return value if isinstance(value, str) else None
 
 
 def scalar_text(value: Any, pointer: Sequence[str]) -> str | None:
     """As `value_at`, and also "true", "false" and "null"."""
-    for part in pointer:
-        value = step(value, part)
+    value = resolve(value, pointer)
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
@@ -433,9 +437,7 @@ def _joined(pieces: Sequence[str | tuple[str, ...]], message: Any) -> Iterator[s
             yield "".join(value for value in values if value is not None)
         return
     before = each[: each.index(_EACH)]
-    listed = message
-    for part in before:
-        listed = step(listed, part)
+    listed = resolve(message, before)
     if not isinstance(listed, list):
         return
     length = len(before) + 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from .answers import Answer, Following
 from .feed import Feed, GroupFeed, attach
-from .queue_feed import QueueFeed
 from .state import ConnectionState, Phase
 from .subscribing import SubscriptionRefused
 
@@ -21,7 +20,6 @@ __all__ = [
     "Following",
     "GroupFeed",
     "Phase",
-    "QueueFeed",
     "SubscriptionRefused",
     "attach",
 ]

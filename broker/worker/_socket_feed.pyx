@@ -29,6 +29,7 @@ from collections import deque
 import numpy
 
 from ringcast import shm
+from ringcast.shm._endpoint import KINDS
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *) noexcept
@@ -65,8 +66,6 @@ cdef enum:
     PROTOCOL_ERROR = 1002
     UNSUPPORTED = 1003
     TOO_BIG = 1009
-
-cdef dict KINDS = {int(kind): kind for kind in shm.Kind}
 
 DESCRIPTOR = numpy.dtype({
     "names": ["length", "kind", "sequence", "time_ns", "key", "gap", "topic", "epoch"],

@@ -56,11 +56,6 @@ class ClientAddress:
     ring: str = ""
     label: str = ""
 
-    @staticmethod
-    def is_address(text: str) -> bool:
-        """Is it one of these, and not a ring's name?"""
-        return ":" in text
-
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read an address as it is given to `attach`.
@@ -116,7 +111,10 @@ class ClientAddress:
     def _parse_queue(cls, rest: str) -> Self:
         ring, slash, label = rest.partition("/")
         if not slash:
-            raise ConfigError("a queue is named by its ring and its label: mq:RING/LABEL")
+            raise ConfigError(
+                "it names no queue: that is mq:RING/LABEL, LABEL as in `ringcast gateway RING"
+                " --queue LABEL`"
+            )
         try:
             shm.check_name(ring)
             shm.check_name(label, "queue")

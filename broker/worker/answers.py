@@ -10,12 +10,13 @@ import contextlib
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from ringcast import shm
+
+from .deadlines import deadline, seconds_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -181,11 +182,11 @@ class Following:
             shm.Evicted: the manager evicted this worker's reader of answers.
         """
         self._check_process()
-        until = None if timeout is None else time.monotonic() + timeout
+        until = deadline(timeout)
         with self._changed:
             while (answer := self._take()) is None:
-                left = None if until is None else until - time.monotonic()
-                if left is not None and left <= 0:
+                left = seconds_to(until)
+                if left == 0.0:
                     return None
                 self._changed.wait(left)
             return answer

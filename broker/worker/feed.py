@@ -11,7 +11,6 @@ from ringcast.shm import broadcast, group
 from ringcast.shm.group import Balance
 
 from .answers import Answer, Following
-from .queue_feed import PREFIX, QueueFeed
 from .requests import REQUEST_TIMEOUT, Payload, Requests
 from .sending import MessageKind, MessageSender
 from .state import ConnectionState, Phase
@@ -19,6 +18,8 @@ from .subscribing import wait_for_server
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from .addresses import ClientAddress
 
 __all__ = ["Feed", "GroupFeed", "attach"]
 
@@ -491,10 +492,8 @@ def attach(
         "max_deliveries": max_deliveries,
     }
     given = {argument: value for argument, value in given.items() if value is not None}
-    if name.startswith(PREFIX):
-        return _attach_queue(name, list(given), events=events)
     if _COLON in name:
-        return _attach_socket(name, given, events=events)
+        return _attach_to_gateway(name, given, events=events)
     if group is not None:
         if policy != "block" or events:
             raise ValueError(
@@ -531,26 +530,37 @@ def attach(
     return feed
 
 
-def _attach_queue(name: str, given: list[str], *, events: bool) -> Feed:
-    """A `QueueFeed`, which has a feed's methods as far as a queue can have them."""
+def _attach_to_gateway(name: str, given: dict[str, Any], *, events: bool) -> Feed:
+    """A `QueueFeed` or a `SocketFeed`, which have a feed's methods as far as they can. What they
+    need is loaded here: workers that map the ring need none of it."""
+    from .addresses import AddressKind, ClientAddress
+
+    address = ClientAddress.parse(name)
+    if address.kind is AddressKind.QUEUE:
+        return _attach_to_queue(address, given, events=events)
+    return _attach_to_socket(address, given, events=events)
+
+
+def _attach_to_queue(address: ClientAddress, given: dict[str, Any], *, events: bool) -> Feed:
     if given:
         raise ValueError(
             f"a message queue has no {' and no '.join(given)}: it passes on what the gateway puts"
             " in. Attach to the ring, or to the gateway's socket"
         )
-    return cast(Feed, QueueFeed.attach(name, events=events))
+    from .queue_feed import QueueFeed
+
+    return cast(Feed, QueueFeed.attach(address, events=events))
 
 
-def _attach_socket(name: str, given: dict[str, Any], *, events: bool) -> Feed:
-    """A `SocketFeed`, which has a feed's methods as far as a socket can have them."""
+def _attach_to_socket(address: ClientAddress, given: dict[str, Any], *, events: bool) -> Feed:
     missing = [argument for argument in given if argument not in _OVER_SOCKETS]
     if missing:
         raise ValueError(
             f"not over a socket: {', '.join(missing)}. Attach to the ring, where it can be mapped"
         )
-    from .socket_feed import SocketFeed  # loads a WebSocket client
+    from .socket_feed import SocketFeed
 
-    return cast(Feed, SocketFeed.attach(name, events=events, **given))
+    return cast(Feed, SocketFeed.attach(address, events=events, **given))
 
 
 def _wait_for_topics(feed: Feed | GroupFeed, timeout: float | None) -> None:

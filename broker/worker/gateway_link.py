@@ -60,6 +60,9 @@ class Query:
     Attributes:
         rest: parameters that stand in the address and are not listed here, as they stand there.
         policy, start, label, topics, others: as `attach` has them.
+
+    Raises:
+        ValueError: a value is wrong.
     """
 
     rest: tuple[str, ...] = field(default=(), repr=False)
@@ -68,6 +71,19 @@ class Query:
     label: str | None = None
     topics: tuple[str, ...] | None = None
     others: bool = False
+
+    def __post_init__(self) -> None:
+        if self.policy not in ("block", "lossy"):
+            raise ValueError(f'policy is "block" or "lossy", not {self.policy!r}')
+        start = self.start
+        if start not in ("latest", "oldest") and (not isinstance(start, int) or start < 0):
+            raise ValueError(f'start is "latest", "oldest" or a sequence, not {start!r}')
+        for topic in self.topics or ():
+            if not topic or "," in topic or "\0" in topic:
+                raise ValueError(
+                    f"{topic!r} can't be asked for over a socket: a topic there has a name, and no"
+                    " comma and no NUL in it"
+                )
 
     @classmethod
     def merge(cls, target: str, given: dict[str, Any]) -> Self:
@@ -86,23 +102,7 @@ class Query:
             if name in values:
                 raise ValueError(f"{name} is given twice, the address has it, too: give it once")
             values[name] = _read(name, unquote(raw))
-        query = cls(tuple(part for part in rest if part), **values)
-        query.check()
-        return query
-
-    def check(self) -> None:
-        """Raises ValueError: a value is wrong."""
-        if self.policy not in ("block", "lossy"):
-            raise ValueError(f'policy is "block" or "lossy", not {self.policy!r}')
-        start = self.start
-        if start not in ("latest", "oldest") and (not isinstance(start, int) or start < 0):
-            raise ValueError(f'start is "latest", "oldest" or a sequence, not {start!r}')
-        for topic in self.topics or ():
-            if not topic or "," in topic or "\0" in topic:
-                raise ValueError(
-                    f"{topic!r} can't be asked for over a socket: a topic there has a name, and no"
-                    " comma and no NUL in it"
-                )
+        return cls(tuple(part for part in rest if part), **values)
 
     def target(self, address: ClientAddress) -> str:
         """The request target that says so.

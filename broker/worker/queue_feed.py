@@ -24,24 +24,23 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from ringcast import shm
 from ringcast.shm import names
+from ringcast.shm.aio import MESSAGES_A_TURN
 from ringcast.shm.queues import Queue
 
-from .sending import MessageKind, encoded
+from .deadlines import deadline
+from .sending import MessageKind, check_length, encoded
 from .state import ConnectionState
 from .wire import HEADER_SIZE, Hello, Record, RecordType, WireError, encode, records
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["PREFIX", "QueueFeed", "QueueMessage"]
+    from .addresses import ClientAddress
 
-PREFIX: Final = "mq:"
-"""Of a name that `attach` takes for a queue's."""
+__all__ = ["QueueFeed", "QueueMessage"]
 
 _LOOK_S: Final = 1.0
 """Seconds between two looks whether the queue was removed."""
-_MESSAGES_A_TURN: Final = 128
-"""How many messages ``async for`` takes before other tasks get their turn."""
 _KINDS: Final[dict[int, shm.Kind | int]] = {int(kind): kind for kind in shm.Kind}
 _MISSING: Final = frozenset(
     ("subscribe", "unsubscribe", "topics", "latest", "batch", "flush", "aflush", "request", "note")
@@ -115,22 +114,15 @@ class QueueFeed:
         self._taken = 0
 
     @classmethod
-    def attach(cls, name: str, *, events: bool = False) -> Self:
-        """As the function `attach`; `name` is "NAME/LABEL", with or without "mq:" before it.
+    def attach(cls, address: ClientAddress, *, events: bool = False) -> Self:
+        """As the function `attach`, for the address of a queue.
 
         Raises:
-            ValueError: it is not such a name.
             shm.RingNotFound: there is no such queue.
             shm.RingExists: another feed reads it.
         """
-        ring, slash, label = name.removeprefix(PREFIX).partition("/")
-        if not slash:
-            raise ValueError(
-                f"{name!r} names no queue: it is mq:NAME/LABEL, NAME the ring's and LABEL that of"
-                " `ringcast gateway NAME --queue LABEL`"
-            )
-        queue = Queue.open_to_read(names.queue_name(ring, label))
-        return cls(ring, label, queue, events=events)
+        queue = Queue.open_to_read(names.queue_name(address.ring, address.label))
+        return cls(address.ring, address.label, queue, events=events)
 
     # -- reading
 
@@ -148,7 +140,7 @@ class QueueFeed:
             shm.RingCorrupt, shm.LayoutMismatch: what is in the queue is not what a gateway of this
                 version puts in.
         """
-        until = float("inf") if timeout is None else time.monotonic() + timeout
+        until = deadline(timeout)
         while (message := self._take()) is None:
             left = until - time.monotonic()
             if left <= 0:
@@ -192,7 +184,7 @@ class QueueFeed:
 
     async def __anext__(self) -> QueueMessage:
         self._taken += 1
-        if self._taken % _MESSAGES_A_TURN == 0:
+        if self._taken % MESSAGES_A_TURN == 0:
             await asyncio.sleep(0)
         try:
             while (message := self._take()) is None:
@@ -473,7 +465,7 @@ class _UpwardSender:
         self._closed = False
 
     def send(self, payload: str | Buffer, kind: MessageKind | None, timeout: float | None) -> None:
-        until = float("inf") if timeout is None else time.monotonic() + timeout
+        until = deadline(timeout)
         view, number = encoded(payload, kind)
         queue, room = self._opened()
         for part in self._parts(view, number, queue.message_size):
@@ -501,11 +493,8 @@ class _UpwardSender:
     def _parts(self, view: memoryview, kind: shm.Kind, message_size: int) -> Iterator[bytes]:
         """The queue messages of one message."""
         hello = self._decoder.hello
-        if hello is not None and view.nbytes > hello.max_message:
-            raise shm.MessageTooLarge(
-                f"a message of {view.nbytes} bytes is longer than the {hello.max_message} that go"
-                " through here, a quarter of the ring's capacity"
-            )
+        if hello is not None:
+            check_length(view, hello.max_message)
         data = view.cast("B") if view.nbytes else memoryview(b"")
         number = next(self._numbers)
         size = message_size - HEADER_SIZE

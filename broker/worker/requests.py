@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import threading
-import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,14 +23,16 @@ from ringcast import shm
 from ringcast.shm import broadcast
 
 from ..topics._scan import REQUEST_COUNTERS, make_request_id
-from ..topics.requests import IdPlace
 from .answers import Answer, Following, OneAnswer, Sink
+from .deadlines import check_timeout, deadline, seconds_to
 from .sending import MessageSender
 from .state import ConnectionState, Phase
 from .threads import in_thread
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from ..topics.requests import IdPlace
 
 __all__ = ["REQUEST_TIMEOUT", "Payload", "Requests"]
 
@@ -99,9 +100,9 @@ class Requests:
         one = OneAnswer()
         request = self._begin(_encoded(payload), self._place_of(state), one)
         try:
-            self._messages.send(request.payload, shm.Kind.TEXT, _left(until))
+            self._messages.send(request.payload, shm.Kind.TEXT, seconds_to(until))
             try:
-                return one.future.result(_left(until))
+                return one.future.result(seconds_to(until))
             except TimeoutError:
                 raise _no_answer(timeout) from None
         finally:
@@ -117,9 +118,9 @@ class Requests:
         one = OneAnswer()
         request = await self._abegin(payload, state, one)
         try:
-            await self._messages.asend(request.payload, shm.Kind.TEXT, _left(until))
+            await self._messages.asend(request.payload, shm.Kind.TEXT, seconds_to(until))
             try:
-                async with asyncio.timeout(_left(until)):
+                async with asyncio.timeout(seconds_to(until)):
                     return await asyncio.wrap_future(one.future)
             except TimeoutError:
                 raise _no_answer(timeout) from None
@@ -131,7 +132,7 @@ class Requests:
         following = Following()
         request = self._begin(_encoded(payload), self._place_of(state), following)
         try:
-            self._messages.send(request.payload, shm.Kind.TEXT, _left(until))
+            self._messages.send(request.payload, shm.Kind.TEXT, seconds_to(until))
         except BaseException:
             self._end(request)
             raise
@@ -144,7 +145,7 @@ class Requests:
         following = Following()
         request = await self._abegin(payload, state, following)
         try:
-            await self._messages.asend(request.payload, shm.Kind.TEXT, _left(until))
+            await self._messages.asend(request.payload, shm.Kind.TEXT, seconds_to(until))
         except BaseException:
             self._end(request)
             raise
@@ -174,6 +175,8 @@ class Requests:
             state.request_id,
             state.request_id_is_text,
         ):
+            from ..topics.requests import IdPlace  # workers that ask nothing need none of it
+
             place = self._place = IdPlace(state.request_id, as_text=state.request_id_is_text)
         return place
 
@@ -301,15 +304,8 @@ def _encoded(payload: Payload) -> bytes:
 
 
 def _deadline(timeout: float | None) -> float:
-    if timeout is None:
-        return float("inf")
-    if not timeout >= 0:
-        raise ValueError(f"timeout is seconds, 0 or more, or None for no limit, not {timeout!r}")
-    return time.monotonic() + timeout
-
-
-def _left(until: float) -> float | None:
-    return None if until == float("inf") else max(0.0, until - time.monotonic())
+    check_timeout(timeout)
+    return deadline(timeout)
 
 
 def _no_answer(timeout: float | None) -> TimeoutError:

@@ -22,12 +22,14 @@ from ringcast import shm
 from ringcast.shm import mpsc
 
 from . import parts
+from .deadlines import check_timeout, deadline
 from .threads import CANCEL_LOOK, in_thread
+from .turns import Turns
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["MessageKind", "MessageSender", "encoded"]
+__all__ = ["MessageKind", "MessageSender", "check_length", "encoded"]
 
 MessageKind = Literal["text", "binary"] | shm.Kind
 
@@ -73,8 +75,7 @@ class MessageSender:
         self._recent: collections.deque[int] = collections.deque(maxlen=_RECENT)
         self._unheard: collections.deque[Exception] = collections.deque()
         self._asends = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._turn = asyncio.Lock()  # of the tasks of that loop, in the order in which they came
+        self._turns = Turns()  # of tasks that send
 
     # -- sending
 
@@ -106,7 +107,7 @@ class MessageSender:
         self, payload: str | Buffer, kind: MessageKind | None, timeout: float | None
     ) -> int:
         view, number = encoded(payload, kind)
-        _check_timeout(timeout)
+        check_timeout(timeout)
         self._asends += 1
         if self._asends % _SENDS_A_TURN == 0:
             await asyncio.sleep(0)
@@ -124,7 +125,7 @@ class MessageSender:
     async def _asend(
         self, sender: mpsc.Sender, view: memoryview, kind: shm.Kind, limit: asyncio.Timeout
     ) -> int:
-        async with self._turn_of_this_loop():
+        async with self._turns.lock():
             self._raise_unheard()
             if view.nbytes > self._piece_max:
                 return await self._asend_parts(sender, view, kind, limit)
@@ -145,11 +146,8 @@ class MessageSender:
         )
 
     def _check_length(self, view: memoryview) -> None:
-        if view.nbytes > max(self._max_message, self._piece_max):
-            raise shm.MessageTooLarge(
-                f"a message of {view.nbytes} bytes is longer than the {self._max_message} that go"
-                " through here, a quarter of the ring's capacity"
-            )
+        if view.nbytes > self._piece_max:  # what fits into a lane goes in any case
+            check_length(view, self._max_message)
 
     def _send_parts(
         self,
@@ -161,7 +159,7 @@ class MessageSender:
     ) -> int:
         """If it ends between two parts, the manager throws away those it has, as after a death."""
         self._check_length(view)
-        until = float("inf") if timeout is None else time.monotonic() + timeout
+        until = deadline(timeout)
         ticket = 0
         with self._parts_turn(until, cancelled):
             for part in parts.split(view.cast("B"), kind, sender.max_message):
@@ -187,7 +185,7 @@ class MessageSender:
         self._attached().flush(ticket, timeout)
 
     async def aflush(self, ticket: int | None, timeout: float | None) -> None:
-        _check_timeout(timeout)
+        check_timeout(timeout)
         sender = await self._attached_async()
         self._raise_unheard()
         if ticket is None:
@@ -229,12 +227,6 @@ class MessageSender:
     def _raise_unheard(self) -> None:
         if self._unheard:
             raise self._unheard.popleft()
-
-    def _turn_of_this_loop(self) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop, self._turn = loop, asyncio.Lock()
-        return self._turn
 
     # -- attaching and closing
 
@@ -285,9 +277,13 @@ def encoded(payload: str | Buffer, kind: MessageKind | None) -> tuple[memoryview
     return view, number
 
 
-def _check_timeout(timeout: float | None) -> None:
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout is seconds, 0 or more, or None for no limit, not {timeout!r}")
+def check_length(view: memoryview, most: int) -> None:
+    """Raise MessageTooLarge if a payload is longer than the ring's longest message."""
+    if view.nbytes > most:
+        raise shm.MessageTooLarge(
+            f"a message of {view.nbytes} bytes is longer than the {most} that go through here, a"
+            " quarter of the ring's capacity"
+        )
 
 
 def _send_part(sender: mpsc.Sender, part: bytes, until: float, cancelled: threading.Event) -> int:

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import math
 import os
 import struct
 import sys
@@ -23,22 +22,21 @@ import threading
 import time
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from websockets.frames import CloseCode, Opcode
 
 from ringcast import shm
 
+from ..backoff import Backoff
 from ._socket_feed import Receiver
 from .addresses import ClientAddress
+from .deadlines import deadline, seconds_to
 from .gateway_link import OPEN_TIMEOUT, Link, Query, open_link
 from .tickets import Tickets
 from .wire import Hello, RecordType, WireError
 
-if TYPE_CHECKING:
-    from ..connection.backoff import Backoff
-
-__all__ = ["GatewayConnection", "deadline", "seconds_to"]
+__all__ = ["GatewayConnection"]
 
 _ASIDE_MOST: Final = 64 << 20
 """Bytes of messages that are put aside for who waits for an answer; then nothing more is received
@@ -47,12 +45,11 @@ _LOOK_S: Final = 0.05
 """Seconds between two looks while so much is aside."""
 _CLOSE_S: Final = 2.0
 """Seconds that `close` waits until the gateway has taken what was sent."""
-_PAUSES: Final[dict[str, Any]] = {
-    "reconnect_delay": 0.05,
-    "reconnect_delay_max": 2.0,
-    "reconnect_reset_after": 5.0,
-}
-"""Seconds, as `Config` has them, of the pauses between attempts to connect again."""
+_PAUSE_FIRST: Final = 0.05
+_PAUSE_MAX: Final = 2.0
+"""Seconds between two attempts to connect again: at most so many, the first time and later."""
+_STABLE: Final = 5.0
+"""A connection that has lasted for so many seconds makes the pauses short again."""
 _log = logging.getLogger(__name__)
 
 
@@ -60,8 +57,6 @@ class GatewayConnection(Receiver):
     """Has the next message come, whatever that takes; `SocketFeed` is what programs see of it."""
 
     def __init__(self, address: ClientAddress, query: Query, *, events: bool) -> None:
-        query.check()
-        query.target(address)
         self._address = address
         self._query = query
         self._events = events
@@ -78,7 +73,7 @@ class GatewayConnection(Receiver):
         self._why = "it never was connected"
         self._tickets = Tickets()
         self._watching: dict[_Watched, set[asyncio.Future[None]]] = {}
-        self._backoff: Backoff | None = None
+        self._backoff = Backoff(_PAUSE_FIRST, _PAUSE_MAX, _STABLE)
         _feeds.add(self)
 
     @property
@@ -321,8 +316,7 @@ class GatewayConnection(Receiver):
             if not self._ended:
                 self._why = why
             self._tickets.lose()
-            if self._backoff is not None:
-                self._backoff.connected_for(time.monotonic() - link.since)
+            self._backoff.connected_for(time.monotonic() - link.since)
             self._changed.notify_all()
         _log.info("%s: %s", self._address.shown, why)
         link.retire()
@@ -336,16 +330,6 @@ class GatewayConnection(Receiver):
             threading.Thread(
                 target=_come_back, args=arguments, name="ringcast-gateway", daemon=True
             ).start()
-
-    def _pause(self) -> float:
-        """Seconds before the next attempt."""
-        # Loaded when it is needed: it comes with all that a manager connects with.
-        from ..config import Config
-        from ..connection.backoff import Backoff
-
-        if self._backoff is None:
-            self._backoff = Backoff(Config(name="gateway", url="ws://gateway", **_PAUSES))
-        return self._backoff.pause(None)
 
     def _try_again(self) -> bool:
         """Connect once more. False: it did not work."""
@@ -451,7 +435,7 @@ def _come_back(reference: weakref.ref[GatewayConnection], closed: threading.Even
     feed = reference()
     try:
         while feed is not None:
-            pause = feed._pause()
+            pause = feed._backoff.pause(None)
             del feed  # it may be dropped meanwhile
             closed.wait(pause)
             feed = reference()
@@ -461,14 +445,6 @@ def _come_back(reference: weakref.ref[GatewayConnection], closed: threading.Even
         feed = reference()
         if feed is not None:
             feed._came_back()
-
-
-def deadline(timeout: float | None) -> float:
-    return math.inf if timeout is None else time.monotonic() + timeout
-
-
-def seconds_to(until: float) -> float | None:
-    return None if until == math.inf else max(0.0, until - time.monotonic())
 
 
 # ---- forks -----------------------------------------------------------------------------------

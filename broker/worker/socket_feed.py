@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from ringcast import shm
+from ringcast.shm.aio import MESSAGES_A_TURN
 
 from ._socket_feed import SocketBatch, SocketMessage
 from .addresses import ClientAddress
+from .deadlines import deadline, seconds_to
 from .gateway_link import Query
-from .sending import MessageKind, encoded
-from .socket_connection import GatewayConnection, deadline, seconds_to
+from .sending import MessageKind, check_length, encoded
+from .socket_connection import GatewayConnection
 from .state import ConnectionState, Phase
 from .subscribing import SubscriptionRefused
+from .turns import Turns
 from .wire import Record, RecordType, encode
 
 if TYPE_CHECKING:
@@ -31,8 +34,6 @@ __all__ = ["SocketFeed", "SocketTopic"]
 
 _UNDER_WAY_MOST: Final = 1024
 """Messages sent that the gateway has not answered."""
-_MESSAGES_A_TURN: Final = 128
-"""How many messages ``async for`` takes before other tasks get their turn."""
 _MISSING: Final = frozenset(
     ("lag", "note", "received", "request", "skipped", "slot", "topic_state", "writer_alive")
 )
@@ -71,16 +72,14 @@ class SocketFeed(GatewayConnection):
     def __init__(self, address: ClientAddress, query: Query, *, events: bool) -> None:
         super().__init__(address, query, events=events)
         self._taken = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._turn = asyncio.Lock()  # of that loop's tasks that send
+        self._turns = Turns()  # of tasks that send
 
     @classmethod
-    def attach(cls, name: str, *, events: bool = False, **given: Any) -> Self:
-        """As the function `attach`; `given` are those of its arguments that have no default value
-        here: policy, start, label, topics, others, timeout.
+    def attach(cls, address: ClientAddress, *, events: bool = False, **given: Any) -> Self:
+        """As the function `attach`, for the address of a socket; `given` are those of its arguments
+        that have no default value here: policy, start, label, topics, others, timeout.
 
         Raises:
-            ConfigError: it is no address.
             shm.RingNotFound: the gateway has no ring now.
             GatewayUnreachable: no gateway answers there, or it doesn't let this client in. It is a
                 `shm.RingError` and a ConnectionRefusedError.
@@ -88,7 +87,6 @@ class SocketFeed(GatewayConnection):
             SubscriptionRefused, TimeoutError: with `timeout`, as `subscribe`.
         """
         timeout = given.pop("timeout", None)
-        address = ClientAddress.parse(name)
         if isinstance(given.get("topics"), str):
             raise TypeError(f"topics is a list of names and patterns: [{given['topics']!r}]")
         if given.get("topics") is not None:
@@ -137,7 +135,7 @@ class SocketFeed(GatewayConnection):
 
     async def __anext__(self) -> SocketMessage:
         self._taken += 1
-        if self._taken % _MESSAGES_A_TURN == 0:
+        if self._taken % MESSAGES_A_TURN == 0:
             await asyncio.sleep(0)
         while (message := self._take()) is None:
             await self._arrive_async(None)
@@ -247,7 +245,6 @@ class SocketFeed(GatewayConnection):
             if wanted is None:
                 raise ValueError("this feed gets every topic: attach with topics=[] to choose")
             query = dataclasses.replace(self._query, topics=tuple(dict.fromkeys(change(wanted))))
-            query.check()
             query.target(self._address)  # which must not become too long
             self._query = query
 
@@ -349,7 +346,7 @@ class SocketFeed(GatewayConnection):
         """
         until = deadline(timeout)
         record = self._message(payload, kind)
-        turn = self._turn_of_this_loop()
+        turn = self._turns.lock()
         if not turn.locked() and (ticket := self._try_send(record)) is not None:
             return ticket
         try:
@@ -359,12 +356,6 @@ class SocketFeed(GatewayConnection):
                 return ticket
         except TimeoutError:
             raise shm.RingFull(_no_room(self)) from None
-
-    def _turn_of_this_loop(self) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop, self._turn = loop, asyncio.Lock()
-        return self._turn
 
     def flush(self, ticket: int | None = None, timeout: float | None = None) -> None:
         """Wait until the manager has handed a message to the socket. Messages that come meanwhile
@@ -407,11 +398,7 @@ class SocketFeed(GatewayConnection):
         self._check_open()
         self._tickets.check()
         view, number = encoded(payload, kind)
-        if view.nbytes > self.max_message:
-            raise shm.MessageTooLarge(
-                f"a message of {view.nbytes} bytes is longer than the {self.max_message} that go"
-                " through here, a quarter of the ring's capacity"
-            )
+        check_length(view, self.max_message)
         return Record(RecordType.SEND, bytes(view), kind=number)
 
     def _try_send(self, record: Record) -> int | None:

@@ -20,6 +20,7 @@ from ringcast.shm.counters import WishesAnswer
 from ringcast.shm.topics import ANSWER_MAX
 
 from ..topics.states import TopicState
+from .deadlines import deadline
 
 __all__ = ["Asker", "SubscriptionRefused", "answer_text", "wait_for_server"]
 
@@ -89,7 +90,7 @@ def wait_for_server(feed: Asker, topics: Iterable[str], timeout: float | None) -
     """
     version = feed.wishes_version
     open_topics = {name for name in topics if "*" not in name}
-    until = float("inf") if timeout is None else time.monotonic() + timeout
+    until = deadline(timeout)
     reasons: dict[str, str] = {}
     pause = _PAUSE_FIRST
     while open_topics:

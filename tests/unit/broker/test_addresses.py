@@ -160,7 +160,7 @@ def test_paths_of_sockets() -> None:
     ],
 )
 def test_client_addresses(text: str, expected: ClientAddress) -> None:
-    assert ClientAddress.is_address(text)
+    assert ":" in text  # by which `attach` knows them
     assert ClientAddress.parse(text) == expected
 
 
@@ -195,11 +195,6 @@ def test_client_addresses(text: str, expected: ClientAddress) -> None:
 def test_what_is_no_client_address(text: str, part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         ClientAddress.parse(text)
-
-
-def test_a_rings_name_is_no_address() -> None:
-    assert not ClientAddress.is_address("md")
-    assert not ClientAddress.is_address("a-b_9")
 
 
 @pytest.mark.parametrize(
