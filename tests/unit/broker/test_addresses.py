@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringcast import shm
 from ringcast.broker.config import ConfigError
 from ringcast.broker.config.addresses import AddressKind, Authority, check_socket_path
 from ringcast.broker.worker.addresses import ClientAddress
@@ -195,6 +196,15 @@ def test_client_addresses(text: str, expected: ClientAddress) -> None:
 def test_what_is_no_client_address(text: str, part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         ClientAddress.parse(text)
+
+
+@pytest.mark.parametrize("name", ["md", "a-b_9"])
+def test_a_rings_name_is_no_address(name: str) -> None:
+    assert shm.names.check_name(name) == name
+    with pytest.raises(ConfigError):
+        ClientAddress.parse(name)
+    with pytest.raises(ValueError, match="can't name a ring"):
+        shm.names.check_name(f"{name}:{name}")
 
 
 @pytest.mark.parametrize(
