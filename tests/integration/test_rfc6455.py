@@ -23,22 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from ringcast import Config, Feed, Manager, attach, shm
 from ringcast.broker.manager import ManagerError
 from tests.conftest import DEADLINE
+from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame, header
 
-from .rawserver import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    TEXT,
-    Frame,
-    Peer,
-    RawServer,
-    close_frame,
-    frame,
-    header,
-    make_certificate,
-)
+from .rawserver import Frame, Peer, RawServer, make_certificate
 from .rfc6455_cases import (
     CAPACITY,
     FAULTS,

@@ -20,12 +20,12 @@ import pytest
 
 from ringcast import Manager, attach, shm
 from tests.conftest import DEADLINE, Processes, eventually
+from tests.frames import TEXT, frame
 from tests.native.conftest import against_interface
 from tests.native.toolchain import PLAIN, Toolchain
 
 from .choosers import WAYS, Published, choose, number_in, text_of
 from .manager import Peer, kill, listen, quick, serving, url_of
-from .rawserver import TEXT, frame
 from .traffic import stress_seconds
 
 WORKERS: Final = 8
