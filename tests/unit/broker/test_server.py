@@ -20,9 +20,11 @@ from typing import Any, TypeVar
 
 import pytest
 import websocket
+from typer.testing import CliRunner, Result
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from ringcast.broker.cli import app
 from ringcast.broker.exchange.captures import Record, extend_digest, read
 from ringcast.broker.exchange.server import Item, Server, Tally, at_rate, repeated, timed
 from tests.conftest import DEADLINE
@@ -444,10 +446,10 @@ COMMAND = (
 )
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    words = [*COMMAND, *(str(argument) for argument in arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE, check=False)
+def command(*arguments: object) -> Result:
+    """Run the command in this process; it is to fail."""
+    words = ["replay", *(str(argument) for argument in arguments)]
+    return CliRunner().invoke(app, words, prog_name="ringcast")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -486,13 +488,13 @@ def test_the_command_reports_what_is_wrong_in_one_line(tmp_path: Path) -> None:
         ((good, "--cert", bad), "--cert"),
     ):
         done = command(*arguments)
-        assert done.returncode == 1
+        assert done.exit_code == 1
         assert done.stdout == ""
         assert done.stderr.count("\n") == 1
         assert what in done.stderr
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = command(good, "--port", taken.getsockname()[1])
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
 
 
@@ -507,4 +509,4 @@ def test_the_command_refuses_bad_usage(tmp_path: Path) -> None:
         ("--nonsense",),
     ):
         done = command(file, *options)
-        assert done.returncode == 2, done.stderr
+        assert done.exit_code == 2, done.stderr
