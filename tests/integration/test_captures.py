@@ -37,6 +37,11 @@ WORKERS: Final = 4
 RING: Final = {"slots": 4096, "capacity": 4 << 20}
 """Small enough to start over again and again; its longest message is 1 MiB."""
 
+ALL: Final = sorted(p.name.partition(".")[0] for p in CAPTURES.glob("*.tsv.gz"))
+SOME: Final = ("binance-usdm", "bitmex", "coinbase", "upbit-binary")
+"""Captures of the default run, and the one that others say in it: many messages, the longest ones,
+long texts, and binary ones."""
+
 needs_captures: Final = pytest.mark.skipif(
     not CAPTURES.is_dir(), reason="the captures are not here"
 )
@@ -147,7 +152,7 @@ def say_with_websockets(listener: socket.socket, capture: str) -> None:
 
 @needs_captures
 @pytest.mark.parametrize(
-    "capture", sorted(p.name.partition(".")[0] for p in CAPTURES.glob("*.tsv.gz")) or ["none"]
+    "capture", [*SOME, *(pytest.param(c, marks=pytest.mark.stress) for c in ALL if c not in SOME)]
 )
 def test_captures_said_by_websockets(name: str, processes: Processes, capture: str) -> None:
     listener = listen()

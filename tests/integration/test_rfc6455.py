@@ -2,7 +2,7 @@
 
 Each case of the table is sent whole, byte by byte and amid other messages, over plain TCP and over
 TLS, where each write is a record and so is received on its own. The default run sends each whole
-over the one and byte by byte over the other.
+over the one to a manager of its own, and all byte by byte over the other to one manager.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def check_in_turn(name: str, server: RawServer, cases: list[tuple[Case, list[byt
     ("certificate", "way"),
     [
         pytest.param("plain", whole, id="plain-whole"),
-        pytest.param("tls", byte_by_byte, id="tls-byte_by_byte"),
+        pytest.param("tls", byte_by_byte, id="tls-byte_by_byte", marks=pytest.mark.stress),
         # TCP joins most of the bytes again, and what is in one record is in one write, too.
         pytest.param("plain", byte_by_byte, id="plain-byte_by_byte", marks=pytest.mark.stress),
         pytest.param("tls", whole, id="tls-whole", marks=pytest.mark.stress),
@@ -207,6 +207,13 @@ def test_case(
 ) -> None:
     case = finished(case)
     check(config(name, server), server, case, way(case.data))
+
+
+@pytest.mark.parametrize("certificate", ["tls"], indirect=True)
+def test_each_case_byte_by_byte(name: str, server: RawServer) -> None:
+    """One connection after the other."""
+    cases = [finished(case) for case in TABLE]
+    check_in_turn(name, server, [(case, byte_by_byte(case.data)) for case in cases])
 
 
 def test_all_that_goes_on_in_one_write(name: str, server: RawServer) -> None:
@@ -301,7 +308,7 @@ def test_manager_as_a_child(name: str, server: RawServer, case: Case) -> None:
 
 
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -27,7 +27,7 @@ from tests.conftest import Processes
 from tests.unit.conftest import DATA_HEADER, control_path, data_path
 
 TRIES = {
-    "headers": 16_000,
+    "headers": 6_000,
     "descriptors": 60_000,
     "counters": 30_000,
     "control": 20_000,
@@ -38,7 +38,7 @@ TRIES = {
     "semaphores": 250,
 }
 """In the default run."""
-LONG = 2
+LONG = 6
 """How many times as much the long run does."""
 SLOTS = 16
 CAPACITY = 1024
