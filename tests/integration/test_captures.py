@@ -254,8 +254,17 @@ def say_with_our_server(capture: str, certificate: Path | None, pipe: Connection
 
 
 @needs_captures
-@pytest.mark.parametrize("capture", ["binance-usdm", "bitmex", "huobi-gzip"])
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(
+    ("tls", "capture"),
+    [
+        pytest.param(False, "binance-usdm", id="plain-binance-usdm"),
+        pytest.param(True, "bitmex", id="tls-bitmex"),
+        pytest.param(True, "huobi-gzip", id="tls-huobi-gzip"),
+        pytest.param(False, "bitmex", id="plain-bitmex", marks=pytest.mark.stress),
+        pytest.param(False, "huobi-gzip", id="plain-huobi-gzip", marks=pytest.mark.stress),
+        pytest.param(True, "binance-usdm", id="tls-binance-usdm", marks=pytest.mark.stress),
+    ],
+)
 def test_captures_said_by_our_server(
     name: str, processes: Processes, tmp_path: Path, capture: str, tls: bool
 ) -> None:

@@ -47,8 +47,8 @@ def compiler() -> str:
 def compiled(compiler: str, build: Build, where: Path, source: str) -> str:
     program = where / source.removesuffix(".c")
     flags = ["-std=c11", *WARNINGS, "-g1", "-pthread", *build.flags]
-    if build is CHECKED and source in WITHOUT_THREADS:
-        flags.append("-O1")  # these take longer to run than to compile
+    if build is CHECKED and source in LONG_RUNNING:
+        flags.append("-O1")
     paths = [*(f"-I{folder}" for folder in INCLUDES), str(HERE / source), "-o", str(program)]
     compile_with([compiler, *flags, *paths])
     return str(program)
@@ -63,6 +63,8 @@ SOURCES: Final = (
     "pointer_test.c",
 )
 WITHOUT_THREADS: Final = ("frames_test.c", "pointer_test.c")
+LONG_RUNNING: Final = (*WITHOUT_THREADS, "group_test.c")
+"""What takes longer to run without being optimised than it does to compile so."""
 LONG: Final = 12
 """How many times the work of the default run the long one does."""
 

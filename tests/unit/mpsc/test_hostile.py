@@ -94,7 +94,7 @@ class Honest:
         try:
             if self.sender is None:
                 self.sender = Sender.attach(self.name)
-            self.sender.send(data, timeout=0.05)
+            self.sender.send(data, timeout=0.2)
         except shm.SendRejected as error:
             self.errors.append(type(error))
         except shm.RingError as error:
