@@ -234,6 +234,10 @@ def test_each_case_amid_others_in_one_write(name: str, server: RawServer) -> Non
     check_in_turn(name, server, [(case, [case.data]) for case in cases])
 
 
+# TCP joins most writes again, and the fragments are the same.
+@pytest.mark.parametrize(
+    "certificate", ["tls", pytest.param("plain", marks=pytest.mark.stress)], indirect=True
+)
 def test_wrong_text_cut_everywhere(name: str, server: RawServer) -> None:
     """In two fragments, of which the second is never whole; and in two writes."""
     cases: list[tuple[Case, list[bytes]]] = []

@@ -30,11 +30,11 @@ TRIES = {
     "headers": 6_000,
     "descriptors": 60_000,
     "counters": 30_000,
-    "control": 20_000,
+    "control": 12_000,
     "topics": 2_000,
-    "groups": 4_000,
-    "resume": 4_000,
-    "sizes": 750,
+    "groups": 2_500,
+    "resume": 2_500,
+    "sizes": 400,
     "semaphores": 250,
 }
 """In the default run."""
