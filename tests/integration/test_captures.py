@@ -39,8 +39,8 @@ RING: Final = {"slots": 4096, "capacity": 4 << 20}
 
 ALL: Final = sorted(p.name.partition(".")[0] for p in CAPTURES.glob("*.tsv.gz"))
 SOME: Final = ("binance-usdm", "bitmex", "coinbase", "upbit-binary")
-"""Captures of the default run, and the one that others say in it: many messages, the longest ones,
-long texts, and binary ones."""
+"""Captures that `websockets` sends in the default run: many messages, the longest ones, other text,
+and binary ones."""
 
 needs_captures: Final = pytest.mark.skipif(
     not CAPTURES.is_dir(), reason="the captures are not here"
