@@ -40,6 +40,8 @@ ROUNDS: Final = 14
 NATIVE: Final = "C, one by one"
 PYTHON: Final = "Python, one by one"
 BATCHES: Final = "Python, numpy batches"
+FLAGS: Final = ("-std=c11", "-O2")
+"""How programs in C are compiled."""
 COST: Final = 0.5
 """CPU time per message of the reader in C, at most, relative to Python's, one by one."""
 REPEATS_PER_S: Final = 40
@@ -170,7 +172,7 @@ def compiled(*sources: Path) -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory(prefix="ringcast-bench-") as folder:
         program = Path(folder) / sources[0].stem
         folders = [f"-I{path}" for path in (INTERFACE, INTERFACE.parent)]
-        command = [compiler, "-std=c11", "-O2", *folders, *map(str, sources)]
+        command = [compiler, *FLAGS, *folders, *map(str, sources)]
         done = subprocess.run(
             [*command, "-pthread", "-lrt", "-o", str(program)],
             capture_output=True,

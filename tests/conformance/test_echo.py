@@ -14,8 +14,8 @@ import pytest
 
 from ringcast import shm
 from tests.conftest import DEADLINE
-from tests.integration.gateway import Client, masked
-from tests.integration.rawserver import BINARY, CLOSE, PING, PONG, TEXT
+from tests.frames import BINARY, CLOSE, PING, PONG, TEXT, masked
+from tests.integration.gateway import Client
 from tests.integration.rfc6455_cases import LIMIT, TABLE, Case, fault, finished
 
 KEY: Final = b"\x81\x00\xff\x7e"

@@ -24,8 +24,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from tests.conftest import DEADLINE, eventually, reader_status
-
-from .rawserver import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, masked
 
 _URL: Final = re.compile(r"serves ring \S+ at (\S+)")
 _READ: Final = 1 << 16
@@ -49,20 +48,6 @@ class Refused(Exception):
 def request(host: str = "localhost", target: str = "/", more: str = "") -> bytes:
     """A handshake; `more`: other headers, each ended."""
     return _HANDSHAKE.format(target=target, host=host, more=more).encode()
-
-
-def masked(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
-    """A client's frame (RFC 6455 section 5.2)."""
-    first, length, mask = (0x80 if fin else 0) | opcode, len(payload), b"\x11\x22\x33\x44"
-    if length < 126:
-        head = bytes([first, 0x80 | length])
-    elif length < 1 << 16:
-        head = bytes([first, 0x80 | 126]) + length.to_bytes(2, "big")
-    else:
-        head = bytes([first, 0x80 | 127]) + length.to_bytes(8, "big")
-    key = (mask * (length // 4 + 1))[:length]
-    data = int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")
-    return head + mask + data.to_bytes(length, "big")
 
 
 class Client:

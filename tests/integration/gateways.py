@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import signal
 import ssl
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, Final, cast
@@ -19,6 +17,8 @@ from ringcast.broker.gateway.addresses import ListenAddress, bind
 from ringcast.broker.gateway.server import Gateway, GatewayOptions
 from ringcast.broker.worker.socket_feed import SocketFeed
 from tests.conftest import DEADLINE, eventually
+
+from .gateway import start
 
 NO_RULES: Final = AccessRules()
 OPTIONS: Final = GatewayOptions()
@@ -70,13 +70,10 @@ def serving(name: str, listen: str, **options: Any) -> Iterator[str]:
 
 
 class Command:
-    """`ringcast gateway` as a process of its own."""
+    """The command in a process; it is not waited for until it listens."""
 
     def __init__(self, name: str, listen: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "ringcast", "gateway", name, "--listen", listen],
-            stderr=subprocess.DEVNULL,
-        )
+        self._process = start(name, listen)
 
     def stop(self) -> None:
         """SIGSTOP it."""
@@ -85,7 +82,7 @@ class Command:
     def kill(self) -> None:
         """SIGKILL it."""
         self._process.kill()
-        self._process.wait(DEADLINE)
+        self._process.communicate(timeout=DEADLINE)
 
 
 def attach(url: str, **options: Any) -> SocketFeed:

@@ -13,7 +13,6 @@ import re
 import shutil
 import socket
 import ssl
-import struct
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -22,13 +21,7 @@ from typing import Final, NamedTuple, Self
 import pytest
 
 from tests.conftest import DEADLINE
-
-CONTINUATION: Final = 0
-TEXT: Final = 1
-BINARY: Final = 2
-CLOSE: Final = 8
-PING: Final = 9
-PONG: Final = 10
+from tests.frames import CLOSE
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 _KEY: Final = re.compile(rb"(?i)\r\nsec-websocket-key: *([^\r ]+)")
@@ -39,33 +32,6 @@ class Frame(NamedTuple):
 
     opcode: int
     payload: bytes
-
-
-def header(opcode: int, length: int, *, fin: bool = True, form: int | None = None) -> bytes:
-    """A frame's first bytes.
-
-    Args:
-        opcode: with the reserved bits that are to be set, as they lie in the first byte.
-        length: of the payload, in bytes.
-        fin: is it the message's last frame?
-        form: bytes of the extended length (0, 2 or 8); None for the fewest.
-    """
-    if form is None:
-        form = 0 if length < 126 else 2 if length < 1 << 16 else 8
-    first = opcode | (0x80 if fin else 0)
-    if form == 0:
-        return bytes((first, length))
-    return bytes((first, 126 if form == 2 else 127)) + length.to_bytes(form, "big")
-
-
-def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, form: int | None = None) -> bytes:
-    """A server's frame."""
-    return header(opcode, len(payload), fin=fin, form=form) + payload
-
-
-def close_frame(code: int | None = None, reason: bytes = b"") -> bytes:
-    """A close frame, with any code or none."""
-    return frame(CLOSE, b"" if code is None else struct.pack("!H", code) + reason)
 
 
 class Peer:

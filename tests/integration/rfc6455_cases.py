@@ -13,19 +13,9 @@ from itertools import product
 from typing import Final
 
 from ringcast import shm
+from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame, header
 
-from .rawserver import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    TEXT,
-    Frame,
-    close_frame,
-    frame,
-    header,
-)
+from .rawserver import Frame
 
 CAPACITY: Final = 4 << 20
 LIMIT: Final = CAPACITY // 4

@@ -9,17 +9,8 @@ from itertools import pairwise
 from hypothesis import strategies as st
 
 from ringcast import shm
+from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 
-from .rawserver import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    TEXT,
-    close_frame,
-    frame,
-)
 from .rfc6455_cases import (
     GOES_ON,
     LIMIT,

@@ -61,15 +61,16 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def compiled_once() -> Iterator[Callable[..., Path | None]]:
-    """Compiles each program in C once."""
+    """Compiles each program in C once, without optimising: that takes longer than measuring."""
     compiled = native.compiled
-    with contextlib.ExitStack() as programs:
+    with contextlib.ExitStack() as programs, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(native, "FLAGS", ("-std=c11", "-O0"))
         yield functools.cache(lambda *sources: programs.enter_context(compiled(*sources)))
 
 
 @pytest.fixture(autouse=True)
 def _compiled(monkeypatch: pytest.MonkeyPatch, compiled_once: Callable[..., Path | None]) -> None:
-    """Programs in C are there already: compiling takes longer than measuring."""
+    """Programs in C are there already."""
     monkeypatch.setattr(
         native, "compiled", lambda *sources: contextlib.nullcontext(compiled_once(*sources))
     )
@@ -340,6 +341,7 @@ def test_the_scenario_reports_its_figures(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(groups, "SHARING", (GroupAny, GroupKey, GroupBatched, Queue))
     monkeypatch.setattr(groups, "BRIEF_SLOW_FLOW_S", 0.1)
     monkeypatch.setattr(groups_paced, "SLOW_S", 0.05)
+    monkeypatch.setattr(groups_paced, "IDLE_S", 0.1)
     report = groups.measure(Plan(SECONDS, 1, brief=True))
     names = {figure.name for figures in report.groups.values() for figure in figures}
     assert {"any / multiprocessing.Queue", "any, batched / any", "4 members", "rate"} <= names

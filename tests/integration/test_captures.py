@@ -37,6 +37,11 @@ WORKERS: Final = 4
 RING: Final = {"slots": 4096, "capacity": 4 << 20}
 """Small enough to start over again and again; its longest message is 1 MiB."""
 
+ALL: Final = sorted(p.name.partition(".")[0] for p in CAPTURES.glob("*.tsv.gz"))
+SOME: Final = ("binance-usdm", "bitmex", "coinbase", "upbit-binary")
+"""Captures that `websockets` sends in the default run: many messages, the longest ones, other text,
+and binary ones."""
+
 needs_captures: Final = pytest.mark.skipif(
     not CAPTURES.is_dir(), reason="the captures are not here"
 )
@@ -147,7 +152,7 @@ def say_with_websockets(listener: socket.socket, capture: str) -> None:
 
 @needs_captures
 @pytest.mark.parametrize(
-    "capture", sorted(p.name.partition(".")[0] for p in CAPTURES.glob("*.tsv.gz")) or ["none"]
+    "capture", [*SOME, *(pytest.param(c, marks=pytest.mark.stress) for c in ALL if c not in SOME)]
 )
 def test_captures_said_by_websockets(name: str, processes: Processes, capture: str) -> None:
     listener = listen()
@@ -249,8 +254,17 @@ def say_with_our_server(capture: str, certificate: Path | None, pipe: Connection
 
 
 @needs_captures
-@pytest.mark.parametrize("capture", ["binance-usdm", "bitmex", "huobi-gzip"])
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(
+    ("tls", "capture"),
+    [
+        pytest.param(False, "binance-usdm", id="plain-binance-usdm"),
+        pytest.param(True, "bitmex", id="tls-bitmex"),
+        pytest.param(True, "huobi-gzip", id="tls-huobi-gzip"),
+        pytest.param(False, "bitmex", id="plain-bitmex", marks=pytest.mark.stress),
+        pytest.param(False, "huobi-gzip", id="plain-huobi-gzip", marks=pytest.mark.stress),
+        pytest.param(True, "binance-usdm", id="tls-binance-usdm", marks=pytest.mark.stress),
+    ],
+)
 def test_captures_said_by_our_server(
     name: str, processes: Processes, tmp_path: Path, capture: str, tls: bool
 ) -> None:

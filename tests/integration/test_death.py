@@ -492,7 +492,7 @@ def test_killing_at_random(
     name: str, seed: int, processes: Processes, followers: Followers
 ) -> None:
     """Readers that survive have every message, in order and whole."""
-    kill_at_random(name, seed, processes, followers, rounds=100, seconds=20)
+    kill_at_random(name, seed, processes, followers, rounds=60, seconds=20)
 
 
 @pytest.mark.stress

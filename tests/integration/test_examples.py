@@ -31,6 +31,7 @@ from ringcast.broker.exchange import market
 from ringcast.broker.exchange.server import Server, at_rate
 from ringcast.shm import broadcast, mpsc
 from tests.conftest import DEADLINE, eventually
+from tests.integration.manager import InThread
 from tests.integration.venues import VenueServer
 
 ROOT: Final = Path(__file__).parents[2]
@@ -139,9 +140,12 @@ def manager(name: str, exchange: Exchange) -> Iterator[None]:
         demote_after=None,
         evict_after=None,
     )
-    with Manager(config) as child:
+    runner = InThread(config)
+    try:
         yield
-        assert child.join(DEADLINE) is not None
+        runner.join()
+    finally:
+        runner.end()
 
 
 # ---- examples ------------------------------------------------------------------------------

@@ -21,10 +21,10 @@ from ringcast.broker.worker.wire import Hello, Record, RecordType, records
 from ringcast.shm.broadcast import Writer
 from ringcast.shm.mpsc import Receiver
 from tests.conftest import DEADLINE, eventually, leftovers, reader_status
+from tests.frames import BINARY, TEXT, masked
 
-from .gateway import Client, Closed, Gateway, Refused, gateway_of, masked
+from .gateway import Client, Closed, Gateway, Refused, gateway_of
 from .manager import Peer, kill, quick, sending, serving
-from .rawserver import BINARY, TEXT
 from .subscribers import TOPICS, config_of
 from .venues import VenueServer
 

@@ -22,9 +22,10 @@ from ringcast import shm
 from ringcast.shm.broadcast import Writer
 from ringcast.shm.mpsc import Receiver
 from tests.conftest import DEADLINE, Processes, eventually, leftovers
+from tests.frames import BINARY, CLOSE, PING, PONG, TEXT, masked
 
-from .gateway import Client, Closed, Gateway, Refused, gateway_of, masked, request, start
-from .rawserver import BINARY, CLOSE, PING, PONG, TEXT, make_certificate
+from .gateway import Client, Closed, Gateway, Refused, gateway_of, request, start
+from .rawserver import make_certificate
 from .traffic import stress_seconds
 
 RING: Final[dict[str, Any]] = {"slots": 1024, "capacity": 1 << 20, "max_readers": 8}

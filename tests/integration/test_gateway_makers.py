@@ -24,7 +24,7 @@ from tests.conftest import DEADLINE, Processes, eventually
 
 from .gateway import Gateway, gateway_of
 from .test_captures import (
-    CAPTURES,
+    ALL,
     Tally,
     needs_captures,
     once,
@@ -40,7 +40,6 @@ RESTART: Final = 1012
 """As the exchange's connection has ended."""
 SOME: Final = ("bitmex", "upbit-binary")
 """Captures of the default run: the longest messages, and binary ones."""
-ALL: Final = sorted(p.name.partition(".")[0] for p in CAPTURES.glob("*.tsv.gz"))
 
 
 class Ended(NamedTuple):

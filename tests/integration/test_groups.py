@@ -154,7 +154,7 @@ def test_members_that_die_stop_join_and_leave(
     one."""
     make(ring, balance=balance)
     members = Members(processes, tmp_path, ring, NAME, 120_000, balance=balance)
-    count = run(processes, members, 50_000, 40, seed)
+    count = run(processes, members, 30_000, 25, seed)
     check(members, count, ordered_keys=balance == "key")
 
 

@@ -386,10 +386,10 @@ def test_a_long_message_on_a_slow_line_is_no_silence(name: str) -> None:
         sock.sendall(b"\x81\x7e" + (pieces * 1000).to_bytes(2, "big"))
         for _ in range(pieces):
             sock.sendall(b"x" * 1000)
-            threading.Event().wait(0.25)
+            threading.Event().wait(0.15)
         peer.answer_until_end()
 
-    limits: dict[str, Any] = {"ping_interval": 0.5, "ping_timeout": 2.0, "idle_timeout": 2.0}
+    limits: dict[str, Any] = {"ping_interval": 0.3, "ping_timeout": 1.2, "idle_timeout": 1.2}
     with serving(trickle) as server, watching(quick(name, server.url, **limits)) as watch:
         assert watch.until("text") == [
             *("connecting 1", "connected 1", "text " + "x" * pieces * 1000)

@@ -183,6 +183,6 @@ def test_an_idle_manager_uses_next_to_no_processor_time(name: str) -> None:
         assert message is not None
         assert feed.state.phase == Phase.OPEN
         used, began = cpu_seconds(manager.pid), time.monotonic()
-        assert feed.read(3.0) is None
+        assert feed.read(2.0) is None
         used, wall = cpu_seconds(manager.pid) - used, time.monotonic() - began
     assert used < 0.01 * wall

@@ -2,7 +2,7 @@
 
 Each case of the table is sent whole, byte by byte and amid other messages, over plain TCP and over
 TLS, where each write is a record and so is received on its own. The default run sends each whole
-over the one and byte by byte over the other.
+over the one to a manager of its own, and all byte by byte over the other to one manager.
 """
 
 from __future__ import annotations
@@ -23,22 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from ringcast import Config, Feed, Manager, attach, shm
 from ringcast.broker.manager import ManagerError
 from tests.conftest import DEADLINE
+from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame, header
 
-from .rawserver import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    TEXT,
-    Frame,
-    Peer,
-    RawServer,
-    close_frame,
-    frame,
-    header,
-    make_certificate,
-)
+from .rawserver import Frame, Peer, RawServer, make_certificate
 from .rfc6455_cases import (
     CAPACITY,
     FAULTS,
@@ -208,7 +195,7 @@ def check_in_turn(name: str, server: RawServer, cases: list[tuple[Case, list[byt
     ("certificate", "way"),
     [
         pytest.param("plain", whole, id="plain-whole"),
-        pytest.param("tls", byte_by_byte, id="tls-byte_by_byte"),
+        pytest.param("tls", byte_by_byte, id="tls-byte_by_byte", marks=pytest.mark.stress),
         # TCP joins most of the bytes again, and what is in one record is in one write, too.
         pytest.param("plain", byte_by_byte, id="plain-byte_by_byte", marks=pytest.mark.stress),
         pytest.param("tls", whole, id="tls-whole", marks=pytest.mark.stress),
@@ -220,6 +207,13 @@ def test_case(
 ) -> None:
     case = finished(case)
     check(config(name, server), server, case, way(case.data))
+
+
+@pytest.mark.parametrize("certificate", ["tls"], indirect=True)
+def test_each_case_byte_by_byte(name: str, server: RawServer) -> None:
+    """One connection after the other."""
+    cases = [finished(case) for case in TABLE]
+    check_in_turn(name, server, [(case, byte_by_byte(case.data)) for case in cases])
 
 
 def test_all_that_goes_on_in_one_write(name: str, server: RawServer) -> None:
@@ -240,6 +234,10 @@ def test_each_case_amid_others_in_one_write(name: str, server: RawServer) -> Non
     check_in_turn(name, server, [(case, [case.data]) for case in cases])
 
 
+# TCP joins most writes again, and the fragments are the same.
+@pytest.mark.parametrize(
+    "certificate", ["tls", pytest.param("plain", marks=pytest.mark.stress)], indirect=True
+)
 def test_wrong_text_cut_everywhere(name: str, server: RawServer) -> None:
     """In two fragments, of which the second is never whole; and in two writes."""
     cases: list[tuple[Case, list[bytes]]] = []
@@ -314,7 +312,7 @@ def test_manager_as_a_child(name: str, server: RawServer, case: Case) -> None:
 
 
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -100,7 +100,7 @@ def test_only_the_refused_ones_of_a_large_batch_are_refused(name: str) -> None:
 @pytest.mark.parametrize("venue", ["okx", "coinbase"])
 def test_a_server_that_says_nothing(venue: str, name: str, tmp_path: Path) -> None:
     first, silent = TOPICS[venue][:2]
-    limits = ("[limits]", "[limits]\nanswer_timeout = 0.5")
+    limits = ("[limits]", "[limits]\nanswer_timeout = 0.25")
     with VenueServer(venue, silent=[silent]) as server:
         config = config_of(server.url, name, venue_file(tmp_path, venue, limits))
         with running(config), attach(name, topics=[first], timeout=DEADLINE) as feed:

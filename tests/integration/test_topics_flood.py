@@ -20,12 +20,12 @@ import pytest
 
 from ringcast import Manager, attach, shm
 from tests.conftest import DEADLINE, Processes, eventually
+from tests.frames import TEXT, frame
 from tests.native.conftest import against_interface
-from tests.native.toolchain import PLAIN, Toolchain
+from tests.native.toolchain import Build, Toolchain
 
 from .choosers import WAYS, Published, choose, number_in, text_of
 from .manager import Peer, kill, listen, quick, serving, url_of
-from .rawserver import TEXT, frame
 from .traffic import stress_seconds
 
 WORKERS: Final = 8
@@ -33,6 +33,8 @@ IN_C: Final = 2
 C_TOPICS: Final = ("a1", "*2", "g*", "h4", "b*", "*")
 RING: Final = {"slots": 256, "capacity": 1 << 16, "max_topics": 32}
 """So small that it is full at times, and with fewer topics than the server sends."""
+QUICK: Final = Build("quick", ("-O0",), 0)
+"""For a program that takes longer to compile than to run."""
 BRIEFLY: Final = 1.0
 """Seconds of flood in a default run."""
 _TURN: Final = 0.1
@@ -221,7 +223,7 @@ def play(
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """How to start a worker in C."""
     source = Path(__file__).with_name("chooser.c")
-    return against_interface(Toolchain(tmp_path_factory.mktemp("c")), source, "gcc", PLAIN)
+    return against_interface(Toolchain(tmp_path_factory.mktemp("c")), source, "gcc", QUICK)
 
 
 def test_each_gets_exactly_its_own(

@@ -60,7 +60,7 @@ def send_until_full(feed: Feed, texts: list[str]) -> int:
     """Send until socket and lane have taken all they can; returns how many messages that were."""
     for sent, text in enumerate(texts):
         try:
-            feed.send(text, timeout=1)
+            feed.send(text, timeout=0.3)
         except shm.RingFull:
             return sent
     raise AssertionError("the socket took everything: send more")

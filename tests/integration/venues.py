@@ -26,8 +26,8 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from tests.conftest import DEADLINE, eventually
+from tests.frames import TEXT, frame
 from tests.integration.exchanges import Client, Violation, Wish, exchange
-from tests.integration.rawserver import TEXT, frame
 
 __all__ = ["Said", "VenueServer"]
 

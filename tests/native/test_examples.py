@@ -349,7 +349,7 @@ def test_a_client_without_a_gateway(
 
 # ---- republish -----------------------------------------------------------------------------
 
-REPUBLISHED: Final = 3000
+REPUBLISHED: Final = 1500
 A_BURST: Final = 100
 
 

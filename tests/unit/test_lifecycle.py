@@ -517,6 +517,8 @@ def test_a_ring_that_is_completed_while_it_is_opened(name: str, rounds: int) -> 
 
     ended = threading.Event()
     looker = threading.Thread(target=look, args=(ended,))
+    switch_interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)  # the looker never sleeps: it would have the GIL most of the time
     looker.start()
     try:
         for _ in range(rounds):
@@ -524,6 +526,7 @@ def test_a_ring_that_is_completed_while_it_is_opened(name: str, rounds: int) -> 
     finally:
         ended.set()
         looker.join()
+        sys.setswitchinterval(switch_interval)
         shm.unlink(name)
     assert not [error for error in wrong if "holes" in str(error)]
 

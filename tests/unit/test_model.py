@@ -546,7 +546,7 @@ class RingMachine(RuleBasedStateMachine):
             assert status.state == ("demoting" if model.asked else "active")
 
 
-@pytest.mark.parametrize("examples", [120, pytest.param(600, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("examples", [80, pytest.param(600, marks=pytest.mark.stress)])
 def test_the_ring_follows_its_model(name: str, examples: int) -> None:
     class Machine(RingMachine):
         ring_name = name

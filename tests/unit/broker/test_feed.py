@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import Callable
@@ -16,21 +15,11 @@ from ringcast.shm.broadcast import Message, Writer
 from tests.conftest import DEADLINE, Processes, reader_status
 from tests.unit.conftest import SLOTS, Background
 
+from .reading import EVERY_WAY, STATE
+
 EVENT: Final = shm.Kind.EVENT
 RECORDS: Final[list[bytes | shm.Kind]] = [b"a", EVENT, b"b", b"c", EVENT, EVENT]
 """Of a ring of 8: what is sent, and where events are."""
-
-STATE: Final = ConnectionState(
-    phase=Phase.OPEN,
-    url="wss://example.org/stream",
-    since_ns=1_700_000_000_000_000_000,
-    epoch=1,
-    rtt_ns=None,
-    received=7,
-    sent=3,
-    reconnects=1,
-    last_error="the server said “no”",
-)
 
 Policy = Literal["block", "lossy"]
 both_policies: Final = pytest.mark.parametrize("policy", ["block", "lossy"])
@@ -57,29 +46,6 @@ def expected(events: bool, records: list[bytes | shm.Kind]) -> list[bytes]:
 # ---- which records are handed out ----------------------------------------------------------
 
 
-def iterate(feed: Feed) -> list[bytes]:
-    return [bytes(message) for message in feed]
-
-
-def read_all(feed: Feed) -> list[bytes]:
-    payloads = []
-    try:
-        while (message := feed.read(DEADLINE)) is not None:
-            payloads.append(bytes(message))
-    except shm.RingClosed:
-        return payloads
-    raise AssertionError("the ring has not ended")
-
-
-def poll_all(feed: Feed) -> list[bytes]:
-    payloads: list[bytes] = []
-    try:
-        while True:
-            payloads += [bytes(message) for message in feed.read_available()]
-    except shm.RingClosed:
-        return payloads
-
-
 def batch_all(feed: Feed) -> list[bytes]:
     payloads = []
     try:
@@ -92,15 +58,7 @@ def batch_all(feed: Feed) -> list[bytes]:
         return payloads
 
 
-def iterate_async(feed: Feed) -> list[bytes]:
-    async def main() -> list[bytes]:
-        async with asyncio.timeout(DEADLINE):
-            return [bytes(message) async for message in feed]
-
-    return asyncio.run(main())
-
-
-ALL_WAYS: Final = [iterate, read_all, poll_all, batch_all, iterate_async]
+ALL_WAYS: Final = [*EVERY_WAY, batch_all]
 every_way: Final = pytest.mark.parametrize("take", ALL_WAYS, ids=lambda way: way.__name__)
 
 

@@ -14,11 +14,9 @@ from ringcast.broker.config import Config
 from ringcast.broker.connection import DRAINED, FULL, MORE, Connection, Ingest, OpenSocket
 from ringcast.broker.topics import Finder, Scanner
 from ringcast.shm.broadcast import Batch, Reader, Writer
+from tests.frames import BINARY, CONTINUATION, PING, PONG, TEXT, frame, header
 from tests.unit.conftest import DATA_HEADER, data_path
 
-CONTINUATION, TEXT, BINARY = 0, 1, 2
-FIN = 0x80
-OP_PING, OP_PONG = 9, 10
 HEADER_BITS = 0x000F
 SLOTS = 64
 LENGTHS = (0, 0, 1, 2, 40, 124, 125, 126, 127, 250)
@@ -32,31 +30,17 @@ class Sent(NamedTuple):
     payload: bytes
 
 
-def header(first: int, length: int) -> bytes:
-    """Of an unmasked frame (RFC 6455 section 5.2)."""
-    if length < 126:
-        return bytes([first, length])
-    if length < 65536:
-        return bytes([first, 126]) + length.to_bytes(2, "big")
-    return bytes([first, 127]) + length.to_bytes(8, "big")
-
-
-def frame(first: int, payload: bytes) -> bytes:
-    return header(first, len(payload)) + payload
-
-
 def frames(payload: bytes, dice: random.Random) -> tuple[Sent, bytes]:
     """The message as it is to be in the ring, and on the wire: in one frame or in fragments, with
     control frames around and between."""
     opcode = dice.choice((TEXT, BINARY))
-    wire = frame(FIN | OP_PING, bytes(dice.randrange(9))) if dice.randrange(4) == 0 else b""
+    wire = frame(PING, bytes(dice.randrange(9))) if dice.randrange(4) == 0 else b""
     if dice.randrange(4):
-        first = FIN | opcode
-        return Sent(header(first, len(payload)), payload), wire + frame(first, payload)
+        return Sent(header(opcode, len(payload)), payload), wire + frame(opcode, payload)
     cut = dice.randrange(len(payload) + 1)
-    wire += frame(opcode, payload[:cut])
-    wire += frame(FIN | OP_PONG, b"\x81\x00") if dice.randrange(2) else b""
-    return Sent(b"", payload), wire + frame(FIN | CONTINUATION, payload[cut:])
+    wire += frame(opcode, payload[:cut], fin=False)
+    wire += frame(PONG, b"\x81\x00") if dice.randrange(2) else b""
+    return Sent(b"", payload), wire + frame(CONTINUATION, payload[cut:])
 
 
 def stream(lengths: tuple[int, ...], count: int, dice: random.Random) -> tuple[list[Sent], bytes]:
@@ -202,8 +186,8 @@ def test_a_message_that_waits_keeps_its_header(ring: Writer) -> None:
 
 
 def test_control_frames_are_never_part_of_it(ring: Writer) -> None:
-    wire = frame(FIN | OP_PING, b"12") + frame(FIN | TEXT, b"one") + frame(FIN | OP_PONG, b"")
-    wire += frame(FIN | BINARY, b"two")
+    wire = frame(PING, b"12") + frame(TEXT, b"one") + frame(PONG, b"")
+    wire += frame(BINARY, b"two")
     line = Line(ring)
     with Reader.attach(ring.name) as reader:
         line.server.sendall(wire)
@@ -217,13 +201,13 @@ def test_what_comes_in_no_frame_has_no_header(ring: Writer) -> None:
     """Between messages that have one, too."""
     line = Line(ring)
     with Reader.attach(ring.name) as reader:
-        line.server.sendall(frame(FIN | TEXT, b"framed"))
+        line.server.sendall(frame(TEXT, b"framed"))
         assert line.turn() == DRAINED
         ring.publish(b"published")
         ring.publish_many([b"many"])
         with ring.reserve(8) as room:
             room.commit(8)
-        line.server.sendall(frame(FIN | TEXT, b"framed"))
+        line.server.sendall(frame(TEXT, b"framed"))
         assert line.turn() == DRAINED
         with reader.batch(timeout=0) as batch:
             assert batch.descriptors["flags"].tolist() == [2, 0, 0, 0, 2]
@@ -234,17 +218,15 @@ def test_what_comes_in_no_frame_has_no_header(ring: Writer) -> None:
 def test_the_oldest_message_keeps_its_header(name: str) -> None:
     """Wherever the free bytes before it end: what is read next ends within it, too."""
     capacity = 1024
-    oldest = Sent(header(FIN | TEXT, 200), b"o" * 200)
+    oldest = Sent(header(TEXT, 200), b"o" * 200)
     for before in range(capacity // 8):  # as much as is read at once
         with Writer.create(name, slots=SLOTS, capacity=capacity, max_readers=1) as writer:
             line = Line(writer)
-            line.server.sendall(
-                frame(FIN | TEXT, b"b" * 125) * 4 + frame(FIN | TEXT, b"b" * before)
-            )
+            line.server.sendall(frame(TEXT, b"b" * 125) * 4 + frame(TEXT, b"b" * before))
             assert line.turn() == DRAINED
             with Reader.attach(name) as reader:
                 line.server.sendall(oldest.header + oldest.payload)
-                line.server.sendall(frame(FIN | TEXT, b"a" * 100) * (capacity // 100))
+                line.server.sendall(frame(TEXT, b"a" * 100) * (capacity // 100))
                 assert line.turn() == FULL
                 with reader.batch(timeout=0) as batch:
                     assert line.look(batch)[0] == oldest

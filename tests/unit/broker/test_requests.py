@@ -9,26 +9,17 @@ from typing import Any, Final
 
 import pytest
 
-from ringcast import ConnectionState, Feed, Phase, attach, shm
+from ringcast import Feed, Phase, attach, shm
 from ringcast.shm.broadcast import Writer
 from ringcast.shm.mpsc import Receiver
 from tests.conftest import DEADLINE, Processes, eventually
 from tests.unit.conftest import Background
 
+from . import reading
+
 REQUEST: Final = {"id": 1}
 OPEN_MAX: Final = 4096
-STATE: Final = ConnectionState(
-    phase=Phase.OPEN,
-    url="wss://example.org/",
-    since_ns=1_700_000_000_000_000_000,
-    epoch=1,
-    rtt_ns=None,
-    received=0,
-    sent=0,
-    reconnects=0,
-    last_error=None,
-    request_id="/id",
-)
+STATE: Final = dataclasses.replace(reading.STATE, request_id="/id")
 
 
 @pytest.fixture

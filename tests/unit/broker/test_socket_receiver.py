@@ -13,10 +13,9 @@ import pytest
 from ringcast import shm
 from ringcast.broker.worker._socket_feed import Receiver, SocketMessage
 from ringcast.broker.worker.wire import Hello, Record, RecordType, encode
+from tests import frames
+from tests.frames import BINARY, CONTINUATION
 
-BINARY: Final = 2
-CONTINUATION: Final = 0
-FIN: Final = 0x80
 MAX_MESSAGE: Final = 1 << 20
 PING: Final = b"\x89\x02hi"
 CHUNK: Final = 1 << 18
@@ -24,13 +23,8 @@ CHUNK: Final = 1 << 18
 
 
 def frame(payload: bytes, opcode: int = BINARY, *, fin: bool = True) -> bytes:
-    """As a server sends it."""
-    first = bytes([(FIN if fin else 0) | opcode])
-    if len(payload) < 126:
-        return first + bytes([len(payload)]) + payload
-    if len(payload) < 1 << 16:
-        return first + b"\x7e" + struct.pack(">H", len(payload)) + payload
-    return first + b"\x7f" + struct.pack(">Q", len(payload)) + payload
+    """As a gateway sends it: records are binary."""
+    return frames.frame(opcode, payload, fin=fin)
 
 
 def message(sequence: int, payload: bytes, **fields: Any) -> bytes:

@@ -27,18 +27,18 @@ from tests.conftest import Processes
 from tests.unit.conftest import DATA_HEADER, control_path, data_path
 
 TRIES = {
-    "headers": 16_000,
+    "headers": 6_000,
     "descriptors": 60_000,
     "counters": 30_000,
-    "control": 20_000,
+    "control": 12_000,
     "topics": 2_000,
-    "groups": 4_000,
-    "resume": 4_000,
-    "sizes": 750,
+    "groups": 2_500,
+    "resume": 2_500,
+    "sizes": 400,
     "semaphores": 250,
 }
 """In the default run."""
-LONG = 2
+LONG = 6
 """How many times as much the long run does."""
 SLOTS = 16
 CAPACITY = 1024

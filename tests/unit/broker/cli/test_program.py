@@ -43,7 +43,9 @@ def test_bad_usage(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["inspect", "topics", "tail"])
+@pytest.mark.parametrize(
+    "command", ["tail", *(pytest.param(c, marks=pytest.mark.stress) for c in ("inspect", "topics"))]
+)
 def test_an_error_is_one_line(command: str, name: str) -> None:
     code, out, err = executed(command, name)
     assert (code, out) == (1, "")

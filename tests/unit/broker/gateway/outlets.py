@@ -14,28 +14,15 @@ from typing import Final, NamedTuple
 from ringcast.broker.gateway import _fanout
 from ringcast.broker.worker.wire import Record, records
 from ringcast.shm.broadcast import Reader, Writer
+from tests.frames import BINARY, FIN, frame
 from tests.unit.conftest import DATA_HEADER, data_path
 
-TEXT: Final = 1
-BINARY: Final = 2
-PONG: Final = 10
-FIN: Final = 0x80
 EVENT: Final = 16
 DESCRIPTOR_BYTES: Final = 64
 _POSITION: Final = struct.Struct("<QI")
 """Position and length, from byte 8 of a descriptor."""
 _FLAGS: Final = 46
 """Where they stand in it."""
-
-
-def frame(opcode: int, payload: bytes) -> bytes:
-    """An unmasked frame (RFC 6455 section 5.2)."""
-    length = len(payload)
-    if length < 126:
-        return bytes([FIN | opcode, length]) + payload
-    if length < 65536:
-        return bytes([FIN | opcode, 126]) + length.to_bytes(2, "big") + payload
-    return bytes([FIN | opcode, 127]) + length.to_bytes(8, "big") + payload
 
 
 class Frame(NamedTuple):

@@ -16,8 +16,9 @@ from ringcast import shm
 from ringcast.broker.gateway import _fanout
 from ringcast.broker.worker.wire import RecordType
 from ringcast.shm.broadcast import Reader
+from tests.frames import BINARY, PONG, TEXT, frame
 
-from .outlets import BINARY, EVENT, PONG, TEXT, Frame, Line, Out, Ring, frame, out, ring
+from .outlets import EVENT, Frame, Line, Out, Ring, out, ring
 
 LENGTHS: Final = (0, 1, 125, 126, 127, 1024, 1025, 65535, 65536)
 LARGE: Final = {"slots": 64, "capacity": 1 << 20}

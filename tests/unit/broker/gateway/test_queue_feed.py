@@ -7,12 +7,12 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import pytest
 
 import ringcast
-from ringcast import ConnectionState, Phase, shm
+from ringcast import shm
 from ringcast.broker.gateway.queues import QueueOptions, UplinkQueue
 from ringcast.broker.worker.queue_feed import QueueFeed
 from ringcast.broker.worker.wire import Hello, Record, RecordType, encode
@@ -20,21 +20,10 @@ from ringcast.shm import names
 from ringcast.shm.broadcast import Reader, Writer
 from ringcast.shm.queues import OwnedQueue, Queue
 from tests.conftest import DEADLINE, Processes, eventually
+from tests.unit.broker.reading import EVERY_WAY, STATE
 from tests.unit.conftest import Background
 
 from .conftest import INSTANCE, LABEL, SMALL, Gateway, new_writer
-
-STATE: Final = ConnectionState(
-    phase=Phase.OPEN,
-    url="wss://example.org/stream",
-    since_ns=1_700_000_000_000_000_000,
-    epoch=1,
-    rtt_ns=None,
-    received=7,
-    sent=3,
-    reconnects=1,
-    last_error=None,
-)
 
 
 def attach(ring: str, **options: Any) -> QueueFeed:
@@ -71,40 +60,6 @@ def test_a_message_has_what_the_rings_has(
         del expected
     assert feed.read(timeout=0) is None
     assert feed.cursor == 2
-
-
-def iterate(feed: QueueFeed) -> list[bytes]:
-    return [bytes(message) for message in feed]
-
-
-def read_all(feed: QueueFeed) -> list[bytes]:
-    payloads = []
-    try:
-        while (message := feed.read(DEADLINE)) is not None:
-            payloads.append(bytes(message))
-    except shm.RingClosed:
-        return payloads
-    raise AssertionError("the queue has not ended")
-
-
-def poll_all(feed: QueueFeed) -> list[bytes]:
-    payloads: list[bytes] = []
-    try:
-        while True:
-            payloads += [bytes(message) for message in feed.read_available(7)]
-    except shm.RingClosed:
-        return payloads
-
-
-def iterate_async(feed: QueueFeed) -> list[bytes]:
-    async def main() -> list[bytes]:
-        async with asyncio.timeout(DEADLINE):
-            return [bytes(message) async for message in feed]
-
-    return asyncio.run(main())
-
-
-EVERY_WAY: Final = [iterate, read_all, poll_all, iterate_async]
 
 
 @pytest.mark.parametrize("take", EVERY_WAY, ids=lambda way: way.__name__)

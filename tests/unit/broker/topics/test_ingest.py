@@ -15,9 +15,7 @@ from ringcast.broker.connection import DRAINED, FULL, MORE, Connection, Ingest, 
 from ringcast.broker.topics import Finder, FunctionScanner, Scanner
 from ringcast.shm import hash_key
 from ringcast.shm.broadcast import Reader, Writer
-
-BINARY = 2
-TEXT = 1
+from tests.frames import BINARY, CONTINUATION, PING, PONG, TEXT, frame
 
 
 class Expected(NamedTuple):
@@ -74,9 +72,9 @@ class Line:
         self.server.close()
 
 
-def frame(payload: bytes, opcode: int = TEXT, *, fin: bool = True) -> bytes:
-    length = bytes([len(payload)]) if len(payload) < 126 else b"\x7e" + len(payload).to_bytes(2)
-    return bytes([opcode | (0x80 if fin else 0)]) + length + payload
+def text_frame(payload: bytes) -> bytes:
+    """A message as a server sends it."""
+    return frame(TEXT, payload)
 
 
 @pytest.fixture
@@ -121,13 +119,13 @@ def in_frames(messages: list[bytes], dice: random.Random) -> bytes:
         opcode = dice.choice([TEXT, BINARY])
         if dice.randrange(4) == 0:
             cut = dice.randrange(len(message))
-            stream += frame(message[:cut], opcode, fin=False)
-            stream += frame(b"ping", 9) if dice.randrange(2) else b""
-            stream += frame(message[cut:], 0)
+            stream += frame(opcode, message[:cut], fin=False)
+            stream += frame(PING, b"ping") if dice.randrange(2) else b""
+            stream += frame(CONTINUATION, message[cut:])
         else:
-            stream += frame(message, opcode)
+            stream += frame(opcode, message)
         if dice.randrange(10) == 0:
-            stream += frame(b"pong", 10)
+            stream += frame(PONG, b"pong")
     return stream
 
 
@@ -183,7 +181,7 @@ def test_messages_that_found_no_room_are_handed_over_once(ring: Writer) -> None:
     fill = [b'{"s":"fill"}'] * 16
     try:
         for last in (b'{"event":1}', b'{"s":"new"}', b'{"n":1}'):
-            line.server.sendall(b"".join(map(frame, [*fill, last])))
+            line.server.sendall(b"".join(map(text_frame, [*fill, last])))
             assert line.turn() == FULL
             assert line.turn() == FULL
             assert line.names.control == [b'{"event":1}']  # it need not wait for room
@@ -203,7 +201,7 @@ def test_what_was_received_is_published_with_topics_at_the_end(ring: Writer) -> 
     reader = Reader.attach(ring.name)
     messages = [b'{"s":"a"}'] * 16 + [b'{"event":1}', b'{"s":"b"}', b'{"s":"a"}', b'{"event":2}']
     try:
-        line.server.sendall(b"".join(map(frame, messages)))
+        line.server.sendall(b"".join(map(text_frame, messages)))
         assert line.turn() == FULL
         assert not line.connection.publish_received()
         found = read(reader)
@@ -231,7 +229,7 @@ def test_a_function_is_called_once_for_each_message(ring: Writer) -> None:
     reader = Reader.attach(ring.name)
     messages = [b"a", b"b", b"", b"bad", *[b"a"] * 16, b"c"]
     try:
-        line.server.sendall(b"".join(frame(message, BINARY) for message in messages))
+        line.server.sendall(b"".join(frame(BINARY, message) for message in messages))
         assert line.turn() == FULL
         found = read(reader)
         assert line.turn() == DRAINED
@@ -252,7 +250,7 @@ def test_a_view_of_the_ring_that_a_function_kept_does_not_dangle(name: str) -> N
 
     with Writer.create(name, slots=16, capacity=1 << 14, max_readers=2) as writer:
         line = Line(writer, FunctionScanner(function, names_max=1))
-        line.server.sendall(frame(b"payload"))
+        line.server.sendall(text_frame(b"payload"))
         assert line.turn() == DRAINED
         line.close()
     del line, writer
@@ -272,7 +270,7 @@ def test_an_interrupted_function_loses_no_message(ring: Writer) -> None:
     line = Line(ring, FunctionScanner(function, names_max=1))
     reader = Reader.attach(ring.name)
     try:
-        line.server.sendall(frame(b"first") + frame(b"second"))
+        line.server.sendall(text_frame(b"first") + text_frame(b"second"))
         with pytest.raises(KeyboardInterrupt):
             line.turn()
         line.turn()
@@ -286,7 +284,7 @@ def test_without_a_finder_there_are_no_topics(ring: Writer) -> None:
     line = Line(ring, None)
     reader = Reader.attach(ring.name)
     try:
-        line.server.sendall(frame(b'{"s":"a"}'))
+        line.server.sendall(text_frame(b'{"s":"a"}'))
         assert line.turn() == DRAINED
         assert read(reader) == [Expected(b'{"s":"a"}', 0, 0)]
     finally:
@@ -302,7 +300,9 @@ def test_a_connection_that_asks_nobody_has_no_topics(ring: Writer) -> None:
     connection = Connection(OpenSocket(client, None), ingest, 1, config, lambda: None)
     reader = Reader.attach(ring.name)
     try:
-        server.sendall(frame(b'{"s":"a"}') + frame(b'{"event":1}') + frame(b'{"s":"a"}'))
+        server.sendall(
+            text_frame(b'{"s":"a"}') + text_frame(b'{"event":1}') + text_frame(b'{"s":"a"}')
+        )
         while connection.turn(reading=True, ready=True) == MORE:
             pass
         assert [one.topic for one in read(reader)] == [0, 0, 0]

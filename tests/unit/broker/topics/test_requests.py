@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
@@ -19,7 +20,7 @@ from ringcast.broker.topics.found import RequestId
 from ringcast.broker.topics.requests import IdPlace
 from ringcast.shm.broadcast import Reader, Writer
 
-from .test_ingest import frame
+from .test_ingest import text_frame
 
 SLOTS: Final = st.integers(0, 1023)
 GENERATIONS: Final = st.integers(0, (1 << 56) - 1)
@@ -284,6 +285,7 @@ class Line:
     """A connection whose server is the test; no message is to come to the manager."""
 
     def __init__(self, writer: Writer) -> None:
+        self.name = writer.name
         self.server, client = socket.socketpair()
         client.setblocking(False)
         self.ingest = Ingest(writer, Scanner(["{/s}"], answer="/id", names_max=4))
@@ -300,13 +302,21 @@ class Line:
         raise AssertionError(payload)
 
     def say(self, *payloads: bytes) -> None:
-        self.server.sendall(b"".join(map(frame, payloads)))
+        self.server.sendall(b"".join(map(text_frame, payloads)))
         while self.connection.turn(reading=True, ready=True) == MORE:
             pass
 
     def close(self) -> None:
         self.connection.finish()
         self.server.close()
+
+
+@pytest.fixture
+def line(name: str) -> Iterator[Line]:
+    with Writer.create(name, slots=16, capacity=1 << 14, max_readers=4) as writer:
+        line = Line(writer)
+        yield line
+        line.close()
 
 
 def answer_to(reader: Reader, counter: int = 0) -> bytes:
@@ -317,62 +327,47 @@ def payloads(reader: Reader) -> list[bytes]:
     return [bytes(message) for message in reader.read_available()]
 
 
-def test_an_answer_goes_to_one_reader_and_only_while_it_lives(name: str) -> None:
-    with Writer.create(name, slots=16, capacity=1 << 14, max_readers=4) as writer:
-        line = Line(writer)
-        try:
-            with Reader.attach(name) as first, Reader.attach(name, topics=[]) as second:
-                line.say(answer_to(first), b'{"id":5}', answer_to(second, 1))
-                assert payloads(first) == [answer_to(first), b'{"id":5}']
-                assert payloads(second) == [answer_to(second, 1)]
-                assert line.ingest.answers_dropped == 0
-                late, slot = answer_to(second), second.slot
-            with Reader.attach(name), Reader.attach(name) as third:
-                assert third.slot == slot
-                line.say(late, b'{"id":6}')
-                assert payloads(third) == [b'{"id":6}']
-                assert line.ingest.answers_dropped == 1
-                # Slots that there are not, and one that nobody has.
-                line.say(*(b'{"id":%d}' % make_request_id(s, 0, 0) for s in (2, 3, 4, 1023)))
-                assert payloads(third) == []
-                assert line.ingest.answers_dropped == 5
-        finally:
-            line.close()
+def test_an_answer_goes_to_one_reader_and_only_while_it_lives(line: Line) -> None:
+    with Reader.attach(line.name) as first, Reader.attach(line.name, topics=[]) as second:
+        line.say(answer_to(first), b'{"id":5}', answer_to(second, 1))
+        assert payloads(first) == [answer_to(first), b'{"id":5}']
+        assert payloads(second) == [answer_to(second, 1)]
+        assert line.ingest.answers_dropped == 0
+        late, slot = answer_to(second), second.slot
+    with Reader.attach(line.name), Reader.attach(line.name) as third:
+        assert third.slot == slot
+        line.say(late, b'{"id":6}')
+        assert payloads(third) == [b'{"id":6}']
+        assert line.ingest.answers_dropped == 1
+        # Slots that there are not, and one that nobody has.
+        line.say(*(b'{"id":%d}' % make_request_id(s, 0, 0) for s in (2, 3, 4, 1023)))
+        assert payloads(third) == []
+        assert line.ingest.answers_dropped == 5
 
 
 @pytest.mark.parametrize("policy", ["block", "lossy"])
-def test_the_next_reader_in_the_slot_does_not_find_it_in_the_ring(name: str, policy: Any) -> None:
-    with Writer.create(name, slots=16, capacity=1 << 14, max_readers=4) as writer:
-        line = Line(writer)
-        try:
-            with Reader.attach(name) as first:
-                line.say(answer_to(first), b'{"id":5}')
-                slot = first.slot
-            with Reader.attach(name, policy=policy, start="oldest") as second:
-                assert second.slot == slot
-                assert payloads(second) == [b'{"id":5}']
-            with (
-                Reader.attach(name, policy=policy, start="oldest") as third,
-                third.batch(timeout=0) as batch,
-            ):
-                assert [bytes(batch.payload(i)) for i in range(len(batch))] == [b'{"id":5}']
-        finally:
-            line.close()
+def test_the_next_reader_in_the_slot_does_not_find_it_in_the_ring(line: Line, policy: Any) -> None:
+    with Reader.attach(line.name) as first:
+        line.say(answer_to(first), b'{"id":5}')
+        slot = first.slot
+    with Reader.attach(line.name, policy=policy, start="oldest") as second:
+        assert second.slot == slot
+        assert payloads(second) == [b'{"id":5}']
+    with (
+        Reader.attach(line.name, policy=policy, start="oldest") as third,
+        third.batch(timeout=0) as batch,
+    ):
+        assert [bytes(batch.payload(i)) for i in range(len(batch))] == [b'{"id":5}']
 
 
 @pytest.mark.parametrize("policy", ["block", "lossy"])
-def test_a_batch_has_no_message_for_others(name: str, policy: Any) -> None:
-    with Writer.create(name, slots=16, capacity=1 << 14, max_readers=4) as writer:
-        line = Line(writer)
-        try:
-            with Reader.attach(name) as first, Reader.attach(name, policy=policy) as second:
-                line.say(b"1", answer_to(first), answer_to(first), b"2", b"3", answer_to(first))
-                found: list[bytes] = []
-                while len(found) < 3:
-                    with second.batch(timeout=0) as batch:
-                        found += [bytes(batch.payload(i)) for i in range(len(batch))]
-                assert found == [b"1", b"2", b"3"]
-                with second.batch(timeout=0) as batch:
-                    assert len(batch) == 0
-        finally:
-            line.close()
+def test_a_batch_has_no_message_for_others(line: Line, policy: Any) -> None:
+    with Reader.attach(line.name) as first, Reader.attach(line.name, policy=policy) as second:
+        line.say(b"1", answer_to(first), answer_to(first), b"2", b"3", answer_to(first))
+        found: list[bytes] = []
+        while len(found) < 3:
+            with second.batch(timeout=0) as batch:
+                found += [bytes(batch.payload(i)) for i in range(len(batch))]
+        assert found == [b"1", b"2", b"3"]
+        with second.batch(timeout=0) as batch:
+            assert len(batch) == 0
