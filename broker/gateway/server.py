@@ -21,20 +21,18 @@ import os
 import socket
 import ssl
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from websockets.frames import CloseCode
 from websockets.http11 import Request
 
 from ringcast import shm
-from ringcast.shm.aio import EventBridge
 
 from ..topics.templates import glob_matches
 from ..worker import wire
-from ..worker.feed import NO_KIND, Feed
+from ..worker.feed import Feed
 from ..worker.sending import MessageSender
 from . import _fanout
 from .access import AccessRules, Transport, decide
@@ -42,7 +40,9 @@ from .addresses import Listener
 from .client import Client, Refused, Upward
 from .options import ClientOptions, OptionsError
 from .queue_service import QueuePlan, QueueService
+from .source import Source
 from .tls import relay
+from .wishes import Wishes
 
 __all__ = ["Gateway", "GatewayOptions", "OnLoss"]
 
@@ -87,73 +87,6 @@ class GatewayOptions:
     owner: int | None = None
 
 
-class _Source:
-    """A reader of the ring, and the clients that it stands for."""
-
-    def __init__(self, feed: Feed) -> None:
-        self.feed = feed
-        self.fanout = _fanout.Fanout(feed)
-        self.bridge = EventBridge(feed)
-        self.clients: dict[_fanout.Outlet, Client] = {}
-        self.full_since: float | None = None
-
-    @classmethod
-    def attach(
-        cls, name: str, owner: int | None, start: Literal["latest", "oldest"] | int = "latest"
-    ) -> _Source:
-        """Raises as `attach` does."""
-        return cls(Feed.attach(name, start=start, label="gateway", owner=owner, skip=NO_KIND))
-
-    def adopt(self, other: _Source, outlet: _fanout.Outlet) -> None:
-        """A client of another source is this one's from now on."""
-        client = other.clients.pop(outlet)
-        other.fanout.remove(outlet)
-        self.fanout.adopt(outlet)
-        self.clients[outlet] = client
-
-    def hello(self) -> wire.Hello:
-        """What clients are told of the ring."""
-        return wire.Hello(
-            self.feed.name,
-            self.fanout.instance,
-            self.fanout.slots,
-            self.fanout.capacity,
-            self.feed.max_message,
-        )
-
-    def close(self) -> None:
-        """Leave the ring."""
-        self.clients.clear()
-        self.fanout.close()
-        self.feed.close()
-
-
-class _Wishes:
-    """What clients want of the server, through a reader that reads nothing and so holds nothing."""
-
-    def __init__(self, name: str, owner: int | None) -> None:
-        self._feed = Feed.attach(name, policy="lossy", label="gateway", owner=owner, topics=[])
-        self._counts: Counter[str] = Counter()
-
-    def want(self, topics: Iterable[str]) -> None:
-        """One more client wants these. Raises as `Feed.subscribe` does."""
-        new = [topic for topic in topics if not self._counts[topic]]
-        if new:
-            self._feed.subscribe(*new, wait=False)
-        self._counts.update(topics)
-
-    def give_up(self, topics: Iterable[str]) -> None:
-        """A client that wanted them has gone."""
-        self._counts.subtract(topics)
-        old = [topic for topic in topics if self._counts[topic] <= 0]
-        if old:
-            self._feed.unsubscribe(*old)
-
-    def close(self) -> None:
-        """Give them all up."""
-        self._feed.close()
-
-
 class Gateway:
     """Serves a ring's messages to WebSocket clients.
 
@@ -182,12 +115,12 @@ class Gateway:
         self._tls = tls
         self._queues = queues
         self._options = options
-        self._main: _Source | None = None
-        self._late: dict[_Source, asyncio.Task[None]] = {}
-        self._wishes: _Wishes | None = None
+        self._main: Source | None = None
+        self._late: dict[Source, asyncio.Task[None]] = {}
+        self._wishes: Wishes | None = None
         self._told = ""  # why the ring can't be read, as the log says
         self._clients: set[Client] = set()
-        self._sending: set[_Source] = set()
+        self._sending: set[Source] = set()
         self._waiting: set[Client] = set()  # for room for what they have sent
         self._relays: set[asyncio.Task[None]] = set()
         self._ends = asyncio.Event()
@@ -236,10 +169,10 @@ class Gateway:
                 await self._end_queues(queues)
                 await self._leave(source)
 
-    def _attach(self, ended: int | None) -> _Source | None:
+    def _attach(self, ended: int | None) -> Source | None:
         """The ring, if it is there and another one than that which has ended."""
         try:
-            source = _Source.attach(self._name, self._options.owner)
+            source = Source.attach(self._name, self._options.owner)
         except shm.RingError as error:  # one that is just being removed may look damaged
             if str(error) != self._told and not isinstance(error, shm.RingNotFound):
                 _log.warning("can't read ring %s: %s", self._name, error)
@@ -251,7 +184,7 @@ class Gateway:
             return None
         return source
 
-    def _start_queues(self, source: _Source) -> asyncio.Task[None] | None:
+    def _start_queues(self, source: Source) -> asyncio.Task[None] | None:
         if self._queues is None:
             return None
         service = QueueService(
@@ -274,7 +207,7 @@ class Gateway:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _leave(self, source: _Source) -> None:
+    async def _leave(self, source: Source) -> None:
         """The ring has ended, or was taken away."""
         for task in self._late.values():
             task.cancel()
@@ -286,7 +219,7 @@ class Gateway:
             self._wishes = None
         source.close()
 
-    async def _read(self, source: _Source) -> None:
+    async def _read(self, source: Source) -> None:
         """Serve the clients of a source until the ring ends, or it was taken away."""
         try:
             while source is self._main or source.clients:
@@ -309,7 +242,7 @@ class Gateway:
             _log.info("ring %s has ended", self._name)
             await self._end_clients(source, "the manager has stopped")
 
-    async def _end_clients(self, source: _Source, why: str) -> None:
+    async def _end_clients(self, source: Source, why: str) -> None:
         """Close the clients of a source once they have everything."""
         end = time.monotonic() + self._options.close_timeout
         for outlet, client in list(source.clients.items()):
@@ -319,7 +252,7 @@ class Gateway:
             self._send(source)
             await asyncio.sleep(LOOK_AGAIN)
 
-    def _catch_up(self, source: _Source) -> None:
+    def _catch_up(self, source: Source) -> None:
         """Hand over those that have come to where the main source is."""
         main = self._main
         if main is None or source.fanout.end < main.fanout.end:  # not all events are seen yet
@@ -328,7 +261,7 @@ class Gateway:
             if main.fanout.floor <= outlet.next <= main.fanout.end:
                 main.adopt(source, outlet)
 
-    async def _read_late(self, source: _Source) -> None:
+    async def _read_late(self, source: Source) -> None:
         try:
             await self._read(source)
         finally:
@@ -339,7 +272,7 @@ class Gateway:
 
     # -- what the connection's end means
 
-    def _look_at_events(self, source: _Source) -> None:
+    def _look_at_events(self, source: Source) -> None:
         # all are read before one is acted on: what is sent for it may let go of them
         events = [(n, source.fanout.payload(n)) for n in source.fanout.take_events()]
         missed, before = source.fanout.take_gap()
@@ -349,7 +282,7 @@ class Gateway:
             if _says_lost(event):
                 self._lost(source, sequence, "the connection to the server was lost")
 
-    def _lost(self, source: _Source, sequence: int, why: str) -> None:
+    def _lost(self, source: Source, sequence: int, why: str) -> None:
         """Plain clients end before this message, as their own connections would have."""
         if self._options.on_loss is OnLoss.KEEP:
             return
@@ -360,7 +293,7 @@ class Gateway:
 
     # -- sending
 
-    def _send(self, source: _Source) -> None:
+    def _send(self, source: Source) -> None:
         """Send to all clients of a source what there is."""
         again = False
         for outlet, what in source.fanout.pump():
@@ -382,13 +315,13 @@ class Gateway:
         if again:
             self._send_soon(source)
 
-    def _send_soon(self, source: _Source) -> None:
+    def _send_soon(self, source: Source) -> None:
         """Once for all that ask for it: closing one client does not send to the others."""
         if source not in self._sending:
             self._sending.add(source)
             asyncio.get_running_loop().call_soon(self._send_again, source)
 
-    def _send_again(self, source: _Source) -> None:
+    def _send_again(self, source: Source) -> None:
         self._sending.discard(source)
         if source is self._main or source in self._late:
             try:
@@ -406,7 +339,7 @@ class Gateway:
 
         loop.add_writer(outlet.fd, writable)
 
-    def _let_go(self, source: _Source) -> None:
+    def _let_go(self, source: Source) -> None:
         fanout, now = source.fanout, time.monotonic()
         if not fanout.blocks:
             source.full_since = None
@@ -418,7 +351,7 @@ class Gateway:
         for outlet in fanout.let_go(keep=keep, keep_blocking=not held_long):
             source.clients[outlet].lapped()
 
-    def _choose(self, source: _Source, client: Client, outlet: _fanout.Outlet) -> None:
+    def _choose(self, source: Source, client: Client, outlet: _fanout.Outlet) -> None:
         """There are topics of which the client does not know yet, or it wants others now."""
         rows, known = source.feed.topics, outlet.known
         if client.topics is None:
@@ -504,7 +437,7 @@ class Gateway:
     def _want(self, topics: Sequence[str]) -> None:
         try:
             if self._wishes is None:
-                self._wishes = _Wishes(self._name, self._options.owner)
+                self._wishes = Wishes(self._name, self._options.owner)
             self._wishes.want(topics)
         except (shm.RingError, ValueError) as error:
             raise Refused(503 if isinstance(error, shm.RingError) else 400, str(error)) from error
@@ -526,7 +459,7 @@ class Gateway:
             begin = min(start, source.fanout.end)
         else:
             try:
-                source = _Source.attach(self._name, self._options.owner, start)
+                source = Source.attach(self._name, self._options.owner, start)
             except (shm.RingError, ValueError) as error:
                 client.close(CloseCode.TRY_AGAIN_LATER, str(error))
                 return
@@ -629,7 +562,7 @@ class Gateway:
         for client in waiting:
             client.retry()
 
-    def _source_of(self, client: Client) -> _Source | None:
+    def _source_of(self, client: Client) -> Source | None:
         for source in (self._main, *self._late):
             if source is not None and client.outlet in source.clients:
                 return source
