@@ -42,6 +42,8 @@ RECORDS: Final = Subprotocol("ringcast.1")
 
 READ_SIZE: Final = 1 << 16
 _REQUEST_END: Final = b"\r\n\r\n"
+_UNTAKEN_MOST: Final = 1 << 20
+"""Bytes of answers, pongs and the like that a client may leave untaken and still be read from."""
 READS: Final = 16
 """Of one client before the others have their turn."""
 
@@ -72,11 +74,13 @@ class Upward:
         payload: its bytes.
         is_text: is it text?
         record: what it is, if the client speaks records.
+        is_ready: is it as it goes up?
     """
 
     payload: bytes
     is_text: bool
     record: wire.Record | None = None
+    is_ready: bool = False
 
 
 class Host(Protocol):
@@ -88,8 +92,8 @@ class Host(Protocol):
     def open(self, client: Client) -> None:
         """Its handshake is done: give it an outlet, or close it."""
 
-    def received(self, client: Client, sent: Upward) -> bool:
-        """It has sent something. False: there is no room for it now; it comes again."""
+    def received(self, client: Client, sent: Upward) -> Upward | None:
+        """It has sent something. Returns what there is no room for now, to be handed in again."""
 
     def send(self, client: Client) -> None:
         """Its outlet has something to send."""
@@ -134,6 +138,7 @@ class Client:
         transport: how it is connected, and who it is.
         sender: its end of the uplink, once it has sent something; closed by this.
         topics: names and patterns of what it wants; None: everything.
+        pending: names of what it has asked for as at the exchange, while that is not answered.
         options: what it has asked for in its URL; None before its handshake.
         outlet: its way out; None before its handshake is done.
     """
@@ -171,9 +176,12 @@ class Client:
         self.transport = transport
         self.sender: MessageSender | None = None
         self.topics: list[str] | None = None
+        self.pending: set[str] = set()
         self.options: ClientOptions | None = None
         self.outlet: Outlet | None = None
         self._timer = self._loop.call_later(open_timeout, self._too_late)
+        self._reads = True
+        self._has_ended = False  # nothing comes any more
         self._loop.add_reader(self._fd, self._readable)
 
     @property
@@ -190,7 +198,8 @@ class Client:
 
     def _readable(self) -> None:
         for _ in range(READS):
-            if self._waiting or self._fd < 0:
+            self._look_whether_to_read()
+            if not self._reads or self._fd < 0:
                 return
             try:
                 data = self._sock.recv(self._read_size())
@@ -209,8 +218,8 @@ class Client:
                 self._protocol.receive_eof()
             self._handle()
             if not data:
-                if self._fd >= 0:
-                    self._loop.remove_reader(self._fd)
+                self._has_ended = True
+                self._look_whether_to_read()
                 if self.outlet is None:
                     self.drop()
                 return
@@ -316,19 +325,38 @@ class Client:
                 self.close(CloseCode.INVALID_DATA, str(error))
 
     def _take(self, sent: Upward) -> None:
-        if self._waiting or not self._host.received(self, sent):
-            if not self._waiting and self._fd >= 0:
-                self._loop.remove_reader(self._fd)
-            self._waiting.append(sent)
+        rest = sent if self._waiting else self._host.received(self, sent)
+        if rest is not None:
+            self._waiting.append(rest)
+            self._look_whether_to_read()
 
     def retry(self) -> None:
         """There may be room for what it has sent."""
         while self._waiting and self._fd >= 0:
-            if not self._host.received(self, self._waiting[0]):
+            rest = self._host.received(self, self._waiting[0])
+            if rest is not None:
+                self._waiting[0] = rest
                 return
             del self._waiting[:1]
-        if self._fd >= 0:
+        self._look_whether_to_read()
+
+    def _look_whether_to_read(self) -> None:
+        """Nothing is read while there is no room for what has come, or while the client does not
+        take what it has been answered."""
+        reads = not self._waiting and not self._is_stuffed and not self._has_ended
+        if reads and not self._reads and self._fd >= 0:
             self._loop.add_reader(self._fd, self._readable)
+        elif self._reads and not reads and self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+        self._reads = reads
+
+    @property
+    def _is_stuffed(self) -> bool:
+        return self.outlet is not None and self.outlet.pending > _UNTAKEN_MOST
+
+    def took(self) -> None:
+        """Its socket has taken something."""
+        self._look_whether_to_read()
 
     def try_send(self, sent: Upward) -> int | None:
         """Send what has come up to the manager; call again with the same until there is a ticket.
@@ -419,6 +447,17 @@ class Client:
             send = self._protocol.send_text if is_text else self._protocol.send_binary
             send(payload)
             self.flush()
+
+    def insert_message(self, sequence: int, payload: bytes, kind: int) -> None:
+        """Send a message to this client alone, in its place among those of the ring."""
+        if self._protocol.state is not State.OPEN or self.outlet is None:
+            return
+        if self.outlet.pending + self.outlet.inserted > _UNTAKEN_MOST + len(payload):
+            self.close(CloseCode.TRY_AGAIN_LATER, "too slow: answers were not taken")
+            return
+        opcode = Opcode.TEXT if kind == shm.Kind.TEXT else Opcode.BINARY
+        self.outlet.insert(sequence, Frame(opcode, payload).serialize(mask=False))
+        self._host.send(self)
 
     def ping(self, within: float) -> None:
         """Ask whether it lives; one that has not answered since the last time is dropped, if that

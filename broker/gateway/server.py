@@ -21,7 +21,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,7 +33,6 @@ from ringcast import shm
 from ..topics.templates import glob_matches
 from ..worker import wire
 from ..worker.feed import Feed
-from ..worker.sending import MessageSender
 from . import _fanout
 from .access import AccessRules, Transport, decide
 from .addresses import Listener
@@ -42,7 +41,7 @@ from .options import ClientOptions, OptionsError
 from .queue_service import QueuePlan, QueueService
 from .source import Source
 from .tls import relay
-from .wishes import Wishes
+from .upstream import Upstream
 
 __all__ = ["Gateway", "GatewayOptions", "OnLoss"]
 
@@ -74,6 +73,7 @@ class GatewayOptions:
 
     Attributes:
         on_loss: whether plain clients are closed when the connection to the server is lost.
+        forward_login: logins of clients go up though the manager has logged in.
         hold: seconds for which clients that block may hold a full ring.
         ping_interval: seconds between two pings of a client.
         close_timeout: seconds for a client's end.
@@ -81,6 +81,7 @@ class GatewayOptions:
     """
 
     on_loss: OnLoss = OnLoss.CLOSE
+    forward_login: bool = False
     hold: float = 0.25
     ping_interval: float = 20.0
     close_timeout: float = 5.0
@@ -117,7 +118,7 @@ class Gateway:
         self._options = options
         self._main: Source | None = None
         self._late: dict[Source, asyncio.Task[None]] = {}
-        self._wishes: Wishes | None = None
+        self._upstream: Upstream | None = None  # while there is a main source
         self._told = ""  # why the ring can't be read, as the log says
         self._clients: set[Client] = set()
         self._sending: set[Source] = set()
@@ -161,6 +162,13 @@ class Gateway:
             ended = source.fanout.instance
             _log.info("reads ring %s from %d on", self._name, source.fanout.end)
             self._main = source
+            self._upstream = Upstream(
+                source.feed,
+                owner=self._options.owner,
+                read_only=self._rules.read_only,
+                forward_login=self._options.forward_login,
+                chosen=self._topics_chosen,
+            )
             queues = self._start_queues(source)
             try:
                 await self._read(source)
@@ -214,9 +222,9 @@ class Gateway:
         await asyncio.gather(*self._late.values(), return_exceptions=True)
         for client in list(self._clients):
             client.drop("the ring is gone")
-        if self._wishes is not None:
-            self._wishes.close()
-            self._wishes = None
+        if self._upstream is not None:
+            self._upstream.close()
+            self._upstream = None
         source.close()
 
     async def _read(self, source: Source) -> None:
@@ -225,6 +233,7 @@ class Gateway:
             while source is self._main or source.clients:
                 came = source.fanout.look()
                 self._look_at_events(source)
+                self._look_at_answers(source)
                 self._send(source)
                 if source is not self._main:
                     self._catch_up(source)
@@ -282,6 +291,15 @@ class Gateway:
             if _says_lost(event):
                 self._lost(source, sequence, "the connection to the server was lost")
 
+    def _look_at_answers(self, source: Source) -> None:
+        # all are read before one is acted on, as above
+        found = [
+            (each, source.fanout.payload(each.sequence)) for each in source.fanout.take_addressed()
+        ]
+        if self._upstream is not None and source is self._main:  # other sources see the same ones
+            for message, payload in found:
+                self._upstream.answered(message, payload)
+
     def _lost(self, source: Source, sequence: int, why: str) -> None:
         """Plain clients end before this message, as their own connections would have."""
         if self._options.on_loss is OnLoss.KEEP:
@@ -305,7 +323,7 @@ class Gateway:
             elif what == _fanout.BLOCKED:
                 self._await_room(client, outlet)
             elif what == _fanout.TOPIC:
-                self._choose(source, client, outlet)
+                self._topic_comes(source, client, outlet)
                 again = True
             elif what == _fanout.FAILED:
                 client.drop(os.strerror(outlet.error))
@@ -336,6 +354,7 @@ class Gateway:
             loop.remove_writer(outlet.fd)
             outlet.resume()
             self.send(client)
+            client.took()
 
         loop.add_writer(outlet.fd, writable)
 
@@ -351,15 +370,32 @@ class Gateway:
         for outlet in fanout.let_go(keep=keep, keep_blocking=not held_long):
             source.clients[outlet].lapped()
 
+    def _topic_comes(self, source: Source, client: Client, outlet: _fanout.Outlet) -> None:
+        """A message comes of a topic of which it is not known whether the client wants it."""
+        if client.pending and self._upstream is not None:
+            topic = source.fanout.topic_of(outlet.next)
+            name = next(row.name for row in source.feed.topics if row.topic == topic)
+            if name in client.pending:
+                self._upstream.data_comes(client, name)
+        self._choose(source, client, outlet)
+
+    def _topics_chosen(self, client: Client) -> None:
+        source = self._source_of(client)
+        if source is not None and client.outlet is not None:
+            self._choose(source, client, client.outlet)
+            self.send(client)
+
     def _choose(self, source: Source, client: Client, outlet: _fanout.Outlet) -> None:
         """There are topics of which the client does not know yet, or it wants others now."""
         rows, known = source.feed.topics, outlet.known
         if client.topics is None:
             outlet.knows(len(rows))
         else:
-            wanted = [row.topic for row in rows if _matches(client.topics, row.name)]
+            matches = _matcher(client.topics)
+            wanted = [row.topic for row in rows if matches(row.name)]
+            unsure = [row.topic for row in rows if row.name in client.pending]
             others = client.options is not None and client.options.others
-            outlet.choose([0, *wanted] if others else wanted, len(rows))
+            outlet.choose([0, *wanted] if others else wanted, len(rows), unsure)
         if client.records:
             for row in rows[known:]:
                 client.send_record(
@@ -418,7 +454,7 @@ class Gateway:
         decision = decide(self._rules, request, client.transport)
         if decision.status is not None:
             raise Refused(decision.status, decision.reason, decision.headers)
-        if self._main is None:
+        if self._upstream is None:
             raise Refused(503, f"ring {self._name} is not there; try again", [("Retry-After", "1")])
         most = self._rules.limits.clients
         if len(self._clients) > most:
@@ -429,18 +465,8 @@ class Gateway:
             raise Refused(400, str(error)) from error
         if options.group is not None:
             raise Refused(501, "this gateway serves no work groups")
-        if options.topics is not None:
-            self._want(options.topics)
-            client.topics = list(options.topics)
+        self._upstream.admit(client, options)
         return options
-
-    def _want(self, topics: Sequence[str]) -> None:
-        try:
-            if self._wishes is None:
-                self._wishes = Wishes(self._name, self._options.owner)
-            self._wishes.want(topics)
-        except (shm.RingError, ValueError) as error:
-            raise Refused(503 if isinstance(error, shm.RingError) else 400, str(error)) from error
 
     def open(self, client: Client) -> None:
         """See `client.Host`."""
@@ -470,11 +496,11 @@ class Gateway:
             client.fd,
             records=client.records,
             lossy=options.policy == "lossy",
-            chooses=options.topics is not None,
+            chooses=client.topics is not None,
             start=begin,
             missed=missed,
         )
-        if options.topics is not None and options.others:
+        if client.topics is not None and options.others:
             outlet.choose([0], 0)  # of the others it is asked what is wanted
         source.clients[outlet] = client
         client.outlet = outlet
@@ -484,72 +510,12 @@ class Gateway:
             client.send_record(wire.Record(wire.RecordType.HELLO, hello, sequence=begin))
             client.send_record(wire.Record(wire.RecordType.STATE, _state(source.feed)))
 
-    def received(self, client: Client, sent: Upward) -> bool:
+    def received(self, client: Client, sent: Upward) -> Upward | None:
         """See `client.Host`."""
-        record = sent.record
-        if record is None or record.type == wire.RecordType.SEND:
-            return self._send_up(client, sent)
-        if record.type in (wire.RecordType.SUBSCRIBE, wire.RecordType.UNSUBSCRIBE):
-            self._change_topics(client, record, sent.payload)
-        else:
-            client.close(CloseCode.UNSUPPORTED_DATA, f"a record of type {record.type} is unknown")
-        return True
-
-    def _send_up(self, client: Client, sent: Upward) -> bool:
-        if self._rules.read_only:
-            self._refuse(client, sent, CloseCode.POLICY_VIOLATION, "this gateway is read-only")
-            return True
-        if self._main is None:
-            return True
-        if client.sender is None:
-            feed = self._main.feed
-            client.sender = MessageSender(
-                self._name,
-                label=client.label,
-                owner=self._options.owner,
-                max_message=feed.max_message,
-            )
-        try:
-            ticket = client.try_send(sent)
-        except shm.MessageTooLarge as error:
-            self._refuse(client, sent, CloseCode.MESSAGE_TOO_BIG, str(error))
-        except shm.RingError as error:
-            self._refuse(client, sent, CloseCode.SERVICE_RESTART, str(error))
-        else:
-            if ticket is None:
-                self._retry_later(client)
-            elif sent.record is not None:
-                client.sent_as(ticket, sent.record.key)
-            return ticket is not None
-        return True
-
-    def _refuse(self, client: Client, sent: Upward, code: int, why: str) -> None:
-        """What a client has sent goes nowhere: a plain one can be told by its end alone."""
-        if sent.record is None:
-            client.close(code, why)
-        else:
-            client.refuse(sent.record.key, why)
-
-    def _change_topics(self, client: Client, record: wire.Record, payload: bytes) -> None:
-        outlet, source = client.outlet, self._source_of(client)
-        if client.topics is None or outlet is None or source is None:
-            client.refuse(record.key, "it gets every topic: connect with ?topics=")
-            return
-        try:
-            names = payload.decode().split("\0")
-            if record.type == wire.RecordType.SUBSCRIBE:
-                names = [name for name in names if name not in client.topics]
-                self._want(names)
-                client.topics += names
-            else:
-                names = [name for name in names if name in client.topics]
-                client.topics = [name for name in client.topics if name not in names]
-                self._give_up(names)
-        except (Refused, UnicodeDecodeError) as error:
-            client.refuse(record.key, str(error))
-            return
-        self._choose(source, client, outlet)
-        client.acknowledge(record.key, 0)
+        rest = self._upstream.received(client, sent) if self._upstream is not None else None
+        if rest is not None:
+            self._retry_later(client)
+        return rest
 
     def _retry_later(self, client: Client) -> None:
         """There is no room for what a client has sent."""
@@ -578,15 +544,12 @@ class Gateway:
         """See `client.Host`."""
         self._clients.discard(client)
         self._waiting.discard(client)
-        self._give_up(client.topics or ())
+        if self._upstream is not None:
+            self._upstream.gone(client)
         source = self._source_of(client)
         if source is not None and client.outlet is not None:
             del source.clients[client.outlet]
             source.fanout.remove(client.outlet)
-
-    def _give_up(self, topics: Sequence[str]) -> None:
-        if self._wishes is not None and topics:
-            self._wishes.give_up(topics)
 
     async def _tell_state(self) -> None:
         """Tell clients that get records when the connection's state changes."""
@@ -594,6 +557,8 @@ class Gateway:
         while True:
             await asyncio.sleep(STATE_EVERY)
             listening = [each for each in self._clients if each.records and each.outlet is not None]
+            if self._upstream is not None:
+                self._upstream.look()
             if self._main is None or not listening:
                 continue
             note = _state(self._main.feed)
@@ -644,5 +609,8 @@ def _state(feed: Feed) -> bytes:
         return b""
 
 
-def _matches(patterns: Iterable[str], name: str) -> bool:
-    return any(glob_matches(pattern, name) for pattern in patterns)
+def _matcher(topics: Iterable[str]) -> Callable[[str], bool]:
+    """Says of a name whether one of these names and patterns means it."""
+    names = {topic for topic in topics if "*" not in topic}
+    patterns = [topic for topic in topics if "*" in topic]
+    return lambda name: name in names or any(glob_matches(each, name) for each in patterns)

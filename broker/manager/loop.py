@@ -29,7 +29,9 @@ from ..connection import (
     Ingest,
     OpenSocket,
 )
-from ..topics.venue_file import load_venue
+from ..topics.dialogue import Dialogue
+from ..topics.venue import Venue
+from ..topics.venue_file import load_venue, venue_name
 from ..worker.state import ConnectionState, Phase
 from .groups import Groups
 from .naming import Naming
@@ -77,6 +79,8 @@ class Session:
             self._counters,
             request_id=config.request_id,
             request_id_is_text=venue is not None and venue.request_id_is_text,
+            venue=config.venue and venue_name(config.venue),
+            is_logged_in=venue is not None and _logs_in(venue, config),
         )
         self._groups = Groups(rings.writer, self._reporter)
         self._slow_readers = SlowReaders(rings.writer, config)
@@ -381,3 +385,12 @@ class Session:
             poll.modify(connection, connection.poll_mask(reading=True))
             ready = bool(poll.poll(wait * 1000))
             connection.turn(reading=True, ready=ready)
+
+
+def _logs_in(venue: Venue, config: Config) -> bool:
+    """Is one of the first messages on a connection a login?"""
+    dialogue = Dialogue(venue)
+    first = (*venue.initial, *config.initial_messages)
+    return any(
+        dialogue.is_login(text.encode() if isinstance(text, str) else text) for text in first
+    )

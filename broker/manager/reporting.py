@@ -52,7 +52,7 @@ class Reporter:
     Args:
         writer: of the ring.
         url: of the connection, without secrets.
-        request_id, request_id_is_text: of workers' requests, see `ConnectionState`.
+        request_id, request_id_is_text, venue, is_logged_in: see `ConnectionState`.
         counters: returns the session's present ones.
 
     Attributes:
@@ -70,11 +70,15 @@ class Reporter:
         *,
         request_id: str | None,
         request_id_is_text: bool,
+        venue: str | None,
+        is_logged_in: bool,
     ) -> None:
         self._writer = writer
         self._url = url
         self._request_id = request_id
         self._request_id_is_text = request_id_is_text
+        self._venue = venue
+        self._is_logged_in = is_logged_in
         self._counters = counters
         self._waiting: collections.deque[dict[str, Any]] = collections.deque()
         self._coalesced = 0  # records that went since the last one was published
@@ -117,6 +121,8 @@ class Reporter:
             request_id=self._request_id,
             request_id_is_text=self._request_id_is_text,
             answers_dropped=counters.answers_dropped,
+            venue=self._venue,
+            is_logged_in=self._is_logged_in,
         ).encode()
         if note != self._shown:
             self._writer.note = note

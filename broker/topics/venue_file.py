@@ -32,7 +32,7 @@ from .templates import (
 )
 from .venue import Confirmation, Venue
 
-__all__ = ["VenueError", "check_control_pattern", "list_venues", "load_venue"]
+__all__ = ["VenueError", "check_control_pattern", "list_venues", "load_venue", "venue_name"]
 
 _FOLDER: Final = Path(__file__).parent / "venues"
 _TEMPLATE: Final = "template"
@@ -48,6 +48,15 @@ def list_venues() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.toml") if path.stem != _TEMPLATE)
 
 
+def venue_name(name_or_path: str) -> str:
+    """What `load_venue` understands in any process, wherever that runs: a path is made absolute."""
+    return str(Path(name_or_path).resolve()) if _is_path(name_or_path) else name_or_path
+
+
+def _is_path(name_or_path: str) -> bool:
+    return "/" in name_or_path or name_or_path.endswith(".toml")
+
+
 def load_venue(name_or_path: str) -> Venue:
     """Read a venue.
 
@@ -58,7 +67,7 @@ def load_venue(name_or_path: str) -> Venue:
     Raises:
         VenueError: there is none, or it can't be used.
     """
-    if "/" in name_or_path or name_or_path.endswith(".toml"):
+    if _is_path(name_or_path):
         path, shown = Path(name_or_path), name_or_path
     else:
         known = list_venues()

@@ -625,13 +625,13 @@ cdef class Receiver:
         elif kind == GAP:
             self.miss(u64(at + 32))
         else:
-            self._record(kind, u64(at + 8), u64(at + 24), payload)
+            self._record(kind, u64(at + 8), u64(at + 24), payload, u64(at + 16), u16(at + 6))
             return 0
         if self.placed and u64(at + 8) > self.next:
             self.next = u64(at + 8)
         return 0
 
-    def _record(self, int kind, sequence, key, payload) -> None:
+    def _record(self, int kind, sequence, key, payload, time_ns, message_kind) -> None:
         """A record that is neither a message nor of a topic or a gap has come."""
 
     def _control(self, int opcode, payload) -> None:

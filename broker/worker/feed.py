@@ -10,8 +10,8 @@ from ringcast import shm
 from ringcast.shm import broadcast, group
 from ringcast.shm.group import Balance
 
-from .answers import Answer, Following
-from .requests import REQUEST_TIMEOUT, Payload, Requests
+from .answers import REQUEST_TIMEOUT, Answer, Following, Payload
+from .requests import Requests
 from .sending import MessageKind, MessageSender
 from .state import ConnectionState, Phase
 from .subscribing import wait_for_server

@@ -535,7 +535,7 @@ def test_options_may_stand_in_the_address(ring: Writer, url: str) -> None:
 
 
 def test_what_a_feed_does_not_know(feed: SocketFeed) -> None:
-    for name in ("lag", "request", "note"):
+    for name in ("lag", "received", "note"):
         with pytest.raises(AttributeError, match="over a socket"):
             getattr(feed, name)
     assert not hasattr(feed, "nothing")
