@@ -142,9 +142,7 @@ def gateway(
     )
     tls = _server_side(certificate, private_key)
     check_listen(rules, addresses, tls=tls is not None, insecure=insecure)
-    options = GatewayOptions(
-        on_loss=on_loss, forward_login=forward_login, hold=hold, owner=owner
-    )
+    options = GatewayOptions(on_loss=on_loss, forward_login=forward_login, hold=hold, owner=owner)
     plan = QueuePlan(
         [checked_name(label, "queue", "--queue") for label in queue or ()],
         QueueOptions(queue_depth, queue_message_size, queue_policy.value),

@@ -8,13 +8,13 @@ first of them comes before the answer was looked for, it is looked for then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ringcast import shm
 
-from ..topics.dialogue import Ask, Dialogue
+from ..topics.dialogue import Answering, Ask, Dialogue
 from ..topics.venue import Venue
 from .wishes import Wishes
 
@@ -70,12 +70,12 @@ class Subscribers:
         if self._read_only:
             refused = [name for name in new if not self._wishes.is_had(name)]
             if refused:
-                self._say(client, self._dialogue.refused(ask, refused, READ_ONLY))
+                self._answer(client, ask, dict.fromkeys(refused, READ_ONLY))
                 return
         try:
             self._wishes.want(new, snapshot=True)
         except (shm.RingError, ValueError) as error:
-            self._say(client, self._dialogue.refused(ask, ask.names, str(error)))
+            self._answer(client, ask, dict.fromkeys(ask.names, str(error)))
             return
         if any(self._venue.snapshot(name).kind == "request" for name in new):
             self._want_snapshots.add(client)
@@ -86,12 +86,12 @@ class Subscribers:
 
     def _unsubscribe(self, client: Client, ask: Ask) -> None:
         assert client.topics is not None
-        had = [n for n in dict.fromkeys(ask.names) if n in client.topics or n in client.pending]
+        had = [name for name in ask.names if name in client.topics or name in client.pending]
         client.pending.difference_update(had)
         client.topics = [name for name in client.topics if name not in had]
         self._wishes.give_up(had)
         self._chosen(client)
-        self._say(client, self._dialogue.accepted(ask, ask.names))
+        self._answer(client, ask)
 
     # -- answers
 
@@ -99,16 +99,13 @@ class Subscribers:
         """The server has answered for all of a request's topics."""
         if client.topics is None or client.fd < 0:
             return
-        waited = [name for name in dict.fromkeys(ask.names) if name in client.pending]
+        waited = [name for name in ask.names if name in client.pending]
         client.pending.difference_update(waited)
-        self._wishes.give_up([name for name in waited if name in reasons])
-        client.topics += [name for name in waited if name not in reasons]
-        accepted = [name for name in ask.names if name not in reasons]
-        if accepted:
-            self._say(client, self._dialogue.accepted(ask, accepted))
-        for reason in dict.fromkeys(reasons.values()):
-            names = [name for name in ask.names if reasons.get(name) == reason]
-            self._say(client, self._dialogue.refused(ask, names, reason))
+        is_whole = reasons and self._dialogue.answering is Answering.WHOLE
+        refused = waited if is_whole else [name for name in waited if name in reasons]
+        self._wishes.give_up(refused)
+        client.topics += [name for name in waited if name not in refused]
+        self._answer(client, ask, reasons)
         self._chosen(client)
 
     def data_comes(self, client: Client, name: str) -> None:
@@ -125,8 +122,8 @@ class Subscribers:
         for client in self._want_snapshots:
             client.insert_message(message.sequence, payload, message.kind)
 
-    def _say(self, client: Client, texts: Sequence[str]) -> None:
-        for text in texts:
+    def _answer(self, client: Client, ask: Ask, refused: Mapping[str, str] | None = None) -> None:
+        for text in self._dialogue.answers(ask, refused, held=client.topics or ()):
             client.send_message(text.encode(), is_text=True)
 
     # -- the end

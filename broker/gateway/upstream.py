@@ -19,7 +19,7 @@ from websockets.frames import CloseCode
 
 from ringcast import shm
 
-from ..topics.dialogue import Dialogue
+from ..topics.dialogue import Ask, Dialogue, Login, Ping
 from ..topics.venue import Venue
 from ..topics.venue_file import VenueError, load_venue
 from ..worker import wire
@@ -151,27 +151,26 @@ class Upstream:
         """A plain client has: what its exchange would understand is understood."""
         self.look()
         payload = sent.payload
-        if self._dialogue is not None:
-            if (text := self._answer_here(self._dialogue, payload)) is not None:
-                client.send_message(text.encode(), is_text=True)
-                return None
-            if (ask := self._dialogue.read(payload)) is not None:
-                try:
-                    self._subscribing().asked(client, ask)
-                except shm.RingError as error:  # such as: no slot is left for a reader
-                    client.close(CloseCode.TRY_AGAIN_LATER, str(error))
-                return None
+        understood = self._dialogue.read(payload) if self._dialogue is not None else None
+        if isinstance(understood, Ask):
+            try:
+                self._subscribing().asked(client, understood)
+            except shm.RingError as error:  # such as: no slot is left for a reader
+                client.close(CloseCode.TRY_AGAIN_LATER, str(error))
+            return None
+        if isinstance(understood, Ping) or (isinstance(understood, Login) and self._is_logged_in):
+            client.send_message(understood.answer.encode(), is_text=True)
+            return None
         if self._requests.are_possible and not self._read_only:
             with contextlib.suppress(ValueError):  # no request: it goes up as it is
                 payload = self._requests.readdress(client, payload)
         return self._send(client, dataclasses.replace(sent, payload=payload, is_ready=True))
 
-    def _answer_here(self, dialogue: Dialogue, payload: bytes) -> str | None:
-        """What is never sent up: pings, and logins on a connection that is logged in."""
-        if dialogue.is_login(payload):
-            is_in = self._state is not None and self._state.is_logged_in
-            return dialogue.login_answer(payload) if is_in and not self._forward_login else None
-        return dialogue.answer(payload)
+    @property
+    def _is_logged_in(self) -> bool:
+        """Is there nothing to log in for?"""
+        is_in = self._state is not None and self._state.is_logged_in
+        return is_in and not self._forward_login
 
     def _subscribing(self) -> Subscribers:
         if self._subscribers is None:

@@ -29,7 +29,7 @@ from ..connection import (
     Ingest,
     OpenSocket,
 )
-from ..topics.dialogue import Dialogue
+from ..topics.dialogue import Dialogue, Login
 from ..topics.venue import Venue
 from ..topics.venue_file import load_venue, venue_name
 from ..worker.state import ConnectionState, Phase
@@ -392,5 +392,6 @@ def _logs_in(venue: Venue, config: Config) -> bool:
     dialogue = Dialogue(venue)
     first = (*venue.initial, *config.initial_messages)
     return any(
-        dialogue.is_login(text.encode() if isinstance(text, str) else text) for text in first
+        isinstance(dialogue.read(text.encode() if isinstance(text, str) else text), Login)
+        for text in first
     )
