@@ -27,9 +27,9 @@ from ringcast.shm.topics import NAME_MAX
 
 from .answer_templates import scalar_json
 from .rules import Condition
-from .templates import JsonTemplate, NameParts, Number, Part, Repeated, Text
+from .templates import JsonTemplate, NameParts, Number, Part, Repeated, Text, placeholders
 
-__all__ = ["Element", "Reading", "Row", "match"]
+__all__ = ["Element", "Reading", "Row", "constant_texts", "match"]
 
 _ROWS_MAX: Final = 4096
 """Topics of a message. One that names more is not read: lists that are combined could name
@@ -91,6 +91,16 @@ def match(
     if rows is None:
         return None
     return Reading(walk.id, tuple(rows), frozenset(walk.elements))
+
+
+def constant_texts(template: JsonTemplate) -> tuple[tuple[str, str], ...]:
+    """The members at the top of a template that are texts without placeholders."""
+    members = template.value.items() if isinstance(template.value, Mapping) else ()
+    return tuple(
+        (key, "".join(map(str, part.pieces)))
+        for key, part in members
+        if isinstance(part, Text) and not placeholders(part)
+    )
 
 
 class _Walk:
