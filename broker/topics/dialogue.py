@@ -15,9 +15,10 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from .answer_templates import AnswerTemplate
+from .json_templates import JsonTemplate
 from .matching import Element, Row, constant_texts, match
 from .rules import Naming, RequestPair, Retort
-from .templates import JsonTemplate, NameParts, parse_json
+from .templates import NameParts, parse_json
 from .venue import Confirmation, Venue
 
 __all__ = ["Answering", "Ask", "Dialogue", "Login", "Ping"]

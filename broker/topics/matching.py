@@ -1,6 +1,6 @@
 """What a client's message says, by the template of the same request: the inverse of filling it.
 
-A template of a request (`templates.JsonTemplate`) says what is constant in a message and where it
+A template of a request (`json_templates.JsonTemplate`) says what is constant in a message and where it
 has the parts of a topic's name. Here a message is matched against it:
 
 * Constants must be equal. Members of tables may come in any order; others than those of the
@@ -26,8 +26,9 @@ from typing import Any, Final, NamedTuple
 from ringcast.shm.topics import NAME_MAX
 
 from .answer_templates import scalar_json
+from .json_templates import JsonTemplate, Repeated, Text, placeholders
 from .rules import Condition
-from .templates import JsonTemplate, NameParts, Number, Part, Repeated, Text, placeholders
+from .templates import NameParts, Number, Part
 
 __all__ = ["Element", "Reading", "Row", "constant_texts", "match"]
 
