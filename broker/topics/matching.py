@@ -1,7 +1,7 @@
 """What a client's message says, by the template of the same request: the inverse of filling it.
 
-A template of a request (`json_templates.JsonTemplate`) says what is constant in a message and where it
-has the parts of a topic's name. Here a message is matched against it:
+A template of a request (`json_templates.JsonTemplate`) says what is constant in a message and where
+it has the parts of a topic's name. Here a message is matched against it:
 
 * Constants must be equal. Members of tables may come in any order; others than those of the
   template must be `optional`.
