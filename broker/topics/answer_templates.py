@@ -1,7 +1,7 @@
 """Messages with which an exchange answers: JSON with placeholders, some of which may stand for
 nothing.
 
-They are templates as those of requests (`templates`), and also know
+They are templates as those of requests (`json_templates`), and also know
 
 * ``{id}``: the id of the client's request, spelled as there; ``{id:null}`` is null if it has none,
 * ``{reason}``: why a topic is refused,
@@ -19,21 +19,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from .templates import (
-    NameParts,
-    Number,
-    Part,
-    Repeated,
-    TemplateError,
-    Text,
-    check_known,
-    compiled,
-    parts_of,
-    placeholders,
-    read_pointer,
-    resolve,
-    shared_placeholders,
-)
+from .json_templates import Repeated, Text, check_known, compiled, placeholders, shared_placeholders
+from .templates import NameParts, Number, Part, TemplateError, parts_of, read_pointer, resolve
 
 __all__ = ["AnswerTemplate", "scalar_json"]
 

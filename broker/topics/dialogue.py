@@ -15,9 +15,10 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from .answer_templates import AnswerTemplate
-from .matching import Element, Row, match
+from .json_templates import JsonTemplate
+from .matching import Element, Row, constant_texts, match
 from .rules import Naming, RequestPair, Retort
-from .templates import JsonTemplate, NameParts, parse_json
+from .templates import NameParts, parse_json
 from .venue import Confirmation, Venue
 
 __all__ = ["Answering", "Ask", "Dialogue", "Login", "Ping"]
@@ -77,9 +78,16 @@ class Answering(enum.Enum):
 
 
 class _Form(NamedTuple):
-    """A message with which clients ask."""
+    """A message with which clients ask.
+
+    Attributes:
+        template: of the message.
+        constants: the texts that it has at its top: most messages that do not match differ there.
+        naming: of the topics that it asks for.
+    """
 
     template: JsonTemplate
+    constants: tuple[tuple[str, str], ...]
     naming: Naming
 
 
@@ -207,7 +215,7 @@ class Dialogue:
 
     # ---- requests
 
-    def _ask(self, message: Any, *, subscribing: bool) -> Ask | None:
+    def _ask(self, message: Mapping[str, Any], *, subscribing: bool) -> Ask | None:
         """What a message asks for, if some forms together say all of it.
 
         Elements of its lists may have different forms. Each is read by the first form that makes
@@ -218,6 +226,8 @@ class Dialogue:
         listed: set[Element] = set()
         read: set[Element] = set()
         for form in self._forms[subscribing]:
+            if any(message.get(key) != text for key, text in form.constants):
+                continue
             reading = match(form.template, message, form.naming.optional)
             topics = self._topics(form.naming, reading.rows, read) if reading is not None else []
             if reading is None or not topics:
@@ -228,6 +238,8 @@ class Dialogue:
                 read.update(topic.elements)
                 position = topic.elements[0].position if topic.elements else 0
                 found.append((position, topic.name))
+            if read == listed:
+                break
         if not found or read != listed:
             return None
         names = dict.fromkeys(name for _, name in sorted(found, key=itemgetter(0)))
@@ -247,7 +259,7 @@ class Dialogue:
 
     def _name(self, naming: Naming, parts: NameParts) -> str:
         """The name with these parts; empty if that is no topic of this form."""
-        name = parts.get("name") or naming.form.write(parts)
+        name = parts["name"] if "name" in parts else naming.form.write(parts)
         try:
             form, whole = self._venue.read_name(name)
         except ValueError:
@@ -269,9 +281,10 @@ def _answering(venue: Venue) -> Answering | None:
 
 def _forms(venue: Venue, subscribing: bool) -> tuple[_Form, ...]:
     return tuple(
-        _Form(pair.subscribe if subscribing else pair.unsubscribe, naming)
+        _Form(template, constant_texts(template), naming)
         for naming in venue.namings
         for pair in (RequestPair(naming.subscribe, naming.unsubscribe), *naming.also)
+        for template in [pair.subscribe if subscribing else pair.unsubscribe]
     )
 
 

@@ -1,7 +1,7 @@
 """What a client's message says, by the template of the same request: the inverse of filling it.
 
-A template of a request (`templates.JsonTemplate`) says what is constant in a message and where it
-has the parts of a topic's name. Here a message is matched against it:
+A template of a request (`json_templates.JsonTemplate`) says what is constant in a message and where
+it has the parts of a topic's name. Here a message is matched against it:
 
 * Constants must be equal. Members of tables may come in any order; others than those of the
   template must be `optional`.
@@ -26,10 +26,11 @@ from typing import Any, Final, NamedTuple
 from ringcast.shm.topics import NAME_MAX
 
 from .answer_templates import scalar_json
+from .json_templates import JsonTemplate, Repeated, Text, placeholders
 from .rules import Condition
-from .templates import JsonTemplate, NameParts, Number, Part, Repeated, Text
+from .templates import NameParts, Number, Part
 
-__all__ = ["Element", "Reading", "Row", "match"]
+__all__ = ["Element", "Reading", "Row", "constant_texts", "match"]
 
 _ROWS_MAX: Final = 4096
 """Topics of a message. One that names more is not read: lists that are combined could name
@@ -91,6 +92,16 @@ def match(
     if rows is None:
         return None
     return Reading(walk.id, tuple(rows), frozenset(walk.elements))
+
+
+def constant_texts(template: JsonTemplate) -> tuple[tuple[str, str], ...]:
+    """The members at the top of a template that are texts without placeholders."""
+    members = template.value.items() if isinstance(template.value, Mapping) else ()
+    return tuple(
+        (key, "".join(map(str, part.pieces)))
+        for key, part in members
+        if isinstance(part, Text) and not placeholders(part)
+    )
 
 
 class _Walk:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .answer_templates import AnswerTemplate
-from .templates import Form, JsonTemplate, Pattern, glob_matches, resolve, scalar_text
+from .json_templates import JsonTemplate
+from .templates import Form, Pattern, glob_matches, resolve, scalar_text
 
 __all__ = [
     "AnswerRule",

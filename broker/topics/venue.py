@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from ringcast.shm.topics import NAME_MAX
 
+from .json_templates import JsonTemplate
 from .rules import (
     AnswerRule,
     ClientRules,
@@ -31,7 +32,7 @@ from .rules import (
     Snapshot,
     SnapshotRule,
 )
-from .templates import JsonTemplate, NameParts, glob_matches, parse_json, value_at
+from .templates import NameParts, glob_matches, parse_json, value_at
 
 __all__ = [
     "Answer",

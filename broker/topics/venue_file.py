@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from .client_keys import read_clients
+from .json_templates import JsonTemplate
 from .rules import (
     AnswerRule,
     Condition,
@@ -24,14 +25,7 @@ from .rules import (
     SnapshotRule,
 )
 from .tables import COUNT_MAX, Table, VenueError, nearest, type_name
-from .templates import (
-    Form,
-    JsonTemplate,
-    Pattern,
-    TemplateError,
-    check_topic_pattern,
-    read_pointer,
-)
+from .templates import Form, Pattern, TemplateError, check_topic_pattern, read_pointer
 from .venue import Confirmation, Venue
 
 __all__ = ["VenueError", "check_control_pattern", "list_venues", "load_venue", "venue_name"]

@@ -190,9 +190,10 @@ def test_binance(name: str) -> None:
         assert answers(name, ask) == [{"result": None, "id": None}]
 
 
-def test_binance_ignores_capitals_so_they_go_up() -> None:
-    asks = {"method": "SUBSCRIBE", "params": ["btcusdt@trade", "ETHUSDT@trade"], "id": 1}
-    assert asked("binance", asks) is None
+def test_binance_ignores_wrong_names_so_they_go_up() -> None:
+    for wrong in ("ETHUSDT@trade", "", "\ud800@trade", "ethusdt"):
+        asks = {"method": "SUBSCRIBE", "params": ["btcusdt@trade", wrong], "id": 1}
+        assert asked("binance", asks) is None
 
 
 def test_binance_properties_stay_as_they_are() -> None:
@@ -448,6 +449,9 @@ def test_deribit() -> None:
     assert test == Ping('{"jsonrpc":"2.0","id":8212,"result":{"version":"1.2.26"}}')
     beat = {"id": "h", "method": "public/set_heartbeat", "params": {"interval": 30}}
     assert dialogue("deribit").read(said(beat)) == Ping('{"jsonrpc":"2.0","id":"h","result":"ok"}')
+    leave = dialogue("deribit").read(b'{"id":3,"method":"public/unsubscribe_all","params":{}}')
+    assert isinstance(leave, Ping)
+    assert json.loads(leave.answer)["error"]["code"] == -32602
     login = {"id": 1, "method": "public/auth", "params": {"grant_type": "client_credentials"}}
     assert dialogue("deribit").read(said(login)) is None  # its answer would have tokens
 
