@@ -39,6 +39,7 @@ from .outbox import Outbox
 from .reporting import Counters, Reporter
 from .rings import Rings
 from .slow_readers import SlowReaders
+from .snapshot_answers import EVERYONE
 from .wakeup import StopRequest
 from .wishes import Wishes
 
@@ -204,8 +205,8 @@ class Session:
         )
         self._outbox.connected()
 
-    def _control_received(self, payload: bytes) -> int:
-        return self._wishes.heard(payload) if self._wishes is not None else 0
+    def _control_received(self, payload: bytes) -> tuple[int, bool]:
+        return self._wishes.heard(payload) if self._wishes is not None else (EVERYONE, False)
 
     def _not_connected(self, why: Disconnect) -> None:
         """An attempt failed, or a connection is gone: try again, or stop."""

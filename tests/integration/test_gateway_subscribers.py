@@ -33,8 +33,8 @@ from .venues import VenueServer
 
 PLAYED: Final = sorted({*TOPICS} - {"bitfinex"})
 """The venues whose answers can be given by others."""
-SENT_BY_THE_SERVER: Final = {"usDiff", "connId", "conn_id", "time_in", "time_out", "usIn", "usOut"}
-"""Members of answers that only the server can know."""
+NOT_COMPARED: Final = {"usDiff", "connId", "conn_id", "ret_msg", "snapshot"}
+"""Members of answers that only the server can know, or that it says in one case and not in another."""
 
 
 class Program:
@@ -80,8 +80,10 @@ class Program:
 
 
 def known(answer: Any) -> Any:
-    """What somebody else than the server can know of an answer."""
-    return {key: value for key, value in answer.items() if key not in SENT_BY_THE_SERVER}
+    """What is compared of an answer."""
+    if not isinstance(answer, dict):
+        return answer
+    return {key: known(value) for key, value in answer.items() if key not in NOT_COMPARED}
 
 
 def connected(path: Path, target: str = "/") -> Client:
