@@ -77,6 +77,7 @@ class Session:
             self._counters,
             request_id=config.request_id,
             request_id_is_text=venue is not None and venue.request_id_is_text,
+            demote_after=config.demote_after,
         )
         self._groups = Groups(rings.writer, self._reporter)
         self._slow_readers = SlowReaders(rings.writer, config)

@@ -69,6 +69,7 @@ class ConnectionState:
             send requests.
         request_id_is_text: an id that is added to a request is text, and not a number.
         answers_dropped: answers, by this manager, whose workers were gone when they came.
+        demote_after: seconds for which a reader may keep the ring full; None: for ever.
     """
 
     phase: Phase
@@ -83,6 +84,7 @@ class ConnectionState:
     request_id: str | None = None
     request_id_is_text: bool = False
     answers_dropped: int = 0
+    demote_after: float | None = None
 
     def encode(self) -> bytes:
         """As a note; a URL or an error that is too long for it is cut."""
