@@ -26,6 +26,7 @@ from websockets.typing import Subprotocol
 
 from ringcast import shm
 
+from ..logs import quiet_logger
 from ..worker import wire
 from ..worker.sending import MessageSender
 from ._fanout import Outlet
@@ -46,6 +47,7 @@ READS: Final = 16
 """Of one client before the others have their turn."""
 
 _log = logging.getLogger(__name__)
+_quiet = quiet_logger(__name__)
 
 
 class Refused(Exception):
@@ -169,6 +171,7 @@ class Client:
         self._ends = False
         self._end: tuple[int, str] | None = None
         self.transport = transport
+        self.since_ns = time.time_ns()
         self.sender: MessageSender | None = None
         self.topics: list[str] | None = None
         self.options: ClientOptions | None = None
@@ -518,7 +521,3 @@ def _select(_protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subpro
 def _fitting(reason: str) -> str:
     """A close frame's reason: 123 bytes at most."""
     return reason.encode()[:123].decode("utf-8", "ignore")
-
-
-_quiet = logging.getLogger(f"{__name__}.websockets")
-_quiet.setLevel(logging.ERROR)
