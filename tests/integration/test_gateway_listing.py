@@ -93,6 +93,8 @@ def test_clients_of_both_kinds_of_sockets(
         shown = lines("inspect", writer.name, "--interval", "0.01")
         assert [line.split()[0] for line in shown if tcp["address"] in line] == ["1"]
         assert [line for line in shown if str(gateway.path) in line and "mine" in line]
+        lossy = next(line.split() for line in shown if line.split()[2:4] == ["gateway", "lossy"])
+        assert lossy[6] == "-"  # it carries the topics that clients want, and reads nothing
         assert parsed("ls", "--json")[0]["clients"] == 2
         head, row = lines("ls")
         assert head.split()[-2:] == ["clients", "queues"]
