@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
 
-from ringcast.broker.gateway.roster import GatewayStatus, list_gateways
+from ringcast.broker.gateway.access import PeerCredentials
+from ringcast.broker.gateway.options import ClientOptions
+from ringcast.broker.gateway.roster import GatewayStatus, keep_roster, list_gateways
 from ringcast.shm.broadcast import Writer
 from ringcast.shm.rosters import Roster
+from tests.conftest import DEADLINE
 from tests.unit.broker.cli.conftest import HOSTILE, lines, only, parsed
 
 CLIENT: Final[dict[str, Any]] = {
@@ -117,3 +123,56 @@ def test_shown_to_people(ring: Writer, roster: Roster, monkeypatch: pytest.Monke
     head, row = lines("ls")
     assert head.split()[-1] == "clients"
     assert row.split()[-1] == "5,000"
+
+
+def test_queues_are_not_believed_either(ring: Writer) -> None:
+    path = Path(f"/dev/shm/rc.{ring.name}.q.x")
+    for content in (b"", b"x" * 64, b"RCQUEUE\0" + bytes(56)):
+        path.write_bytes(content)
+        assert parsed("inspect", ring.name, "--json")["queues"] == []
+    path.unlink()
+
+
+# ---- what a gateway writes -------------------------------------------------------------------
+
+LABEL: Final = 21 * "€"
+"""As long as one can be, and longer in JSON."""
+
+
+def stand_in(sequence: int) -> SimpleNamespace:
+    """As much of a client as is listed, whose next message is that one."""
+    return SimpleNamespace(
+        fd=5,
+        outlet=SimpleNamespace(next=sequence, messages=1, bytes_sent=2, lost=3, waits=True),
+        options=ClientOptions(label=LABEL),
+        transport=SimpleNamespace(local=108 * "/", peer="", process=PeerCredentials(7, 0, 0)),
+        records=True,
+        topics=None,
+        since_ns=1,
+    )
+
+
+def test_what_is_listed_of_very_many_clients(ring: Writer) -> None:
+    """Those that are furthest behind, a few at a time; none that is not served yet."""
+    clients: Any = [stand_in(sequence) for sequence in range(3000)]
+    clients.append(SimpleNamespace(outlet=None))
+    source: Any = SimpleNamespace(fanout=SimpleNamespace(end=5000))
+    turns = 0
+
+    async def written() -> GatewayStatus:
+        nonlocal turns
+        keeping = asyncio.create_task(keep_roster(ring.name, source, clients))
+        async with asyncio.timeout(DEADLINE):
+            while not (found := list_gateways(ring.name)):
+                turns += 1
+                await asyncio.sleep(0)
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        return found[0]
+
+    gateway = asyncio.run(written())
+    assert gateway.client_count == 3000
+    assert sorted(client.lag for client in gateway.clients) == [*range(4001, 5001)]
+    assert {client.label for client in gateway.clients} == {LABEL}
+    assert turns >= 10
+    assert list_gateways(ring.name) == []
