@@ -134,6 +134,7 @@ class Client:
 
     Attributes:
         transport: how it is connected, and who it is.
+        since_ns: when it came, Unix time.
         sender: its end of the uplink, once it has sent something; closed by this.
         topics: names and patterns of what it wants; None: everything.
         options: what it has asked for in its URL; None before its handshake.
