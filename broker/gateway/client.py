@@ -26,6 +26,7 @@ from websockets.typing import Subprotocol
 
 from ringcast import shm
 
+from ..logs import quiet_logger
 from ..worker import wire
 from ..worker.sending import MessageSender
 from ._fanout import Outlet
@@ -48,6 +49,7 @@ READS: Final = 16
 """Of one client before the others have their turn."""
 
 _log = logging.getLogger(__name__)
+_quiet = quiet_logger(__name__)
 
 
 class Refused(Exception):
@@ -136,6 +138,7 @@ class Client:
 
     Attributes:
         transport: how it is connected, and who it is.
+        since_ns: when it came, Unix time.
         sender: its end of the uplink, once it has sent something; closed by this.
         topics: names and patterns of what it wants; None: everything.
         pending: names of what it has asked for as at the exchange, while that is not answered.
@@ -174,6 +177,7 @@ class Client:
         self._ends = False
         self._end: tuple[int, str] | None = None
         self.transport = transport
+        self.since_ns = time.time_ns()
         self.sender: MessageSender | None = None
         self.topics: list[str] | None = None
         self.pending: set[str] = set()
@@ -557,7 +561,3 @@ def _select(_protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subpro
 def _fitting(reason: str) -> str:
     """A close frame's reason: 123 bytes at most."""
     return reason.encode()[:123].decode("utf-8", "ignore")
-
-
-_quiet = logging.getLogger(f"{__name__}.websockets")
-_quiet.setLevel(logging.ERROR)

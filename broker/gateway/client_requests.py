@@ -114,17 +114,16 @@ class ClientRequests:
 
     def answer(self, payload: bytes) -> ClientAnswer | None:
         """Whose answer this is; None: nobody's any more."""
-        place = self._place
-        found = place.read(payload) if place is not None else None
-        if place is None or found is None or found.counter not in self._clients:
+        found = self._place.find(payload) if self._place is not None else None
+        counter = found.id.counter if found is not None else -1
+        if found is None or counter not in self._clients:
             self.dropped += 1
-            if found is not None:
-                self._counters.heard(found.counter)
+            self._counters.heard(counter)
             return None
-        client = self._clients[found.counter]
-        asked = self._asked[client].pop(found.counter)
-        self._asked[client][found.counter] = asked
-        return ClientAnswer(client, place.restore(payload, asked.original), asked.key)
+        client = self._clients[counter]
+        asked = self._asked[client].pop(counter)
+        self._asked[client][counter] = asked
+        return ClientAnswer(client, found.restored(payload, asked.original), asked.key)
 
     def end(self, client: Client, key: int) -> None:
         """A client wants no more answers to what it numbered so."""

@@ -39,6 +39,7 @@ from .addresses import Listener
 from .client import Client, Refused, Upward
 from .options import ClientOptions, OptionsError
 from .queue_service import QueuePlan, QueueService
+from .roster import keep_roster
 from .source import Source
 from .tls import relay
 from .upstream import Upstream
@@ -161,6 +162,7 @@ class Gateway:
                 continue
             ended = source.fanout.instance
             _log.info("reads ring %s from %d on", self._name, source.fanout.end)
+            self._check_hold(source.feed)
             self._main = source
             self._upstream = Upstream(
                 source.feed,
@@ -170,10 +172,13 @@ class Gateway:
                 chosen=self._topics_chosen,
             )
             queues = self._start_queues(source)
+            roster = asyncio.create_task(keep_roster(self._name, source, self._clients))
             try:
                 await self._read(source)
             finally:
                 self._main = None
+                roster.cancel()
+                await asyncio.wait([roster])
                 await self._end_queues(queues)
                 await self._leave(source)
 
@@ -191,6 +196,18 @@ class Gateway:
             source.close()
             return None
         return source
+
+    def _check_hold(self, feed: Feed) -> None:
+        """Say so if the manager demotes this gateway before it passes over clients that block."""
+        with contextlib.suppress(shm.RingError):  # it is no manager's ring
+            demote_after = feed.state.demote_after
+            if demote_after is not None and self._options.hold >= demote_after:
+                _log.warning(
+                    "--hold %g is not below the manager's demote_after, %g: a client that blocks"
+                    " can cost all clients their connections; give less",
+                    self._options.hold,
+                    demote_after,
+                )
 
     def _start_queues(self, source: Source) -> asyncio.Task[None] | None:
         if self._queues is None:

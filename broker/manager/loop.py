@@ -82,6 +82,7 @@ class Session:
             request_id_is_text=venue is not None and venue.request_id_is_text,
             venue=config.venue and venue_name(config.venue),
             is_logged_in=venue is not None and _logs_in(venue, config),
+            demote_after=config.demote_after,
         )
         self._groups = Groups(rings.writer, self._reporter)
         self._slow_readers = SlowReaders(rings.writer, config)

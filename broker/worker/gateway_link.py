@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import http
-import logging
 import select
 import socket
 import ssl
@@ -28,6 +27,7 @@ from websockets.uri import parse_uri
 
 from ringcast import shm
 
+from ..logs import quiet_logger
 from .addresses import AddressKind, ClientAddress
 
 __all__ = ["GatewayUnreachable", "Link", "Query", "open_link"]
@@ -42,8 +42,7 @@ TARGET_MAX: Final = 8000
 and the version take a few."""
 _READ: Final = 1 << 12
 
-_quiet = logging.getLogger(f"{__name__}.websockets")
-_quiet.setLevel(logging.CRITICAL)  # it would log the whole request, and so a token in it
+_quiet = quiet_logger(__name__)
 
 
 class GatewayUnreachable(shm.RingError, ConnectionRefusedError):

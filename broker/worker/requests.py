@@ -209,18 +209,17 @@ class Requests:
         if message.gap:  # demoted: nobody knows whose the messages were
             self._missed(message.gap)
         with self._lock:
-            place = self._place
-            found = place.read(payload) if place is not None else None
-            request = self._open.get(found.counter) if found is not None else None
-            if place is None or request is None:
+            found = self._place.find(payload) if self._place is not None else None
+            request = self._open.get(found.id.counter) if found is not None else None
+            if found is None or request is None:
                 self.dropped += 1
                 if found is not None:
-                    self._counters.heard(found.counter)
+                    self._counters.heard(found.id.counter)
                 return
             if request.sink.is_for_one:
                 del self._open[request.counter]
                 self._counters.give_up(request.counter)
-        restored = place.restore(payload, request.original)
+        restored = found.restored(payload, request.original)
         request.sink.deliver(Answer(restored, message.sequence, message.time_ns, message.kind))
 
     def _missed(self, count: int) -> None:

@@ -74,6 +74,7 @@ class ConnectionState:
         venue: the exchange, as `Config.venue` names it, but with an absolute path; None: there is
             none, or its path has more than 150 bytes.
         is_logged_in: is one of the messages that come first on a connection a login?
+        demote_after: seconds for which a reader may keep the ring full; None: for ever.
     """
 
     phase: Phase
@@ -90,6 +91,7 @@ class ConnectionState:
     answers_dropped: int = 0
     venue: str | None = None
     is_logged_in: bool = False
+    demote_after: float | None = None
 
     def encode(self) -> bytes:
         """As a note; a URL or an error that is too long for it is cut."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pytest
 
@@ -34,7 +34,7 @@ from .venues import VenueServer
 PLAYED: Final = sorted({*TOPICS} - {"bitfinex"})
 """The venues whose answers can be given by others."""
 NOT_COMPARED: Final = {"usDiff", "connId", "conn_id", "ret_msg", "snapshot"}
-"""Members of answers that only the server can know, or that it says in one case and not in another."""
+"""Members of answers that only the server can know, or that it does not always have."""
 
 
 class Program:
@@ -51,6 +51,12 @@ class Program:
         self._exchange = exchange(venue)
         self._connection = Connection(1)
         self.client = connected(path, target)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.client.close()
 
     def ask(
         self, *names: str, subscribing: bool = True, refused: Mapping[str, str] | None = None

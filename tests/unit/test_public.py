@@ -69,10 +69,10 @@ def test_names_of_the_package() -> None:
 
 
 TOP: Final = (
-    "Answer Config ConfigError ConnectionState Evicted Feed Following GroupFeed LayoutMismatch"
-    " Manager ManagerError MessageTooLarge Phase RingClosed RingCorrupt RingError RingExists"
-    " RingFull RingNotFound SendRejected SendUnconfirmed SubscriptionRefused TooManyReaders"
-    " TooManySenders TooManyTopics TopicState attach"
+    "Answer Config ConfigError ConnectionState Evicted Feed Following GatewayUnreachable GroupFeed"
+    " LayoutMismatch Manager ManagerError MessageTooLarge Phase QueueFeed RingClosed RingCorrupt"
+    " RingError RingExists RingFull RingNotFound SendRejected SendUnconfirmed SocketFeed"
+    " SubscriptionRefused TooManyReaders TooManySenders TooManyTopics TopicState attach"
 )
 
 
