@@ -151,7 +151,8 @@ class Upstream:
         """A plain client has: what its exchange would understand is understood."""
         self.look()
         payload = sent.payload
-        understood = self._dialogue.read(payload) if self._dialogue is not None else None
+        dialogue = self._dialogue if sent.is_text else None
+        understood = dialogue.read(payload) if dialogue is not None else None
         if isinstance(understood, Ask):
             try:
                 self._subscribing().asked(client, understood)
