@@ -64,7 +64,7 @@ class Connection:
         resolve_name: called with each new name that the ingest's finder finds; returns the topic's
             id and the key of its messages. The message is published after that.
         control_received: called with each message for the manager itself; returns the slot of the
-            reader that is to get it, + 1, or 0 for all, and whether it is the manager's own affair.
+            reader that is to get it, + 1, or 0 for all, and whether it is somebody's answer.
             The message is published after that.
 
     Attributes:

@@ -204,8 +204,8 @@ static inline rg_result rg_find(const rc_reader *r, rg_outlet *o, uint64_t *at, 
             return rc_reader_holds(r) ? RG_IMPOSSIBLE : RG_TAKEN_AWAY;
         if (d->f.destination != 0)
             continue; /* for one of the ring's readers, or one of our clients: not by this way */
-        if (o->mode == RG_PLAIN && d->f.flags & RC_FLAG_OWNERS)
-            continue; /* the manager's own affair, of which the client's own connection would know nothing */
+        if (o->mode == RG_PLAIN && d->f.flags & RC_FLAG_ANSWER)
+            continue; /* the manager's or a worker's: the client's own connection would know nothing of it */
         if (d->f.kind == RC_KIND_EVENT) {
             if (o->mode == RG_RECORDS)
                 return RG_MORE;
@@ -297,7 +297,7 @@ static inline void rg_plan_record(rg_plan *p, const rc_reader *r, const rc_descr
 static inline int rg_joins(const rc_reader *r, const rc_descriptor *d, rg_mode mode)
 {
     return d->f.length <= RG_JOIN_BYTES && d->f.destination == 0 &&
-           (mode == RG_RECORDS || (d->f.kind != RC_KIND_EVENT && !(d->f.flags & RC_FLAG_OWNERS) &&
+           (mode == RG_RECORDS || (d->f.kind != RC_KIND_EVENT && !(d->f.flags & RC_FLAG_ANSWER) &&
                                    !rc_header_bytes(d, r->capacity)));
 }
 

@@ -3,12 +3,14 @@
 What such a client asks for becomes a wish, counted with those of all clients and workers. So the
 server is asked once, and one client's unsubscribing takes nothing from another. A client is
 answered when the server has said yes or no, and gets the topic's messages after that answer: if the
-first of them comes before the answer was looked for, it is looked for then.
+first of them comes before the answer was looked for, it is looked for then. Where one answer is for
+a whole request, and a topic of it waits for the server, messages of the others do not wait for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["Subscribers"]
 
 READ_ONLY: Final = "this gateway is read-only"
+
+
+@dataclass(eq=False, slots=True)
+class _Unanswered:
+    """A request to subscribe, and the topics for which it is not answered yet."""
+
+    ask: Ask
+    names: list[str]
 
 
 class Subscribers:
@@ -53,6 +63,7 @@ class Subscribers:
         self._read_only = read_only
         self._chosen = chosen
         self._want_snapshots: set[Client] = set()
+        self._unanswered: dict[Client, list[_Unanswered]] = {}
 
     def asked(self, client: Client, ask: Ask) -> None:
         """A client subscribes or unsubscribes."""
@@ -82,7 +93,9 @@ class Subscribers:
         waits = [name for name in ask.names if name not in client.topics]
         client.pending.update(waits)
         self._chosen(client)
-        self._wishes.when_answered(waits, partial(self._settle, client, ask))
+        request = _Unanswered(ask, list(ask.names))
+        self._unanswered.setdefault(client, []).append(request)
+        self._wishes.when_answered(waits, partial(self._settle, client, request))
 
     def _unsubscribe(self, client: Client, ask: Ask) -> None:
         assert client.topics is not None
@@ -95,26 +108,35 @@ class Subscribers:
 
     # -- answers
 
-    def _settle(self, client: Client, ask: Ask, reasons: dict[str, str]) -> None:
+    def _settle(self, client: Client, request: _Unanswered, reasons: dict[str, str]) -> None:
         """The server has answered for all of a request's topics."""
-        if client.topics is None or client.fd < 0:
-            return
-        waited = [name for name in ask.names if name in client.pending]
+        requests = self._unanswered.get(client)
+        if client.topics is None or requests is None:
+            return  # it has gone
+        requests.remove(request)
+        ask, waited = request.ask, [name for name in request.ask.names if name in client.pending]
         client.pending.difference_update(waited)
         is_whole = reasons and self._dialogue.answering is Answering.WHOLE
         refused = waited if is_whole else [name for name in waited if name in reasons]
         self._wishes.give_up(refused)
         client.topics += [name for name in waited if name not in refused]
-        self._answer(client, ask, reasons)
+        self._answer(client, replace(ask, names=tuple(request.names)), reasons)
         self._chosen(client)
 
     def data_comes(self, client: Client, name: str) -> None:
         """A message of a topic comes for which a client waits."""
         self._wishes.look()
-        if name in client.pending and client.topics is not None:
-            # The rest of its request is not answered; the topic's messages need not wait for that.
-            client.pending.discard(name)
-            client.topics.append(name)
+        if name not in client.pending or client.topics is None:
+            return
+        # The rest of its request is not answered; the topic's messages need not wait for that.
+        client.pending.discard(name)
+        client.topics.append(name)
+        if self._dialogue.answering is not Answering.EACH:
+            return
+        for request in self._unanswered.get(client, ()):
+            if name in request.names:
+                request.names.remove(name)
+                self._answer(client, replace(request.ask, names=(name,)))
 
     def snapshot_comes(self, message: Addressed, payload: bytes) -> None:
         """A snapshot that was asked for by a request of its own. It does not say which client is
@@ -131,3 +153,4 @@ class Subscribers:
     def forget(self, client: Client) -> None:
         """A client has gone."""
         self._want_snapshots.discard(client)
+        self._unanswered.pop(client, None)
