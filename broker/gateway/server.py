@@ -38,6 +38,7 @@ from . import _fanout
 from .access import AccessRules, Transport, decide
 from .addresses import Listener
 from .client import Client, Refused, Upward
+from .members import Members
 from .options import ClientOptions, OptionsError
 from .queue_service import QueuePlan, QueueService
 from .source import Source
@@ -118,6 +119,7 @@ class Gateway:
         self._main: Source | None = None
         self._late: dict[Source, asyncio.Task[None]] = {}
         self._wishes: Wishes | None = None
+        self._members = Members(name, options.owner)
         self._told = ""  # why the ring can't be read, as the log says
         self._clients: set[Client] = set()
         self._sending: set[Source] = set()
@@ -226,7 +228,9 @@ class Gateway:
                 came = source.fanout.look()
                 self._look_at_events(source)
                 self._send(source)
-                if source is not self._main:
+                if source is self._main:
+                    self._members.turn()
+                else:
                     self._catch_up(source)
                 if came:
                     await asyncio.sleep(0)  # sockets have their turn
@@ -246,9 +250,11 @@ class Gateway:
         """Close the clients of a source once they have everything."""
         end = time.monotonic() + self._options.close_timeout
         for outlet, client in list(source.clients.items()):
-            outlet.stop(source.fanout.end)
-            client.ends_with(CloseCode.GOING_AWAY, why)
+            if client.member is None:  # else it ends when its group has nothing more for it
+                outlet.stop(source.fanout.end)
+                client.ends_with(CloseCode.GOING_AWAY, why)
         while source.clients and time.monotonic() < end:
+            self._members.turn()
             self._send(source)
             await asyncio.sleep(LOOK_AGAIN)
 
@@ -283,11 +289,12 @@ class Gateway:
                 self._lost(source, sequence, "the connection to the server was lost")
 
     def _lost(self, source: Source, sequence: int, why: str) -> None:
-        """Plain clients end before this message, as their own connections would have."""
+        """Plain clients end before this message, as their own connections would have. Not members
+        of a group: what they get is no stream that could be broken."""
         if self._options.on_loss is OnLoss.KEEP:
             return
         for outlet, client in list(source.clients.items()):
-            if not client.records and outlet.next <= sequence:
+            if not client.records and client.member is None and outlet.next <= sequence:
                 outlet.stop(sequence)
                 client.ends_with(CloseCode.SERVICE_RESTART, why)
 
@@ -428,8 +435,8 @@ class Gateway:
         except OptionsError as error:
             raise Refused(400, str(error)) from error
         if options.group is not None:
-            raise Refused(501, "this gateway serves no work groups")
-        if options.topics is not None:
+            client.member = self._members.admit(client, options)
+        elif options.topics is not None:
             self._want(options.topics)
             client.topics = list(options.topics)
         return options
@@ -449,6 +456,12 @@ class Gateway:
         missed = 0
         if source is None:
             client.drop("the ring is gone")
+            return
+        if client.member is not None:
+            outlet = source.fanout.add(client.fd, records=False, lossy=True, chooses=True)
+            outlet.stop(0)  # of the stream it gets nothing: its member gives it what it gets
+            self._start(client, source, outlet, 0)
+            client.member.begin(outlet)
             return
         start = options.start
         with contextlib.suppress(shm.RingError):  # `_read` finds it, too
@@ -476,9 +489,13 @@ class Gateway:
         )
         if options.topics is not None and options.others:
             outlet.choose([0], 0)  # of the others it is asked what is wanted
+        _log.info("serves %s from %d on", client.transport.peer, begin)
+        self._start(client, source, outlet, begin)
+
+    def _start(self, client: Client, source: Source, outlet: _fanout.Outlet, begin: int) -> None:
+        """Serve a client by this way out, from this sequence on."""
         source.clients[outlet] = client
         client.outlet = outlet
-        _log.info("serves %s from %d on", client.transport.peer, begin)
         if client.records:
             hello = source.hello().encode()
             client.send_record(wire.Record(wire.RecordType.HELLO, hello, sequence=begin))
@@ -491,7 +508,7 @@ class Gateway:
             return self._send_up(client, sent)
         if record.type in (wire.RecordType.SUBSCRIBE, wire.RecordType.UNSUBSCRIBE):
             self._change_topics(client, record, sent.payload)
-        else:
+        elif client.member is None or not client.member.received(record):
             client.close(CloseCode.UNSUPPORTED_DATA, f"a record of type {record.type} is unknown")
         return True
 
@@ -532,6 +549,9 @@ class Gateway:
 
     def _change_topics(self, client: Client, record: wire.Record, payload: bytes) -> None:
         outlet, source = client.outlet, self._source_of(client)
+        if client.member is not None:
+            client.refuse(record.key, "a group's topics are fixed when it is made")
+            return
         if client.topics is None or outlet is None or source is None:
             client.refuse(record.key, "it gets every topic: connect with ?topics=")
             return
@@ -578,6 +598,8 @@ class Gateway:
         """See `client.Host`."""
         self._clients.discard(client)
         self._waiting.discard(client)
+        if client.member is not None:
+            client.member.leave()
         self._give_up(client.topics or ())
         source = self._source_of(client)
         if source is not None and client.outlet is not None:
