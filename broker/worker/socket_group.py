@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import itertools
 import os
 import sys
@@ -101,6 +102,8 @@ class SocketGroupFeed(SocketFeed):
         feed = cls(address, Query.merge(address.target, given), auto_ack=auto_ack)
         try:
             feed._open()
+            # Where to begin counts for a group that is made; another ring's is to miss nothing.
+            feed._query = dataclasses.replace(feed._query, start="oldest")
         except BaseException:
             feed.close()
             raise
@@ -175,6 +178,7 @@ class SocketGroupFeed(SocketFeed):
         with self._changed:
             ours = self._say(how, grants)
             self._post_answers()
+            ours = ours and (self._link is not None or not grants)
         if not ours:
             raise shm.Evicted(
                 "the connection over which this came has ended, and others have it now: the feed"
@@ -488,6 +492,7 @@ class _AsyncLoop:
         self._taken += 1
         if self._taken % MESSAGES_A_TURN == 0:
             await asyncio.sleep(0)
+        self._hand = self._feed._hand_of_task()
         message = await self._feed.__anext__()
         self._hand.loop = id(self)
         return message
