@@ -185,9 +185,8 @@ class ClientMember:
         if self._left or self._outlet is None or not self._client.is_open:
             return
         self._takes_on = self._outlet.pending > 0
-        if self._takes_on or len(self._held) >= self._in_flight:
-            return
-        if self._held and (self._alone or self._again is not None):
+        if self._takes_on or not self._may_have_more():
+            self._check()
             return
         taken = self._read()
         if taken:
@@ -195,6 +194,18 @@ class ClientMember:
             self._held |= {message.sequence: message for message in taken}
             self._given += len(taken)
             self._give(taken)
+
+    def _may_have_more(self) -> bool:
+        if self._held and (self._alone or self._again is not None):
+            return False
+        return len(self._held) < self._in_flight
+
+    def _check(self) -> None:
+        """It takes nothing now; it may have been evicted meanwhile."""
+        try:
+            self._member.check()
+        except shm.RingError as error:
+            self._failed(error)
 
     def _read(self) -> list[group.GroupMessage]:
         """The next messages for the client; those that it has allow for one at least."""

@@ -321,6 +321,20 @@ def test_who_can_not_join(ring: Writer, path: Path) -> None:
                 connect(path, "/?group=g")
 
 
+def test_an_evicted_member_is_closed(ring: Writer, path: Path) -> None:
+    with connect(path, "/?group=g&in_flight=1") as client:
+        number(ring, 2)
+        given(client, 1)
+        holder = status(ring).holder
+        assert holder is not None
+        ring.evict(holder)
+        closed = client.closed()
+        assert closed.code == 1013
+        assert "evicted" in closed.reason
+    with connect(path, "/?group=g") as client:
+        assert client.message() == "0"
+
+
 def test_the_gateway_is_killed(ring: Writer, tmp_path: Path) -> None:
     with contextlib.ExitStack() as undo:
         gateway = gateway_of(ring.name, tmp_path)
