@@ -104,7 +104,7 @@ class Members:
         """This one's client can be given messages from now on."""
         self._members.append(member)
         if self._timer is None:
-            self._look()
+            self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
         self.turn_soon()
 
     def left(self, member: ClientMember) -> None:

@@ -315,6 +315,35 @@ def test_threads_never_have_a_key_at_the_same_time(ring: Writer, url: str) -> No
     assert all(each == sorted(each) and len(each) == 100 for each in found.values())
 
 
+def test_tasks_never_have_a_key_at_the_same_time(ring: Writer, url: str) -> None:
+    found: dict[int, list[int]] = {key: [] for key in range(1, 6)}
+    at_work: set[int] = set()
+
+    async def work(feed: SocketGroupFeed) -> None:
+        async for message in feed:
+            assert message.key not in at_work
+            at_work.add(message.key)
+            found[message.key].append(message.sequence)
+            await asyncio.sleep(0)
+            at_work.discard(message.key)
+
+    async def run(feed: SocketGroupFeed) -> None:
+        tasks = [asyncio.create_task(work(feed)) for _ in range(3)]
+        async with asyncio.timeout(DEADLINE):
+            while status(ring).lag:
+                await asyncio.sleep(0.001)
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(result, asyncio.CancelledError)
+
+    with join(url, balance="key") as feed:
+        for i in range(200):
+            ring.publish(b"", key=1 + i % 5)
+        asyncio.run(run(feed))
+    assert all(each == sorted(each) and len(each) == 40 for each in found.values())
+
+
 # ---- ends ----------------------------------------------------------------------------------
 
 
