@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
@@ -34,9 +34,11 @@ from .access import Transport
 from .options import ClientOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["RECORDS", "Client", "Host", "Refused", "Upward"]
+    from .members import ClientMember
+
+__all__ = ["RECORDS", "Client", "Downward", "Host", "Refused", "Upward"]
 
 RECORDS: Final = Subprotocol("ringcast.1")
 """The subprotocol of clients that want records; see docs/wire.md."""
@@ -83,6 +85,18 @@ class Upward:
     is_text: bool
     record: wire.Record | None = None
     is_ready: bool = False
+
+
+class Downward(NamedTuple):
+    """A message of the gateway's own for a client.
+
+    Attributes:
+        payload: its bytes.
+        is_text: is it text?
+    """
+
+    payload: bytes
+    is_text: bool
 
 
 class Host(Protocol):
@@ -144,6 +158,7 @@ class Client:
         pending: names of what it has asked for as at the exchange, while that is not answered.
         options: what it has asked for in its URL; None before its handshake.
         outlet: its way out; None before its handshake is done.
+        member: its place in a work group; None if it is in none.
     """
 
     def __init__(
@@ -183,6 +198,7 @@ class Client:
         self.pending: set[str] = set()
         self.options: ClientOptions | None = None
         self.outlet: Outlet | None = None
+        self.member: ClientMember | None = None
         self._timer = self._loop.call_later(open_timeout, self._too_late)
         self._reads = True
         self._has_ended = False  # nothing comes any more
@@ -197,6 +213,11 @@ class Client:
     def records(self) -> bool:
         """Does it get records?"""
         return self._protocol.subprotocol == RECORDS
+
+    @property
+    def is_open(self) -> bool:
+        """Can messages be sent to it? Not before its handshake, nor once it is being closed."""
+        return self._protocol.state is State.OPEN and not self._ends
 
     # -- what comes
 
@@ -294,6 +315,8 @@ class Client:
     def _frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PONG:
             self._pinged = None
+            if self.member is not None:
+                self.member.ponged(bytes(frame.data))
         elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             if frame.opcode is not Opcode.CONT:
                 self._is_text = frame.opcode is Opcode.TEXT
@@ -447,10 +470,19 @@ class Client:
 
     def send_message(self, payload: bytes, *, is_text: bool) -> None:
         """Send a message of the gateway's own, as a frame."""
-        if self._protocol.state is State.OPEN:
-            send = self._protocol.send_text if is_text else self._protocol.send_binary
-            send(payload)
-            self.flush()
+        self.send_messages([Downward(payload, is_text)])
+
+    def send_messages(self, messages: Iterable[Downward], ping: bytes | None = None) -> None:
+        """Send messages of the gateway's own, each as a frame, and after them a ping, if one is
+        given, with this payload."""
+        if self._protocol.state is not State.OPEN:
+            return
+        for message in messages:
+            send = self._protocol.send_text if message.is_text else self._protocol.send_binary
+            send(message.payload)
+        if ping is not None:
+            self._protocol.send_ping(ping)
+        self.flush()
 
     def insert_message(self, sequence: int, payload: bytes, kind: int) -> None:
         """Send a message to this client alone, in its place among those of the ring."""
@@ -460,7 +492,11 @@ class Client:
             self.close(CloseCode.TRY_AGAIN_LATER, "too slow: answers were not taken")
             return
         opcode = Opcode.TEXT if kind == shm.Kind.TEXT else Opcode.BINARY
-        self.outlet.insert(sequence, Frame(opcode, payload).serialize(mask=False))
+        frame = Frame(opcode, payload).serialize(mask=False)
+        if self.member is None:
+            self.outlet.insert(sequence, frame)
+        else:  # its messages have no order that this could stand in
+            self.outlet.queue(frame)
         self._host.send(self)
 
     def ping(self, within: float) -> None:
@@ -495,6 +531,8 @@ class Client:
         if self._ends:
             return
         self._ends = True
+        if self.member is not None:
+            self.member.leave()
         if self.outlet is not None:
             self.outlet.stop(0)
         self._start_timer(self._close_timeout, self.drop)
@@ -520,6 +558,8 @@ class Client:
             self.drop()
         elif self._ends and self._protocol.eof_sent:
             self._end_of_stream()
+        elif self.member is not None:
+            self.member.has_room()
 
     def _end_of_stream(self) -> None:
         if self.outlet is not None and self.outlet.pending:

@@ -37,6 +37,7 @@ from . import _fanout
 from .access import AccessRules, Transport, decide
 from .addresses import Listener
 from .client import Client, Refused, Upward
+from .members import Members
 from .options import ClientOptions, OptionsError
 from .queue_service import QueuePlan, QueueService
 from .roster import keep_roster
@@ -120,6 +121,7 @@ class Gateway:
         self._main: Source | None = None
         self._late: dict[Source, asyncio.Task[None]] = {}
         self._upstream: Upstream | None = None  # while there is a main source
+        self._members = Members(name, options.owner)
         self._told = ""  # why the ring can't be read, as the log says
         self._clients: set[Client] = set()
         self._sending: set[Source] = set()
@@ -252,7 +254,9 @@ class Gateway:
                 self._look_at_events(source)
                 self._look_at_answers(source)
                 self._send(source)
-                if source is not self._main:
+                if source is self._main:
+                    self._members.turn()
+                else:
                     self._catch_up(source)
                 if came:
                     await asyncio.sleep(0)  # sockets have their turn
@@ -272,9 +276,11 @@ class Gateway:
         """Close the clients of a source once they have everything."""
         end = time.monotonic() + self._options.close_timeout
         for outlet, client in list(source.clients.items()):
-            outlet.stop(source.fanout.end)
-            client.ends_with(CloseCode.GOING_AWAY, why)
+            if client.member is None:  # else it ends when its group has nothing more for it
+                outlet.stop(source.fanout.end)
+                client.ends_with(CloseCode.GOING_AWAY, why)
         while source.clients and time.monotonic() < end:
+            self._members.turn()
             self._send(source)
             await asyncio.sleep(LOOK_AGAIN)
 
@@ -318,11 +324,12 @@ class Gateway:
                 self._upstream.answered(message, payload)
 
     def _lost(self, source: Source, sequence: int, why: str) -> None:
-        """Plain clients end before this message, as their own connections would have."""
+        """Plain clients end before this message, as their own connections would have. Not members
+        of a group: what they get is no stream that could be broken."""
         if self._options.on_loss is OnLoss.KEEP:
             return
         for outlet, client in list(source.clients.items()):
-            if not client.records and outlet.next <= sequence:
+            if not client.records and client.member is None and outlet.next <= sequence:
                 outlet.stop(sequence)
                 client.ends_with(CloseCode.SERVICE_RESTART, why)
 
@@ -481,8 +488,9 @@ class Gateway:
         except OptionsError as error:
             raise Refused(400, str(error)) from error
         if options.group is not None:
-            raise Refused(501, "this gateway serves no work groups")
-        self._upstream.admit(client, options)
+            client.member = self._members.admit(client, options)
+        else:
+            self._upstream.admit(client, options)
         return options
 
     def open(self, client: Client) -> None:
@@ -492,6 +500,12 @@ class Gateway:
         missed = 0
         if source is None:
             client.drop("the ring is gone")
+            return
+        if client.member is not None:
+            outlet = source.fanout.add(client.fd, records=False, lossy=True, chooses=True)
+            outlet.stop(0)  # of the stream it gets nothing: its member gives it what it gets
+            self._start(client, source, outlet, 0)
+            client.member.begin(outlet)
             return
         start = options.start
         with contextlib.suppress(shm.RingError):  # `_read` finds it, too
@@ -519,9 +533,13 @@ class Gateway:
         )
         if client.topics is not None and options.others:
             outlet.choose([0], 0)  # of the others it is asked what is wanted
+        _log.info("serves %s from %d on", client.transport.peer, begin)
+        self._start(client, source, outlet, begin)
+
+    def _start(self, client: Client, source: Source, outlet: _fanout.Outlet, begin: int) -> None:
+        """Serve a client by this way out, from this sequence on."""
         source.clients[outlet] = client
         client.outlet = outlet
-        _log.info("serves %s from %d on", client.transport.peer, begin)
         if client.records:
             hello = source.hello().encode()
             client.send_record(wire.Record(wire.RecordType.HELLO, hello, sequence=begin))
@@ -561,6 +579,8 @@ class Gateway:
         """See `client.Host`."""
         self._clients.discard(client)
         self._waiting.discard(client)
+        if client.member is not None:
+            client.member.leave()
         if self._upstream is not None:
             self._upstream.gone(client)
         source = self._source_of(client)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Subscribers"]
 
+FIXED_TOPICS: Final = "a group's topics are fixed when it is made"
 READ_ONLY: Final = "this gateway is read-only"
 
 
@@ -67,6 +68,9 @@ class Subscribers:
 
     def asked(self, client: Client, ask: Ask) -> None:
         """A client subscribes or unsubscribes."""
+        if client.member is not None:
+            self._answer(client, ask, dict.fromkeys(ask.names, FIXED_TOPICS))
+            return
         if client.topics is None:  # from now on it gets what it asks for
             client.topics = []
             self._chosen(client)

@@ -28,7 +28,7 @@ from ..worker.sending import MessageSender
 from ..worker.state import ConnectionState
 from .client import Refused, Upward
 from .client_requests import ClientRequests
-from .subscribers import READ_ONLY, Subscribers
+from .subscribers import FIXED_TOPICS, READ_ONLY, Subscribers
 from .wishes import Wishes
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Upstream:
             self._requests.end(client, record.key)
         elif record.type in (wire.RecordType.SUBSCRIBE, wire.RecordType.UNSUBSCRIBE):
             self._change_topics(client, record, sent.payload)
-        else:
+        elif client.member is None or not client.member.received(record):
             client.close(CloseCode.UNSUPPORTED_DATA, f"a record of type {record.type} is unknown")
         return None
 
@@ -229,6 +229,9 @@ class Upstream:
             client.refuse(sent.record.key, why)
 
     def _change_topics(self, client: Client, record: wire.Record, payload: bytes) -> None:
+        if client.member is not None:
+            client.refuse(record.key, FIXED_TOPICS)
+            return
         if client.topics is None:
             client.refuse(record.key, "it gets every topic: connect with ?topics=")
             return

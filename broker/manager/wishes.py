@@ -185,8 +185,8 @@ class Wishes:
 
     def heard(self, payload: bytes) -> tuple[int, bool]:
         """A control message of the server. Returns the slot of the worker that is to get it, + 1,
-        or 0 for all; and whether it says nothing to who has asked nothing: it answers something that
-        the manager or a worker has sent, or wants an answer of the manager."""
+        or 0 for all; and whether it says nothing to who has asked nothing: it answers something
+        that the manager or a worker has sent, or wants an answer of the manager."""
         is_answer = self._subscriptions.heard(payload, time.monotonic())
         is_test = self._heartbeats.heard(payload)
         self._naming.venue_may_have_learned()

@@ -373,14 +373,15 @@ class GatewayConnection(Receiver):
         if self._closed.is_set():
             raise shm.RingClosed("this feed is closed")
 
-    def _try_post(self, data: bytes) -> bool:
-        """Send a record, with `_changed` held. False: it can't be sent now."""
+    def _try_post(self, data: bytes, *, wait: bool = True) -> bool:
+        """Send records, with `_changed` held. False: they can't be sent now. `wait` is as
+        `Link.try_send` has it."""
         link = self._link
         if link is None or self._hello is None:
             self._come_back()
             return False
         try:
-            return link.try_send(data)
+            return link.try_send(data, wait=wait)
         except OSError as error:
             self._lose(link, error.strerror or str(error))
             return False
@@ -413,7 +414,7 @@ class GatewayConnection(Receiver):
         twice is fine."""
         with self._changed:
             link, self._link = self._link, None
-            drains = link is not None and self._tickets.under_way > 0 and not self._filling
+            drains = link is not None and self._awaits_end() and not self._filling
             self._closed.set()
             self._changed.notify_all()
         self._forget()
@@ -427,6 +428,10 @@ class GatewayConnection(Receiver):
             else:
                 link.abandon()
         self._wake_tasks()
+
+    def _awaits_end(self) -> bool:
+        """Is the gateway to have read what was sent before the connection goes?"""
+        return self._tickets.under_way > 0
 
     def __enter__(self) -> Self:
         return self

@@ -76,8 +76,8 @@ class SocketFeed(GatewayConnection):
     name, it begins with that one's oldest message, and what was missed of the ring before is not
     known.
 
-    What it can't do: joining work groups, zero-copy (the kernel copies each message once), `lag`,
-    and knowing of topics more than their names.
+    What it can't do: zero-copy (the kernel copies each message once), `lag`, and knowing of topics
+    more than their names.
     """
 
     def __init__(self, address: ClientAddress, query: Query, *, events: bool) -> None:

@@ -512,7 +512,8 @@ def test_another_server(script: Script, wrong: str) -> None:
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
-        ({"group": "a"}, "over a socket: group"),
+        ({"balance": "key"}, "name it"),
+        ({"auto_ack": False}, "name it"),
         ({"owner": 1, "wait": shm.Yielding()}, "over a socket: wait, owner"),
         ({"policy": "none"}, "policy"),
         ({"start": -1}, "start"),
