@@ -121,7 +121,8 @@ async def keep_roster(name: str, source: Source, clients: Collection[Client]) ->
                         roster.write(data)
                     written, told = data, ""
                 except shm.RingError as error:
-                    if str(error) != told:
+                    # A ring that ends just now takes its rosters with it.
+                    if str(error) != told and not isinstance(error, shm.RingNotFound):
                         _log.warning("clients are not listed: %s", error)
                     told = str(error)
             await asyncio.sleep(_PAUSE)

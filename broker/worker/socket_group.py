@@ -58,7 +58,7 @@ class SocketGroupFeed(SocketFeed):
     in hand then is others', or comes again: its `ack` raises Evicted. Iterating ends only with
     `close`, which raises RingClosed in who waits.
 
-    What it can't do: zero-copy, `lag`, `request`, and knowing of topics more than their names.
+    What it can't do: zero-copy, `lag`, and knowing of topics more than their names.
     """
 
     def __init__(self, address: ClientAddress, query: Query, *, auto_ack: bool) -> None:
@@ -155,7 +155,7 @@ class SocketGroupFeed(SocketFeed):
             hand = self._tasks[task] = Hand(next(self._numbers))
         return hand
 
-    def _ask(self, hand: Hand) -> None:
+    def _ask_for(self, hand: Hand) -> None:
         """Whoever's hand it is asks for the next: what it had is done. There is something in it
         with `auto_ack` alone."""
         self._check_open()
@@ -354,13 +354,13 @@ class SocketGroupFeed(SocketFeed):
             shm.RingCorrupt: the other end sends what no gateway sends.
         """
         hand = self._hand_here()
-        self._ask(hand)
+        self._ask_for(hand)
         return self._wait_for(hand, deadline(timeout))
 
     def read_available(self, limit: int = 256) -> list[SocketGroupMessage]:  # type: ignore[override]
         """Up to `limit` messages that are there, without waiting. Raises as `read` does."""
         hand = self._hand_here()
-        self._ask(hand)
+        self._ask_for(hand)
         with self._changed:
             found = [self._hand_out(hand, each) for each in self._take_many(hand, limit)]
         if not found and self._arrive(0.0):
@@ -384,7 +384,7 @@ class SocketGroupFeed(SocketFeed):
         Raises: as `read` does.
         """
         hand = self._hand_here()
-        self._ask(hand)
+        self._ask_for(hand)
         until = deadline(timeout)
         while True:
             with self._changed:
@@ -439,7 +439,7 @@ class SocketGroupFeed(SocketFeed):
 
     async def __anext__(self) -> SocketGroupMessage:
         hand = self._hand_of_task()
-        self._ask(hand)
+        self._ask_for(hand)
         return await self._wait_async_for(hand)
 
     def __repr__(self) -> str:

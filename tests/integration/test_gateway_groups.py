@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from ringcast.shm.broadcast import Writer
 from tests.conftest import DEADLINE, eventually, reader_status
 from tests.frames import BINARY, PING, PONG, TEXT, masked
 
-from .gateway import Client, Refused, gateway_of
+from .gateway import Client, Refused, client_of, gateway_of
 from .gateways import serving
 
 SLOTS: Final = 4096
@@ -44,21 +43,6 @@ def path(ring: Writer, tmp_path: Path) -> Iterator[Path]:
     with serving(ring.name, f"unix:{path}"):
         eventually(lambda: reader_status(ring.name) is not None, "the gateway is attached")
         yield path
-
-
-def connect(path: Path, target: str, more: str = "") -> Client:
-    """A client that does nothing by itself; served once this returns."""
-    sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(DEADLINE)
-    sock.connect(str(path))
-    client = Client(sock)
-    try:
-        client.shake_hands(target, more=more)
-        client.is_served()
-    except BaseException:
-        client.close()
-        raise
-    return client
 
 
 def status(ring: Writer, name: str = "g") -> group.GroupStatus:
@@ -145,7 +129,7 @@ def test_messages_are_shared_out_without_loss_or_doubling(ring: Writer, path: Pa
 
 
 def test_text_is_text_and_binary_is_binary(ring: Writer, path: Path) -> None:
-    with connect(path, "/?group=g") as client:
+    with client_of(path, "/?group=g") as client:
         ring.publish("ä".encode(), kind=shm.Kind.TEXT)
         ring.publish(b"\x00", kind=shm.Kind.BINARY)
         ring.publish(b"", kind=shm.Kind.TEXT)
@@ -153,7 +137,7 @@ def test_text_is_text_and_binary_is_binary(ring: Writer, path: Path) -> None:
 
 
 def test_who_never_answers_a_ping_gets_as_many_as_it_may_have(ring: Writer, path: Path) -> None:
-    with connect(path, "/?group=g&in_flight=7") as client:
+    with client_of(path, "/?group=g&in_flight=7") as client:
         sent = number(ring, 20)
         texts, pings = given(client, 7)
         client.is_served()
@@ -165,7 +149,7 @@ def test_who_never_answers_a_ping_gets_as_many_as_it_may_have(ring: Writer, path
 
 
 def test_pongs_that_answer_no_ping_say_nothing(ring: Writer, path: Path) -> None:
-    with connect(path, "/?group=g") as client:
+    with client_of(path, "/?group=g") as client:
         sent = number(ring, 3)
         texts, pings = given(client, 3)
         assert texts == sent
@@ -177,7 +161,7 @@ def test_pongs_that_answer_no_ping_say_nothing(ring: Writer, path: Path) -> None
 
 def test_a_pong_stands_for_what_came_before_its_ping(ring: Writer, path: Path) -> None:
     pings = []
-    with connect(path, "/?group=g") as client:
+    with client_of(path, "/?group=g") as client:
         for _ in range(3):
             number(ring, 1)
             pings += given(client, 1)[1]
@@ -195,7 +179,7 @@ def test_a_pong_stands_for_what_came_before_its_ping(ring: Writer, path: Path) -
 def test_what_a_client_had_goes_to_others_when_it_goes(
     ring: Writer, path: Path, *, in_order: bool
 ) -> None:
-    client = connect(path, "/?group=g&in_flight=5")
+    client = client_of(path, "/?group=g&in_flight=5")
     sent = number(ring, 20)
     texts, _ = given(client, 5)
     assert texts == sent[:5]
@@ -211,7 +195,7 @@ def test_what_a_client_had_goes_to_others_when_it_goes(
 
 
 def test_a_slow_client_keeps_few_from_the_others(ring: Writer, path: Path) -> None:
-    with connect(path, "/?group=g&in_flight=65536") as slow:
+    with client_of(path, "/?group=g&in_flight=65536") as slow:
         payload = bytes(32768)
         eventually(lambda: status(ring).members, "it has joined")
         for _ in range(4):
@@ -272,7 +256,7 @@ def test_members_of_both_kinds(ring: Writer, path: Path) -> None:
 def test_a_group_may_choose_topics(ring: Writer, path: Path) -> None:
     wanted = ring.topic("a")
     other = ring.topic("b")
-    with connect(path, "/?group=g&topics=a") as client:
+    with client_of(path, "/?group=g&topics=a") as client:
         ring.publish(b"no", topic=other)
         ring.publish(b"yes", topic=wanted, kind=shm.Kind.TEXT)
         texts, pings = given(client, 1)
@@ -280,11 +264,11 @@ def test_a_group_may_choose_topics(ring: Writer, path: Path) -> None:
         client.sock.sendall(masked(PONG, pings[0]))
         all_done(ring)
     with pytest.raises(Refused, match=r"(?s)400.*group 'g'"):
-        connect(path, "/?group=g&topics=b")
+        client_of(path, "/?group=g&topics=b")
 
 
 def test_a_lost_connection_to_the_server_is_not_a_members_affair(ring: Writer, path: Path) -> None:
-    with connect(path, "/?group=g") as client:
+    with client_of(path, "/?group=g") as client:
         ring.publish(b'{"event":"disconnected"}', kind=shm.Kind.EVENT)
         number(ring, 1)
         assert client.message() == "1"
@@ -295,7 +279,7 @@ def test_the_ring_ends_once_all_is_done(name: str, tmp_path: Path) -> None:
     with serving(name, f"unix:{tmp_path}/gateway"):
         with Writer.create(name, slots=SLOTS, capacity=CAPACITY) as ring:
             eventually(lambda: reader_status(name) is not None, "the gateway is attached")
-            client = connect(tmp_path / "gateway", "/?group=g&in_flight=1")
+            client = client_of(tmp_path / "gateway", "/?group=g&in_flight=1")
             number(ring, 2)
         with client:
             assert client.messages(2) == ["0", "1"]
@@ -307,10 +291,10 @@ def test_the_ring_ends_once_all_is_done(name: str, tmp_path: Path) -> None:
 
 
 def test_who_can_not_join(ring: Writer, path: Path) -> None:
-    with connect(path, "/?group=g&max_deliveries=3"):
+    with client_of(path, "/?group=g&max_deliveries=3"):
         for target in ("/?group=g&balance=key", "/?group=g&max_deliveries=4", "/?group=h&start=9"):
             with pytest.raises(Refused, match=r"HTTP/1.1 400 "):
-                connect(path, target)
+                client_of(path, target)
         with contextlib.ExitStack() as members:
             while True:
                 try:
@@ -318,11 +302,11 @@ def test_who_can_not_join(ring: Writer, path: Path) -> None:
                 except shm.TooManyReaders:
                     break
             with pytest.raises(Refused, match=r"(?s)HTTP/1.1 503 .*reader"):
-                connect(path, "/?group=g")
+                client_of(path, "/?group=g")
 
 
 def test_an_evicted_member_is_closed(ring: Writer, path: Path) -> None:
-    with connect(path, "/?group=g&in_flight=1") as client:
+    with client_of(path, "/?group=g&in_flight=1") as client:
         number(ring, 2)
         given(client, 1)
         holder = status(ring).holder
@@ -331,7 +315,7 @@ def test_an_evicted_member_is_closed(ring: Writer, path: Path) -> None:
         closed = client.closed()
         assert closed.code == 1013
         assert "evicted" in closed.reason
-    with connect(path, "/?group=g") as client:
+    with client_of(path, "/?group=g") as client:
         assert client.message() == "0"
 
 
@@ -372,7 +356,7 @@ def say(client: Client, kind: wire.RecordType, *sequences: int) -> None:
 
 
 def test_done_says_it_of_one_message(ring: Writer, path: Path) -> None:
-    with connect(path, "/?group=g&in_flight=4", RECORDS) as client:
+    with client_of(path, "/?group=g&in_flight=4", RECORDS) as client:
         number(ring, 6, topic=ring.topic("a"), key=7)
         found = records(client, wire.RecordType.MESSAGE, 4)
         assert [bytes(each.payload) for each in found] == [b"0", b"1", b"2", b"3"]
@@ -385,7 +369,7 @@ def test_done_says_it_of_one_message(ring: Writer, path: Path) -> None:
 
 
 def test_names_of_topics_come_before(ring: Writer, path: Path) -> None:
-    with connect(path, "/?group=g", RECORDS) as client:
+    with client_of(path, "/?group=g", RECORDS) as client:
         names: dict[int, str] = {}
         for name in ("a", "b"):
             ring.publish(b"x", topic=ring.topic(name))
@@ -400,7 +384,7 @@ def test_names_of_topics_come_before(ring: Writer, path: Path) -> None:
 
 
 def test_what_is_given_back_comes_again_and_alone(ring: Writer, path: Path) -> None:
-    with connect(path, "/?group=g", RECORDS) as client:
+    with client_of(path, "/?group=g", RECORDS) as client:
         number(ring, 3)
         records(client, wire.RecordType.MESSAGE, 3)
         say(client, wire.RecordType.GIVE_BACK, 1)
@@ -424,7 +408,7 @@ def test_a_message_that_makes_clients_fail_takes_no_others_with_it(
     sent = [int(text) for text in number(ring, 20)]
     handled: list[int] = []
     while len(handled) < 19:
-        with connect(path, "/?group=g&start=oldest&max_deliveries=3", RECORDS) as client:
+        with client_of(path, "/?group=g&start=oldest&max_deliveries=3", RECORDS) as client:
             while len(handled) < 19:
                 found = [each.sequence for each in records(client, wire.RecordType.MESSAGE, 1)]
                 if 7 in found:
@@ -433,16 +417,16 @@ def test_a_message_that_makes_clients_fail_takes_no_others_with_it(
                 handled += found
             client.is_served()
     assert sorted(handled) == [each for each in sent if each != 7]
-    with connect(path, "/?group=g", RECORDS):
+    with client_of(path, "/?group=g", RECORDS):
         all_done(ring)
     assert [each.sequence for each in status(ring).newest_set_aside] == [7]
 
 
 def test_records_that_are_for_others(path: Path) -> None:
-    with connect(path, "/?group=g", RECORDS) as client:
+    with client_of(path, "/?group=g", RECORDS) as client:
         client.send(wire.encode(wire.Record(wire.RecordType.SUBSCRIBE, b"a", key=1)))
         refused = records(client, wire.RecordType.REFUSED, 1)[0]
         assert (refused.key, bytes(refused.payload)[:15]) == (1, b"a group's topic")
-    with connect(path, "/", RECORDS) as client:
+    with client_of(path, "/", RECORDS) as client:
         say(client, wire.RecordType.DONE, 0)
         assert client.closed().code == 1003

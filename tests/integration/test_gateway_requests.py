@@ -13,25 +13,28 @@ from typing import Any, Final
 import pytest
 
 from ringcast import attach, shm
+from ringcast.broker.gateway.access import AccessRules
 from ringcast.broker.worker.wire import Record, RecordType, encode, records
 from ringcast.shm import mpsc
 from tests.conftest import eventually
 
 from .askers import Rpc, rpc_config
-from .gateway import Client, Gateway, gateway_of
-from .manager import running, serving
+from .gateway import Client, client_of
+from .gateways import serving
+from .manager import running
+from .manager import serving as server_of
 
 RECORDS: Final = "Sec-WebSocket-Protocol: ringcast.1\r\n"
 
 
 @contextlib.contextmanager
-def asking(name: str, folder: Path, *options: str) -> Iterator[tuple[Rpc, Gateway]]:
-    """A server that answers when it is told to, a manager, and a gateway."""
+def asking(name: str, folder: Path, **options: Any) -> Iterator[tuple[Rpc, Path]]:
+    """A server that answers when it is told to, a manager, and a gateway: where it listens."""
     rpc = Rpc()
-    with serving(rpc) as server, running(rpc_config(name, server.url)):
+    with server_of(rpc) as server, running(rpc_config(name, server.url)):
         rpc.wait_for_connections(1)
-        with gateway_of(name, folder, *options) as gateway:
-            yield rpc, gateway
+        with serving(name, f"unix:{folder}/g", **options):
+            yield rpc, folder / "g"
 
 
 def rpc_request(number: Any, params: Any = ()) -> str:
@@ -48,9 +51,9 @@ def parsed(client: Client, count: int) -> list[Any]:
 
 def test_each_gets_its_own_answer(name: str, tmp_path: Path) -> None:
     """All number their requests alike."""
-    with asking(name, tmp_path) as (rpc, gateway), attach(name) as feed:
+    with asking(name, tmp_path) as (rpc, path), attach(name) as feed:
         ids = (7, "7", 7, -1)
-        clients = [gateway.client() for _ in ids]
+        clients = [client_of(path) for _ in ids]
         for number, (client, own) in enumerate(zip(clients, ids, strict=True)):
             client.send(rpc_request(own, [number]))
         asked = rpc.requests(len(ids))
@@ -70,7 +73,7 @@ def test_each_gets_its_own_answer(name: str, tmp_path: Path) -> None:
 
 
 def test_answers_stand_in_their_place(name: str, tmp_path: Path) -> None:
-    with asking(name, tmp_path) as (rpc, gateway), gateway.client() as client:
+    with asking(name, tmp_path) as (rpc, path), client_of(path) as client:
         dice = random.Random(3)
         for number in range(50):
             client.send(rpc_request(number, number))
@@ -87,12 +90,12 @@ def test_answers_stand_in_their_place(name: str, tmp_path: Path) -> None:
 
 
 def test_a_late_client_gets_its_answer_in_its_place(name: str, tmp_path: Path) -> None:
-    with asking(name, tmp_path) as (rpc, gateway), attach(name) as feed:
+    with asking(name, tmp_path) as (rpc, path), attach(name) as feed:
         for number in range(20):
             rpc.notice(number)
         for _ in range(20):
             assert feed.read(10) is not None
-        with gateway.client("/?start=oldest") as client:
+        with client_of(path, "/?start=oldest") as client:
             client.send(rpc_request(1))
             rpc.answer(*rpc.requests(1), result=1)
             rpc.notice(20)
@@ -101,8 +104,8 @@ def test_a_late_client_gets_its_answer_in_its_place(name: str, tmp_path: Path) -
 
 
 def test_all_later_messages_with_the_id_go_the_same_way(name: str, tmp_path: Path) -> None:
-    with asking(name, tmp_path) as (rpc, gateway), gateway.client() as other:
-        with gateway.client() as client:
+    with asking(name, tmp_path) as (rpc, path), client_of(path) as other:
+        with client_of(path) as client:
             client.send(rpc_request("sub"))
             (request,) = rpc.requests(1)
             for number in range(5):
@@ -125,14 +128,14 @@ def test_what_is_no_request_goes_up_as_it_is(name: str, tmp_path: Path) -> None:
         '{"id":{}}',
         '{"id":1,"id":2}',
     ]
-    with asking(name, tmp_path) as (rpc, gateway), gateway.client() as client:
+    with asking(name, tmp_path) as (rpc, path), client_of(path) as client:
         client.send(*texts)
         eventually(lambda: len(rpc.heard) >= len(texts), "all have come")
         assert rpc.heard == texts
 
 
 def test_one_that_chose_topics_gets_its_answers(name: str, tmp_path: Path) -> None:
-    with asking(name, tmp_path) as (rpc, gateway), gateway.client("/?topics=mine") as client:
+    with asking(name, tmp_path) as (rpc, path), client_of(path, "/?topics=mine") as client:
         client.send(rpc_request(1))
         rpc.notice(0, "other")
         rpc.notice(1, "mine")
@@ -143,10 +146,19 @@ def test_one_that_chose_topics_gets_its_answers(name: str, tmp_path: Path) -> No
         assert got == [1, result(1, 1), 3]
 
 
+def test_a_member_of_a_group_gets_its_answers(name: str, tmp_path: Path) -> None:
+    with asking(name, tmp_path) as (rpc, path), client_of(path, "/?group=work") as client:
+        client.send(rpc_request(1))
+        rpc.answer(*rpc.requests(1), result=1)
+        rpc.notice(0)
+        got = sorted(parsed(client, 2), key=str)
+        assert got == sorted([result(1, 1), {"topic": "notice", "n": 0}], key=str)
+
+
 def test_read_only_clients_ask_nothing(name: str, tmp_path: Path) -> None:
     with (
-        asking(name, tmp_path, "--read-only") as (rpc, gateway),
-        gateway.client() as client,
+        asking(name, tmp_path, rules=AccessRules(read_only=True)) as (rpc, path),
+        client_of(path) as client,
     ):
         client.send(rpc_request(1))
         assert client.closed().code == 1008
@@ -155,7 +167,7 @@ def test_read_only_clients_ask_nothing(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("own", [True, False], ids=["with-id", "without"])
 def test_requests_as_records(name: str, tmp_path: Path, own: bool) -> None:
-    with asking(name, tmp_path) as (rpc, gateway), gateway.client("/", RECORDS) as client:
+    with asking(name, tmp_path) as (rpc, path), client_of(path, "/", RECORDS) as client:
         payload = rpc_request(5) if own else '{"method":"echo"}'
         for key in (1, 2):
             record = Record(RecordType.REQUEST, payload.encode(), kind=shm.Kind.TEXT, key=key)

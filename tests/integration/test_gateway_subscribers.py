@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from itertools import count
@@ -24,7 +23,7 @@ from tests.conftest import DEADLINE, eventually
 
 from .exchanges import Client as Connection
 from .exchanges import exchange
-from .gateway import Client
+from .gateway import client_of
 from .gateways import attach as attach_to
 from .gateways import serving
 from .manager import running
@@ -50,7 +49,7 @@ class Program:
         self._ids = count(1)
         self._exchange = exchange(venue)
         self._connection = Connection(1)
-        self.client = connected(path, target)
+        self.client = client_of(path, target)
 
     def __enter__(self) -> Self:
         return self
@@ -90,16 +89,6 @@ def known(answer: Any) -> Any:
     if not isinstance(answer, dict):
         return answer
     return {key: known(value) for key, value in answer.items() if key not in NOT_COMPARED}
-
-
-def connected(path: Path, target: str = "/") -> Client:
-    """A plain client of the gateway at a Unix socket."""
-    sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(DEADLINE)
-    sock.connect(str(path))
-    client = Client(sock)
-    client.shake_hands(target)
-    return client
 
 
 @contextlib.contextmanager

@@ -172,3 +172,15 @@ def test_a_gateway_that_dies(name: str, tmp_path: Path) -> None:
                 eventually(lambda: feed.state.answers_dropped == 2, "the others are dropped")
             finally:
                 again.kill()
+
+
+def test_a_member_of_a_group_asks(name: str, tmp_path: Path) -> None:
+    with asking(name, tmp_path) as (rpc, url), attach(url, group="work") as member:
+        asked = ask(member, 1)
+        (request,) = rpc.requests(1)
+        rpc.notice(5)
+        rpc.answer(request, result="mine")
+        assert asked.result().json()["result"] == "mine"
+        message = member.read(DEADLINE)
+        assert message is not None
+        assert json.loads(bytes(message))["n"] == 5

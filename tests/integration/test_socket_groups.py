@@ -415,7 +415,7 @@ def test_what_can_not_be(url: str) -> None:
     with join(url, balance="key") as feed:
         with pytest.raises(shm.RingError, match="fixed"):
             feed.subscribe("a")
-        for name in ("lag", "request"):
+        for name in ("lag", "received"):
             assert not hasattr(feed, name)
 
 
