@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt to connect."""
+"""How long to wait before the next attempt to connect, or to start what has ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Backoff:
     Args:
         delay: seconds that the first pause has at most; those after it twice as many each time.
         delay_max: seconds that no pause exceeds.
-        reset_after: seconds after which a connection counts as stable.
+        reset_after: seconds after which a connection, or what was started, counts as stable.
 
     Attributes:
         attempts: pauses since the last stable connection.

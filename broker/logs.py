@@ -8,7 +8,7 @@ import logging
 from enum import StrEnum
 from typing import Any, Final
 
-__all__ = ["LogFormat", "log", "log_event", "log_to_stderr", "present_format"]
+__all__ = ["LogFormat", "log", "log_event", "log_to_stderr", "present_format", "quiet_logger"]
 
 log: Final = logging.getLogger("ringcast")
 
@@ -17,6 +17,14 @@ def log_event(level: int, event: str, **fields: Any) -> None:
     """Log one line, `event` and its fields; a structured handler finds them in the record."""
     text = " ".join(f"{key}={value!r}" for key, value in fields.items() if value is not None)
     log.log(level, "%s %s", event, text, extra={"event": event, "fields": fields})
+
+
+def quiet_logger(module: str) -> logging.Logger:
+    """For `websockets`' protocols of a module, which log whole requests, and so the tokens in them:
+    only the library's own faults come out."""
+    quiet = logging.getLogger(f"{module}.websockets")
+    quiet.setLevel(logging.ERROR)
+    return quiet
 
 
 class LogFormat(StrEnum):

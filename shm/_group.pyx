@@ -900,6 +900,18 @@ cdef class Member(Reader):
             hand.count += 1
         return TAKEN
 
+    def check(self) -> None:
+        """Do what a member does now and then besides taking messages: look whether it is still one,
+        and whether the others live. For one that takes none for a while; at most every 40 ms this
+        does something.
+
+        Raises:
+            Evicted: this member was evicted; its messages are others' now.
+            RingClosed: this end is closed.
+        """
+        check_open(&self.a.endpoint)
+        self.look()
+
     def ack(self, messages) -> None:
         """Acknowledge a message, or several: all that can be, before it raises for one that can't.
 

@@ -30,6 +30,7 @@ from .names import (
     group_segments,
     queue_segments,
     ring_semaphores,
+    roster_segments,
     uplink_name,
     uplink_semaphores,
 )
@@ -318,7 +319,8 @@ def remove_ring(name: str) -> None:
     semaphores.remove(name, uplink=False)
     for queue in queue_segments(name):
         remove_queue(queue)
-    _remove_segments(*group_segments(name), data_name(name), control_name(name))
+    segments = (*group_segments(name), *roster_segments(name), data_name(name))
+    _remove_segments(*segments, control_name(name))
 
 
 def remove_group(name: str, group: str, *, owner: int | None = None) -> None:

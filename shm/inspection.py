@@ -19,12 +19,9 @@ from .errors import RingError, RingNotFound
 from .mpsc import UplinkStatus
 from .names import (
     SHM,
-    control_name,
-    data_name,
-    group_segments,
-    queue_labels,
-    queue_segments,
+    queue_label,
     ring_names,
+    ring_segments,
     uplink_name,
     uplink_names,
 )
@@ -249,8 +246,8 @@ def list_rings() -> list[RingEntry]:
 
 def _entry(name: str, look: Callable[[str], RingStatus | UplinkStatus], detail: str) -> RingEntry:
     size = 0
-    segments = (data_name(name), control_name(name), uplink_name(name))
-    for path in (*segments, *group_segments(name), *queue_segments(name)):
+    segments = ring_segments(name)
+    for path in (*segments, uplink_name(name)):
         with contextlib.suppress(FileNotFoundError):
             size += (SHM / path.removeprefix("/")).stat().st_size
     try:
@@ -259,4 +256,5 @@ def _entry(name: str, look: Callable[[str], RingStatus | UplinkStatus], detail: 
         state, detail = "incomplete", str(error)
     except RingError as error:
         state, detail = "invalid", str(error)
-    return RingEntry(name, state, size, detail, tuple(queue_labels(name)))
+    labels = [queue_label(segment) for segment in segments]
+    return RingEntry(name, state, size, detail, tuple(filter(None, labels)))

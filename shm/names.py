@@ -3,7 +3,8 @@
 A ring NAME is ``/rc.NAME.d`` (data, written by the writer alone), ``/rc.NAME.c`` (control, written
 by readers too), ``/rc.NAME.g.GROUP`` for each of its work groups, and semaphores
 ``/rc.NAME.INSTANCE.*``. Its message queues are ``/rc.NAME.q.LABEL``, and ``/rc.NAME.q-up`` for what
-goes up; beside each is a segment of the same name (queues.py). An uplink NAME is ``/rc.NAME.u`` and
+goes up; beside each is a segment of the same name (queues.py). Each process that serves the ring to
+clients has a roster, ``/rc.NAME.gw-N`` (rosters.py). An uplink NAME is ``/rc.NAME.u`` and
 semaphores. The rules are native/attach.h's, which C programs attach by.
 """
 
@@ -18,6 +19,7 @@ from typing import Final
 from . import _endpoint
 
 __all__ = [
+    "ROSTER_DRAFT",
     "SHM",
     "SegmentName",
     "check_name",
@@ -25,11 +27,14 @@ __all__ = [
     "data_name",
     "group_segments",
     "is_uplink_semaphore",
-    "queue_labels",
+    "queue_label",
     "queue_name",
     "queue_segments",
     "ring_names",
+    "ring_segments",
     "ring_semaphores",
+    "roster_name",
+    "roster_segments",
     "uplink_name",
     "uplink_names",
     "uplink_semaphores",
@@ -44,6 +49,9 @@ SegmentName = Callable[[str], str]
 _GROUP: Final = "g"
 _QUEUE: Final = "q"
 _UPWARD_QUEUE: Final = "q-up"
+_ROSTER: Final = "gw-"
+ROSTER_DRAFT: Final = ".new"
+"""Ends the name of a roster that is being written, and takes the place of the old one then."""
 _OBJECT_PARTS: Final = 3
 """Of the name of a segment: rc, the ring's name, what it is. A semaphore's has one more."""
 
@@ -92,10 +100,29 @@ def uplink_name(name: str) -> str:
     return _endpoint.segment_name(name, "u")
 
 
+def ring_segments(name: str) -> list[str]:
+    """Shared-memory names of all segments that a ring has now, sorted; not those of an uplink of
+    the same name."""
+    start = f"rc.{name}."
+    found = [f"/{entry.name}" for entry in os.scandir(SHM) if entry.name.startswith(start)]
+    return sorted(segment for segment in found if segment != uplink_name(name))
+
+
 def group_segments(name: str) -> list[str]:
     """Shared-memory names of the segments of a ring's work groups that there are."""
-    start = f"rc.{name}.{_GROUP}."
-    return sorted(f"/{entry.name}" for entry in os.scandir(SHM) if entry.name.startswith(start))
+    return [each for each in ring_segments(name) if each.startswith(f"/rc.{name}.{_GROUP}.")]
+
+
+def roster_name(name: str, number: int) -> str:
+    """Shared-memory name of a ring's roster with this number."""
+    return f"/rc.{check_name(name)}.{_ROSTER}{number}"
+
+
+def roster_segments(name: str) -> list[str]:
+    """Shared-memory names of a ring's rosters that there are, and of those that are being written
+    now."""
+    roster = re.compile(rf"/rc\.{name}\.{_ROSTER}[0-9]+({re.escape(ROSTER_DRAFT)})?")
+    return [each for each in ring_segments(name) if roster.fullmatch(each)]
 
 
 def queue_name(name: str, label: str) -> str:
@@ -116,19 +143,18 @@ def upward_queue_name(name: str) -> str:
     return f"/rc.{check_name(name)}.{_UPWARD_QUEUE}"
 
 
-def queue_labels(name: str) -> list[str]:
-    """Labels of the message queues that a ring has, sorted."""
-    start = f"rc.{name}.{_QUEUE}."
-    entries = [entry.name for entry in os.scandir(SHM)]
-    return sorted(entry.removeprefix(start) for entry in entries if entry.startswith(start))
+def queue_label(segment: str) -> str | None:
+    """The label of the message queue that a ring's segment belongs to; None if it belongs to
+    none, or to the queue for what goes up."""
+    _, _, what, *label = segment.split(".", 3)
+    return label[0] if what == _QUEUE and label else None
 
 
 def queue_segments(name: str) -> list[str]:
     """Names of all message queues of a ring, the one for what goes up among them."""
-    found = [f"/rc.{name}.{_QUEUE}.{label}" for label in queue_labels(name)]
-    if (SHM / f"rc.{name}.{_UPWARD_QUEUE}").exists():
-        found.append(f"/rc.{name}.{_UPWARD_QUEUE}")
-    return found
+    upward = f"/rc.{name}.{_UPWARD_QUEUE}"
+    found = ring_segments(name)
+    return [each for each in found if each == upward or queue_label(each) is not None]
 
 
 def ring_semaphores(name: str, instance: int, max_readers: int) -> list[str]:

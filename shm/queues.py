@@ -15,6 +15,7 @@ import contextlib
 import os
 import resource
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -22,9 +23,9 @@ import posix_ipc
 
 from . import _endpoint, blocks
 from .errors import RingClosed, RingError, RingExists, RingNotFound
-from .names import SHM
+from .names import SHM, queue_label, queue_segments
 
-__all__ = ["DEPTH", "MESSAGE_SIZE", "OwnedQueue", "Queue"]
+__all__ = ["DEPTH", "MESSAGE_SIZE", "OwnedQueue", "Queue", "QueueStatus", "list_queues"]
 
 DEPTH: Final = 10
 """Messages in a queue, by default: what Linux allows everybody."""
@@ -63,6 +64,11 @@ class _Marker(NamedTuple):
     def describes(self, other: _Marker) -> bool:
         """Are they of the same queue of the same ring?"""
         return self[: self._fields.index("next1")] == other[: self._fields.index("next1")]
+
+    @property
+    def next(self) -> int | None:
+        """The sequence after the last that was put in; None if there was none yet."""
+        return None if self.next1 == 0 else self.next1 - 1
 
 
 _MARKER: Final = struct.Struct("<QIIQQQQQQ")
@@ -183,13 +189,13 @@ class OwnedQueue(Queue):
     """
 
     def __init__(
-        self, name: str, queue: Any, endpoint: _endpoint.Endpoint, before: _Marker | None
+        self, name: str, queue: Any, endpoint: _endpoint.Endpoint, file: int, marker: _Marker
     ) -> None:
         super().__init__(name, queue, endpoint)
         self._owner_endpoint = endpoint
-        self.next = None if before is None or before.next1 == 0 else before.next1 - 1
-        self.lost = 0 if before is None else before.lost
-        self._file = _open_file(name)
+        self._file = file
+        self.next = marker.next
+        self.lost = marker.lost
 
     @classmethod
     def claim(
@@ -227,42 +233,45 @@ class OwnedQueue(Queue):
             endpoint = _open_marker(name)
             if endpoint is None:
                 continue
-            if not endpoint.try_lock(_LOCK_OWNER):
-                endpoint.close()
-                raise RingExists(
-                    f"message queue {name} belongs to a living process, {_read(name).pid}: stop it"
-                    " first"
-                )
-            if not endpoint.leads_here(name):
-                endpoint.close()
-                continue
-            try:
-                return cls._take(name, endpoint, marker, mode)
-            except BaseException:
-                blocks.remove_queue(name)
-                endpoint.close()
-                raise
+            with contextlib.ExitStack() as undo:
+                undo.callback(endpoint.close)
+                if not endpoint.try_lock(_LOCK_OWNER):
+                    raise RingExists(
+                        f"message queue {name} belongs to a living process,"
+                        f" {_marker_of(name).pid}: stop it first"
+                    )
+                if not endpoint.leads_here(name):
+                    continue
+                undo.callback(blocks.remove_queue, name)
+                file = _open_file(name, os.O_RDWR)
+                undo.callback(os.close, file)
+                owned = cls._take(name, endpoint, file, marker, mode)
+                undo.pop_all()
+                return owned
         raise RingExists(
             f"message queue {name} is made by several processes at once: let one do it"
         )
 
     @classmethod
-    def _take(cls, name: str, endpoint: _endpoint.Endpoint, marker: _Marker, mode: int) -> Self:
+    def _take(
+        cls, name: str, endpoint: _endpoint.Endpoint, file: int, marker: _Marker, mode: int
+    ) -> Self:
         """Go on with the queue that there is, or make a new one; the lock is held."""
-        before = _read(name)
+        before = _read(file)
         if marker.describes(before):
             try:
                 queue = posix_ipc.MessageQueue(name)
             except posix_ipc.ExistentialError:
                 pass
             else:
-                _write(name, marker._replace(next1=before.next1, lost=before.lost))
-                return cls(name, queue, endpoint, before)
+                marker = marker._replace(next1=before.next1, lost=before.lost)
+                os.pwrite(file, _MARKER.pack(*marker), 0)
+                return cls(name, queue, endpoint, file, marker)
         with contextlib.suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_message_queue(name)
         queue = _make(name, marker.depth, marker.message_size, mode)
-        _write(name, marker)
-        return cls(name, queue, endpoint, None)
+        os.pwrite(file, _MARKER.pack(*marker), 0)
+        return cls(name, queue, endpoint, file, marker)
 
     def note(self, next_sequence: int, lost: int) -> None:
         """Write down how far the queue was filled, for whoever takes it over."""
@@ -284,6 +293,41 @@ class OwnedQueue(Queue):
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """A message queue that is filled from a ring, as the segment beside it says.
+
+    Attributes:
+        label: its label.
+        pid: the process that fills it, dead or alive.
+        filled: it lives.
+        read: a process in Python reads it. Others do not show.
+        depth, message_size: messages that it holds, and bytes of the longest.
+        next: the sequence after the last that is in it; None if nothing was put in yet.
+        lost: messages that were lost.
+    """
+
+    label: str
+    pid: int
+    filled: bool
+    read: bool
+    depth: int
+    message_size: int
+    next: int | None
+    lost: int
+
+
+def list_queues(name: str) -> list[QueueStatus]:
+    """The message queues of a ring that this user may look at, by label."""
+    found = []
+    for segment in queue_segments(name):
+        with contextlib.suppress(RingError, OSError):  # another user's, or it has gone meanwhile
+            queue = _status(segment)
+            if queue is not None:
+                found.append(queue)
+    return found
+
+
 # ---- the segment beside a queue ------------------------------------------------------------
 
 
@@ -291,25 +335,42 @@ def _open_marker(name: str) -> _endpoint.Endpoint | None:
     return blocks.open_endpoint(name, lambda segment: segment)
 
 
-def _open_file(name: str) -> int:
+def _status(segment: str) -> QueueStatus | None:
+    """None for what is no such queue's segment."""
+    label, endpoint = queue_label(segment), _open_marker(segment)
+    if label is None or endpoint is None:
+        return None
+    with contextlib.closing(endpoint):
+        marker = _marker_of(segment)
+        if marker.magic != _MAGIC or marker.version != _VERSION:
+            return None
+        return QueueStatus(
+            label=label,
+            pid=marker.pid,
+            filled=endpoint.is_held(_LOCK_OWNER),
+            read=endpoint.is_held(_LOCK_USER),
+            depth=marker.depth,
+            message_size=marker.message_size,
+            next=marker.next,
+            lost=marker.lost,
+        )
+
+
+def _open_file(name: str, access: int) -> int:
     path = SHM / name.removeprefix("/")
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return os.open(path, access | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def _read(name: str) -> _Marker:
-    fd = _open_file(name)
+def _read(file: int) -> _Marker:
+    return _Marker._make(_MARKER.unpack(os.pread(file, _SIZE, 0).ljust(_SIZE, b"\0")))
+
+
+def _marker_of(name: str) -> _Marker:
+    file = _open_file(name, os.O_RDONLY)
     try:
-        return _Marker._make(_MARKER.unpack(os.pread(fd, _SIZE, 0).ljust(_SIZE, b"\0")))
+        return _read(file)
     finally:
-        os.close(fd)
-
-
-def _write(name: str, marker: _Marker) -> None:
-    fd = _open_file(name)
-    try:
-        os.pwrite(fd, _MARKER.pack(*marker), 0)
-    finally:
-        os.close(fd)
+        os.close(file)
 
 
 # ---- the queue -----------------------------------------------------------------------------

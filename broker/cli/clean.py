@@ -1,4 +1,4 @@
-"""``ringcast clean``: remove the rings that nobody writes any more."""
+"""``ringcast clean``: remove rings that nobody writes any more, and what killed gateways left."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from ringcast import shm
+from ringcast.shm.rosters import remove_stale_rosters
 
 from .ls import list_ring, ring_table
 from .output import AsJson, complete_name, new_console, print_json, print_notice, visible
@@ -23,7 +24,7 @@ _VERBS: Final = {"removed": "removed", "removable": "would remove", "left": "lef
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What was done with one ring; if it was left, why."""
+    """What was done with one ring, or one file beside it; if it was left, why."""
 
     name: str
     state: str
@@ -46,7 +47,8 @@ def clean(
 ) -> None:
     """Remove the rings that nobody writes: those that ended, and those whose writer was killed.
 
-    A ring with a living writer is left alone. The command asks before it removes a ring that can be
+    A ring with a living writer is left alone, but what killed gateways have left beside it is
+    removed. The command asks before it removes a ring that can be
     resumed and that living readers are attached to."""
     rings = {entry.name: entry for entry in shm.list_rings()}
     chosen = [rings.get(name) or _missing(name) for name in names or rings]
@@ -55,10 +57,14 @@ def clean(
     ask = not yes and not as_json and sys.stdin.isatty()
     outcomes = []
     for entry in chosen:
-        outcome = _clean_one(entry, dry_run=dry_run, yes=yes, ask=ask)
-        outcomes.append(outcome)
+        done = [
+            _clean_one(entry, dry_run=dry_run, yes=yes, ask=ask),
+            *_clean_rosters(entry, dry_run=dry_run),
+        ]
+        outcomes += done
         if not as_json:
-            _print_outcome(outcome)
+            for outcome in done:
+                _print_outcome(outcome)
     if as_json:
         print_json([dataclasses.asdict(outcome) for outcome in outcomes])
     if any(o.outcome == "left" and (names or o.state != "open") for o in outcomes):
@@ -73,7 +79,7 @@ def _list_stale(entries: list[shm.RingEntry]) -> None:
     stale = [list_ring(entry) for entry in entries if entry.state != "open"]
     if stale:
         new_console().print(ring_table(stale))
-    else:
+    elif not any(remove_stale_rosters(entry.name, dry_run=True) for entry in entries):
         print_notice("there is nothing to remove")
 
 
@@ -103,6 +109,15 @@ def _clean_one(entry: shm.RingEntry, *, dry_run: bool, yes: bool, ask: bool) -> 
     except shm.RingError as error:
         return outcome("left", str(error))
     return outcome("removed")
+
+
+def _clean_rosters(entry: shm.RingEntry, *, dry_run: bool) -> list[_Outcome]:
+    """Of a ring that is gone, nothing is left."""
+    if entry.state == "missing":
+        return []
+    done: Literal["removed", "removable"] = "removable" if dry_run else "removed"
+    removed = remove_stale_rosters(entry.name, dry_run=dry_run)
+    return [_Outcome(file, "dead", done, "its gateway was killed") for file in removed]
 
 
 def _confirm(question: str) -> bool:

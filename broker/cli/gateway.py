@@ -93,7 +93,14 @@ def gateway(
         ),
     ] = None,
     read_only: Annotated[
-        bool, typer.Option("--read-only", help="Clients may choose topics, and send nothing.")
+        bool, typer.Option("--read-only", help="Clients choose among topics that the server sends.")
+    ] = False,
+    forward_login: Annotated[
+        bool,
+        typer.Option(
+            "--forward-login",
+            help="Clients' logins go to the server, though the manager has logged in.",
+        ),
     ] = False,
     on_loss: Annotated[
         OnLoss,
@@ -135,7 +142,7 @@ def gateway(
     )
     tls = _server_side(certificate, private_key)
     check_listen(rules, addresses, tls=tls is not None, insecure=insecure)
-    options = GatewayOptions(on_loss=on_loss, hold=hold, owner=owner)
+    options = GatewayOptions(on_loss=on_loss, forward_login=forward_login, hold=hold, owner=owner)
     plan = QueuePlan(
         [checked_name(label, "queue", "--queue") for label in queue or ()],
         QueueOptions(queue_depth, queue_message_size, queue_policy.value),

@@ -1,4 +1,4 @@
-"""``ringcast inspect``: one ring, its connection, its readers and senders.
+"""``ringcast inspect``: one ring, its connection, its readers and senders, and whom gateways serve.
 
 It reads the ring's own memory. Nobody has to answer, so it works on a stuck process, too.
 """
@@ -6,6 +6,7 @@ It reads the ring's own memory. Nobody has to answer, so it works on a stuck pro
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -16,7 +17,9 @@ from rich.text import Text
 
 from ringcast import shm
 from ringcast.shm import mpsc
+from ringcast.shm.queues import QueueStatus, list_queues
 
+from ..gateway.roster import GatewayStatus, list_gateways
 from ..worker import state
 from .group import group_as_json, groups_table
 from .output import (
@@ -33,32 +36,38 @@ from .output import (
     used_text,
     visible,
 )
+from .served import gateway_as_json, queue_as_json, served_tables
 from .watching import Interval, Watch, show, watch_ring
 
 __all__ = ["Snapshot", "inspect", "ring_view"]
 
 _WIDE: Final = 120
 """Columns of a terminal that has space for every column of readers."""
+_NOT_BEHIND: Final = "-"
+"""The lag of a reader that reads nothing."""
 _TOPICS_SHOWN: Final = 20
 """Names and patterns of one reader that are shown to people; JSON has all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A ring and its uplink at one moment; `at` is seconds of the monotonic clock."""
+    """A ring, its uplink and its gateways at one moment; `at` is seconds of the monotonic clock."""
 
     status: shm.RingStatus
     uplink: mpsc.UplinkStatus | None
+    gateways: list[GatewayStatus]
+    queues: list[QueueStatus]
     at: float
 
     @classmethod
     def of(cls, status: shm.RingStatus, owner: int | None = None) -> Snapshot:
-        """The status of a ring that was just read, and the uplink of that name, if there is one."""
+        """The status of a ring that was just read, and what else there is of that name."""
         try:
             uplink = mpsc.status(status.name, owner=owner)
         except shm.RingError:  # a ring without one, or one that is just being removed
             uplink = None
-        return cls(status, uplink, time.monotonic())
+        gateways = list_gateways(status.name, owner=owner)
+        return cls(status, uplink, gateways, list_queues(status.name), time.monotonic())
 
 
 def inspect(
@@ -68,7 +77,8 @@ def inspect(
     as_json: AsJson = False,
     owner: Owner = None,
 ) -> None:
-    """Show one ring: how full it is, its connection, its readers and senders."""
+    """Show one ring: how full it is, its connection, its readers and senders, and the clients and
+    message queues of its gateways."""
 
     def look() -> Snapshot:
         return Snapshot.of(shm.status(name, owner=owner), owner)
@@ -102,6 +112,8 @@ def _as_json(now: Snapshot, _before: Snapshot | None = None) -> dict[str, Any]:
         "uplink": _uplink_as_json(now.uplink),
         "groups": [group_as_json(group) for group in status.groups],
         "connection": _connection_as_json(state.connection(status)),
+        "gateways": [gateway_as_json(gateway) for gateway in now.gateways],
+        "queues": [queue_as_json(queue, status.sequence) for queue in now.queues],
     }
 
 
@@ -192,6 +204,9 @@ def ring_view(console: Console, now: Snapshot, before: Snapshot | None) -> Rende
         parts += [Text(), groups_table(list(status.groups), {})]
     if now.uplink is not None and now.uplink.senders:
         parts += [Text(), _senders_table(now.uplink)]
+    wide = console.width >= _WIDE
+    for table in served_tables(now.gateways, now.queues, status.sequence, wide=wide):
+        parts += [Text(), table]
     return Group(*parts)
 
 
@@ -219,7 +234,10 @@ def _readers_table(now: Snapshot, before: Snapshot | None, *, wide: bool) -> Tab
     table = new_table(*heads, ">rate", ">lost", "waiting")
     for reader in now.status.readers:
         share = bar(reader.lag / now.status.slots)
-        wide_cells = (share, size_text(reader.lag_bytes)) if wide else ()
+        lags: list[str | Text] = [f"{reader.lag:,}"]
+        lags += [share, size_text(reader.lag_bytes)] if wide else []
+        if _reads_nothing(reader, now.gateways):
+            lags = [_NOT_BEHIND] * len(lags)
         table.add_row(
             str(reader.slot),
             str(reader.pid),
@@ -227,13 +245,21 @@ def _readers_table(now: Snapshot, before: Snapshot | None, *, wide: bool) -> Tab
             reader.policy,
             state_text(reader.state),
             f"{reader.cursor:,}",
-            f"{reader.lag:,}",
-            *wide_cells,
+            *lags,
             rate_text(_reader_rate(reader, now, before)),
             Text(f"{reader.lost:,}", "red" if reader.lost else ""),
             "yes" if reader.waiting else "no",
         )
     return table
+
+
+def _reads_nothing(reader: shm.ReaderStatus, gateways: Sequence[GatewayStatus]) -> bool:
+    """Does it only say which topics are wanted, and hold nothing? Then it is not behind, wherever
+    its cursor is. A gateway has such a reader for its clients; all others of it are lossless."""
+    if reader.policy != "lossy":
+        return False
+    wants_nothing = reader.topics == () and not reader.others
+    return wants_nothing or reader.pid in [gateway.pid for gateway in gateways]
 
 
 def _choosers_table(readers: list[shm.ReaderStatus]) -> Table:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ringcast import shm
 
+from ..gateway.roster import list_gateways
 from ..worker import state
 from .output import (
     AsJson,
@@ -27,7 +28,8 @@ __all__ = ["ListedRing", "list_ring", "ls", "ring_table"]
 
 @dataclass(frozen=True, slots=True)
 class ListedRing:
-    """A line of `ls`; None where the ring can't be read."""
+    """A line of `ls`; None where the ring can't be read, and for clients where there is no
+    gateway."""
 
     name: str
     state: str
@@ -38,6 +40,7 @@ class ListedRing:
     phase: str | None
     detail: str
     queues: tuple[str, ...]
+    clients: int | None
 
 
 def ls(as_json: AsJson = False) -> None:
@@ -69,6 +72,7 @@ def list_ring(entry: shm.RingEntry) -> ListedRing:
         phase=None,
         detail=entry.detail,
         queues=entry.queues,
+        clients=None,
     )
     if not _is_readable(entry):
         return unread
@@ -77,6 +81,7 @@ def list_ring(entry: shm.RingEntry) -> ListedRing:
     except shm.RingError as error:  # it was removed since it was listed
         return dataclasses.replace(unread, detail=str(error))
     connection = state.connection(status)
+    gateways = list_gateways(entry.name)
     return dataclasses.replace(
         unread,
         state=status.state,
@@ -84,6 +89,7 @@ def list_ring(entry: shm.RingEntry) -> ListedRing:
         readers=len(status.readers),
         occupancy=status.occupancy,
         phase=None if connection is None else str(connection.phase),
+        clients=sum(each.client_count for each in gateways) if gateways else None,
     )
 
 
@@ -92,10 +98,12 @@ def _is_readable(entry: shm.RingEntry) -> bool:
 
 
 def ring_table(listed: list[ListedRing]) -> Table:
-    """A table of rings for people; the column of message queues only if there are any."""
+    """A table of rings for people; the columns of clients and of message queues only if there are
+    any."""
     heads = ["name", "state", ">size", ">sequence", ">readers", "occupancy", "~connection"]
+    has_gateways = any(ring.clients is not None for ring in listed)
     has_queues = any(ring.queues for ring in listed)
-    table = new_table(*heads, *["~queues"] * has_queues)
+    table = new_table(*heads, *[">clients"] * has_gateways, *["~queues"] * has_queues)
     for ring in listed:
         table.add_row(
             ring.name,
@@ -105,6 +113,7 @@ def ring_table(listed: list[ListedRing]) -> Table:
             "" if ring.readers is None else str(ring.readers),
             "" if ring.occupancy is None else bar(ring.occupancy),
             visible(ring.detail or ring.phase or ""),
+            *["" if ring.clients is None else f"{ring.clients:,}"] * has_gateways,
             *[visible(" ".join(ring.queues))] * has_queues,
         )
     return table

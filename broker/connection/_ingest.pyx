@@ -16,8 +16,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from ringcast.shm._core cimport (
-    CLOCK_REALTIME, RC_ACTIVE, RC_DEMOTED, RC_DEMOTING, RC_FOR_NOBODY, RC_KIND_BINARY, RC_KIND_TEXT,
-    RC_LOCK_READER, rc_clock_ns, rc_descriptor, rc_load_u64, rc_lock_held, rc_now_ns, rc_slot_at,
+    CLOCK_REALTIME, RC_ACTIVE, RC_DEMOTED, RC_DEMOTING, RC_FLAG_ANSWER, RC_FOR_NOBODY, RC_KIND_BINARY,
+    RC_KIND_TEXT, RC_LOCK_READER, rc_clock_ns, rc_descriptor, rc_load_u64, rc_lock_held, rc_now_ns, rc_slot_at,
     rc_stream_commit, rc_stream_end, rc_stream_prefetch, rc_stream_room, rc_stream_skip, rc_writer,
     rc_writer_release,
 )
@@ -136,6 +136,7 @@ cdef class Ingest:
     cdef bint handed  # the next message is for the manager, and it has said who else gets it
     cdef uint16_t destination  # the slot of the only reader that gets it, + 1; or 0
     cdef uint64_t generation  # of that slot
+    cdef bint answers  # it is an answer to somebody
 
     def __cinit__(self, Writer writer not None, Finder finder=None):
         self.writer = writer
@@ -220,6 +221,7 @@ cdef class Ingest:
                     outcome = OUT_CONTROL
                     break
                 self.deliver_to(&d, self.destination, self.generation)
+                d.f.flags = RC_FLAG_ANSWER if self.answers else 0
             elif finding and self.found.what == RT_IS_ANSWER:
                 self.address(&d)
             if not rc_stream_commit(w, &d, base + self.decoder.begin, self.decoder.header):
@@ -233,6 +235,7 @@ cdef class Ingest:
             if d.f.destination == RC_FOR_NOBODY:
                 self.dropped = self.dropped + 1
             d.f.destination = 0
+            d.f.flags = 0
             if finding:
                 self.looked = self.handed = False
                 self.finder.counts[<int>self.found.what] = self.finder.counts[<int>self.found.what] + 1
@@ -448,9 +451,9 @@ cdef class Ingest:
         """After NAME: what topic and key its messages have. Raises as `Finder.name` does."""
         self.finder.name(raw, topic, key)
 
-    def deliver(self, uint16_t destination) -> None:
+    def deliver(self, uint16_t destination, bint answers=False) -> None:
         """After CONTROL: publish the message for all readers (0), or for the one whose slot is
-        `destination` - 1."""
+        `destination` - 1. `answers`: it says nothing to who has asked nothing."""
         if destination > self.writer.ring.max_readers:
             raise ValueError(f"destination is {destination}; the ring has"
                              f" {self.writer.ring.max_readers} reader slots")
@@ -458,6 +461,7 @@ cdef class Ingest:
         if destination:
             self.generation = rc_load_u64(
                 &rc_slot_at(self.writer.ring.control, destination - 1).state) >> 8
+        self.answers = answers
         self.handed = True
 
     def wait_for_room(self, double seconds) -> bool:

@@ -45,8 +45,8 @@ def _no_topic(_name: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _to_everyone(_payload: bytes) -> int:
-    return 0
+def _to_everyone(_payload: bytes) -> tuple[int, bool]:
+    return 0, False
 
 
 class Connection:
@@ -64,7 +64,8 @@ class Connection:
         resolve_name: called with each new name that the ingest's finder finds; returns the topic's
             id and the key of its messages. The message is published after that.
         control_received: called with each message for the manager itself; returns the slot of the
-            reader that is to get it, + 1, or 0 for all. The message is published after that.
+            reader that is to get it, + 1, or 0 for all, and whether it is somebody's answer.
+            The message is published after that.
 
     Attributes:
         protocol: the connection's state: `lost`, `closing`, `deadline`, `sent`, `rtt_ns`.
@@ -80,7 +81,7 @@ class Connection:
         control_frame_sent: Callable[[], None],
         *,
         resolve_name: Callable[[bytes], tuple[int, int]] = _no_topic,
-        control_received: Callable[[bytes], int] = _to_everyone,
+        control_received: Callable[[bytes], tuple[int, bool]] = _to_everyone,
     ) -> None:
         self.began = time.monotonic()
         self.protocol = Protocol(config, self.began, control_frame_sent)
@@ -229,7 +230,7 @@ class Connection:
         if outcome == NAME:
             self._ingest.name(payload, *self._resolve_name(payload))
         else:
-            self._ingest.deliver(self._control_received(payload))
+            self._ingest.deliver(*self._control_received(payload))
 
     def _report(self, outcome: int) -> None:
         """Hand a control frame, a fault or the end to the protocol."""

@@ -4,6 +4,8 @@
 """From a ring to the sockets of many clients; fanout.h has how. This file brings it together with one
 reader of the ring: what has come, who gets it, and how far the reader's cursor may go."""
 
+from typing import NamedTuple
+
 cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
@@ -34,13 +36,15 @@ cdef extern from "fanout.h" nogil:
         rg_mode mode
         uint64_t next, stop, part, gap, messages, bytes, lost
         const uint8_t *wanted
+        const uint8_t *unsure
         uint32_t known
-        rg_bytes rest, own
+        rg_bytes rest, own, inserts, inserted
 
     ctypedef struct rg_plan:
         pass
 
     int rg_bytes_add(rg_bytes *, const void *, size_t)
+    int rg_insert_add(rg_outlet *, uint64_t sequence, const void *, size_t)
     size_t rg_bytes_left(const rg_bytes *)
     void rg_bytes_free(rg_bytes *)
     rg_result rg_outlet_pump(rg_plan *, const rc_reader *, rg_outlet *, uint64_t end)
@@ -59,6 +63,21 @@ cdef enum:
     LOOKS = 64  # in one call, so that its caller can look at the clock
 
 
+class Addressed(NamedTuple):
+    """A message that is for one of the ring's readers alone.
+
+    Attributes:
+        sequence, kind, time_ns: of the message.
+        slot, generation: of the reader.
+    """
+
+    sequence: int
+    slot: int
+    generation: int
+    kind: int
+    time_ns: int
+
+
 @cython.final
 cdef class Outlet:
     """A client's way out. Made with `Fanout.add`; one thread works all of a `Fanout`.
@@ -70,7 +89,7 @@ cdef class Outlet:
     """
 
     cdef rg_outlet c
-    cdef uint8_t *topics
+    cdef uint8_t *topics  # those that are wanted, and behind them those that are unsure
     cdef uint32_t topics_max
     cdef bint full  # the socket is
     cdef readonly bint lossy
@@ -80,6 +99,8 @@ cdef class Outlet:
     def __dealloc__(self):
         rg_bytes_free(&self.c.rest)
         rg_bytes_free(&self.c.own)
+        rg_bytes_free(&self.c.inserts)
+        rg_bytes_free(&self.c.inserted)
         free(self.topics)
 
     @property
@@ -117,6 +138,11 @@ cdef class Outlet:
         return rg_bytes_left(&self.c.own) + rg_bytes_left(&self.c.rest) + (self.c.part != 0)
 
     @property
+    def inserted(self) -> int:
+        """Bytes that have a place among the messages, and are not among those `pending` yet."""
+        return rg_bytes_left(&self.c.inserted)
+
+    @property
     def known(self) -> int:
         """It is known which topics, up to this id, it wants."""
         return self.c.known
@@ -127,6 +153,12 @@ cdef class Outlet:
         if data.shape[0] and not rg_bytes_add(&self.c.own, &data[0], data.shape[0]):
             raise MemoryError
 
+    def insert(self, uint64_t sequence, const uint8_t[::1] data not None) -> None:
+        """Send whole frames of the gateway's own before the message of this sequence, or at once if
+        that is sent. From call to call sequences do not fall. Raises MemoryError."""
+        if data.shape[0] and not rg_insert_add(&self.c, sequence, &data[0], data.shape[0]):
+            raise MemoryError
+
     def stop(self, uint64_t sequence) -> None:
         """Send no messages from this sequence on."""
         self.c.stop = min(self.c.stop, sequence)
@@ -135,20 +167,35 @@ cdef class Outlet:
         """The socket takes more."""
         self.full = False
 
-    def choose(self, wanted not None, uint32_t known) -> None:
+    def choose(self, wanted not None, uint32_t known, unsure=()) -> None:
         """Which topics it wants, up to the id `known`: ids; 0 stands for messages without one. What
-        was chosen before stands no more."""
-        cdef uint32_t topic
-        if self.topics == NULL:
-            raise ValueError("an outlet that gets everything chooses nothing")
+        was chosen before stands no more. `pump` asks, with TOPIC, about those that are `unsure` and
+        those beyond `known` when messages of theirs come. One that got everything gets only these
+        from now on. Raises MemoryError."""
+        cdef uint32_t size = self.topics_max // 8 + 1
         if known > self.topics_max:
             raise ValueError(f"{known} topics are more than the {self.topics_max} of the ring")
-        memset(self.topics, 0, self.c.known // 8 + 1)
-        for topic in wanted:
-            if topic > known:
+        for topic in (*wanted, *unsure):
+            if not 0 <= topic <= known:
                 raise ValueError(f"topic {topic} is beyond {known}")
-            self.topics[topic // 8] |= <uint8_t>(1 << (topic % 8))
+        self.allocate()
+        memset(self.topics, 0, 2 * size)
+        for topic in wanted:
+            self.topics[<uint32_t>topic // 8] |= <uint8_t>(1 << (<uint32_t>topic % 8))
+        for topic in unsure:
+            self.topics[size + <uint32_t>topic // 8] |= <uint8_t>(1 << (<uint32_t>topic % 8))
         self.c.known = known
+
+    cdef int allocate(self) except -1:
+        """Room for what it wants: until something is chosen, nothing."""
+        cdef uint32_t size = self.topics_max // 8 + 1
+        if self.topics == NULL:
+            self.topics = <uint8_t *>calloc(2, size)
+            if self.topics == NULL:
+                raise MemoryError
+            self.c.wanted = self.topics
+            self.c.unsure = self.topics + size
+        return 0
 
     def knows(self, uint32_t known) -> None:
         """It has the names of the topics up to this id."""
@@ -169,6 +216,7 @@ cdef class Fanout:
     cdef rc_pin pin
     cdef list outlets
     cdef list events  # sequences of records of kind EVENT that `take_events` has not returned
+    cdef list addressed  # of messages for one reader that `take_addressed` has not returned
     cdef uint64_t missed, missed_at
 
     def __cinit__(self, Reader reader not None):
@@ -180,6 +228,7 @@ cdef class Fanout:
         self.reader = reader
         self.outlets = []
         self.events = []
+        self.addressed = []
         pin_link(&reader.pins, &self.pin, reader.a.reader.next)
 
     def __dealloc__(self):
@@ -259,10 +308,7 @@ cdef class Fanout:
         if not self.pin.sequence <= outlet.c.next <= self.reader.a.reader.next:
             raise ValueError(f"{outlet.c.next} is not held here")
         if chooses:
-            outlet.topics = <uint8_t *>calloc(outlet.topics_max // 8 + 1, 1)
-            if outlet.topics == NULL:
-                raise MemoryError
-            outlet.c.wanted = outlet.topics
+            outlet.allocate()
         self.outlets.append(outlet)
         return outlet
 
@@ -289,7 +335,7 @@ cdef class Fanout:
         cdef rc_reader *r = &self.reader.a.reader
         cdef rc_descriptor first
         cdef rc_result result
-        cdef uint64_t n, before = r.next
+        cdef uint64_t n, begun = r.next, before = r.next
         cdef int i
         check_open(&self.reader.a.endpoint)
         for i in range(LOOKS):
@@ -299,10 +345,12 @@ cdef class Fanout:
             if r.gap:
                 self.missed = r.gap
                 self.missed_at = r.next
+                before = r.next
             n = rc_reader_available(r, r.slots)
-            self.find_events(n)
             rc_reader_advance(r, n, 0)
-        if result == RC_MESSAGE or (result == RC_EMPTY or result == RC_ENDED) and r.next != before:
+        if r.next != before:
+            self.find_special(before)
+        if result == RC_MESSAGE or (result == RC_EMPTY or result == RC_ENDED) and r.next != begun:
             return True
         if result == RC_EMPTY:
             return False
@@ -312,14 +360,18 @@ cdef class Fanout:
             raise self.reader.evicted()
         raise self.reader.corrupt()
 
-    cdef int find_events(self, uint64_t n) except -1:
-        """Note which of the next n messages are records of kind EVENT."""
+    cdef int find_special(self, uint64_t begin) except -1:
+        """Note which messages since `begin` are records of kind EVENT, or for one reader alone."""
         cdef rc_reader *r = &self.reader.a.reader
-        cdef const rc_descriptor *table = r.descriptors + (r.next & (r.slots - 1))
-        cdef uint64_t i
-        for i in range(n):
-            if table[i].f.kind == RC_KIND_EVENT:
-                self.events.append(r.next + i)
+        cdef const rc_descriptor *d
+        cdef uint64_t at
+        for at in range(begin, r.next):
+            d = &r.descriptors[at & (r.slots - 1)]
+            if d.f.kind == RC_KIND_EVENT:
+                self.events.append(at)
+            elif d.f.destination != 0:
+                self.addressed.append(Addressed(at, d.f.destination - 1, d.f.key, d.f.kind,
+                                                d.f.time_ns))
         return 0
 
     def take_events(self) -> list:
@@ -328,6 +380,19 @@ cdef class Fanout:
         found = self.events
         self.events = []
         return found
+
+    def take_addressed(self) -> list:
+        """The messages, since the last call, that are for one of the ring's readers alone, as
+        `Addressed`. They are held until the next `let_go`."""
+        found = self.addressed
+        self.addressed = []
+        return found
+
+    def topic_of(self, uint64_t sequence) -> int:
+        """The id of a held message's topic, 0 for none. Raises as `payload` does."""
+        cdef rc_descriptor d
+        self.look_up(sequence, &d)
+        return d.f.topic
 
     def take_gap(self) -> tuple:
         """Messages that this reader missed, since the last call, and before which sequence."""
@@ -342,16 +407,21 @@ cdef class Fanout:
             ValueError: it is not held.
             Evicted, RingCorrupt: as `look` does.
         """
-        cdef rc_reader *r = &self.reader.a.reader
         cdef rc_descriptor d
-        if not self.pin.sequence <= sequence < r.next:
-            raise ValueError(f"{sequence} is not held here")
-        if not rg_look_up(r, sequence, &d):
-            raise self.failure(RG_IMPOSSIBLE)
-        payload = (<const char *>rg_payload(r, &d))[:d.f.length]
-        if not rc_reader_holds(r):
+        self.look_up(sequence, &d)
+        payload = (<const char *>rg_payload(&self.reader.a.reader, &d))[:d.f.length]
+        if not rc_reader_holds(&self.reader.a.reader):
             raise self.reader.evicted()
         return payload
+
+    cdef int look_up(self, uint64_t sequence, rc_descriptor *d) except -1:
+        """Copy the descriptor of a held message."""
+        cdef rc_reader *r = &self.reader.a.reader
+        if not self.pin.sequence <= sequence < r.next:
+            raise ValueError(f"{sequence} is not held here")
+        if not rg_look_up(r, sequence, d):
+            raise self.failure(RG_IMPOSSIBLE)
+        return 0
 
     def pump(self) -> list:
         """Send to each client what there is, as far as its socket takes it; never waits. A client
@@ -382,7 +452,7 @@ cdef class Fanout:
                 outlet.full = True
             elif result == RG_NO_MEMORY or result == RG_TAKEN_AWAY or result == RG_IMPOSSIBLE:
                 raise self.failure(result)
-            elif result == RG_TOPIC and outlet.c.known >= self.topics:
+            elif result == RG_TOPIC and self.topic_of(outlet.c.next) > self.topics:
                 raise self.failure(RG_IMPOSSIBLE)  # it has no such topic
             found.append((outlet, <int>result))
         return found
@@ -427,6 +497,8 @@ cdef class Fanout:
                 floor = outlet.c.next
         if self.events:  # `payload` is asked for them once they are taken
             floor = min(floor, <uint64_t>self.events[0])
+        if self.addressed:
+            floor = min(floor, <uint64_t>self.addressed[0].sequence)
         if floor > self.pin.sequence:
             self.pin.sequence = floor
             rc_reader_flush(r, floor)

@@ -14,6 +14,7 @@ things are looked at, in this order.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import os
@@ -222,12 +223,14 @@ class Transport:
         tls: is it encrypted?
         local: HOST:PORT that it connected to, or the path of the Unix socket.
         peer: for the log: its HOST:PORT, or process and user; "unknown" once it is gone.
+        process: of a client over a Unix socket; None for others, and once it is gone.
     """
 
     kind: AddressKind
     tls: bool = False
     local: str = ""
     peer: str = ""
+    process: PeerCredentials | None = None
 
     @classmethod
     def of(cls, sock: _Socket, *, tls: bool = False) -> Self:
@@ -236,10 +239,11 @@ class Transport:
         kind = AddressKind.UNIX if is_unix else AddressKind.TCP
         try:
             local = _place(sock.getsockname())
-            peer = str(peer_credentials(sock)) if is_unix else _place(sock.getpeername())
+            process = peer_credentials(sock) if is_unix else None
+            peer = _place(sock.getpeername()) if process is None else str(process)
         except OSError:  # reset meanwhile
-            local, peer = "", "unknown"
-        return cls(kind, tls, local, peer)
+            return cls(kind, tls, peer="unknown")
+        return cls(kind, tls, local, peer, process)
 
 
 def _place(name: Any) -> str:
@@ -505,6 +509,7 @@ def peer_credentials(sock: _Socket) -> PeerCredentials:
     return PeerCredentials(*_CREDENTIALS.unpack(data))
 
 
+@functools.lru_cache(maxsize=256)
 def _user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name

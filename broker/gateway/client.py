@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
@@ -26,6 +26,7 @@ from websockets.typing import Subprotocol
 
 from ringcast import shm
 
+from ..logs import quiet_logger
 from ..worker import wire
 from ..worker.sending import MessageSender
 from ._fanout import Outlet
@@ -33,19 +34,24 @@ from .access import Transport
 from .options import ClientOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["RECORDS", "Client", "Host", "Refused", "Upward"]
+    from .members import ClientMember
+
+__all__ = ["RECORDS", "Client", "Downward", "Host", "Refused", "Upward"]
 
 RECORDS: Final = Subprotocol("ringcast.1")
 """The subprotocol of clients that want records; see docs/wire.md."""
 
 READ_SIZE: Final = 1 << 16
 _REQUEST_END: Final = b"\r\n\r\n"
+_UNTAKEN_MOST: Final = 1 << 20
+"""Bytes of answers, pongs and the like that a client may leave untaken and still be read from."""
 READS: Final = 16
 """Of one client before the others have their turn."""
 
 _log = logging.getLogger(__name__)
+_quiet = quiet_logger(__name__)
 
 
 class Refused(Exception):
@@ -72,11 +78,25 @@ class Upward:
         payload: its bytes.
         is_text: is it text?
         record: what it is, if the client speaks records.
+        is_ready: is it as it goes up?
     """
 
     payload: bytes
     is_text: bool
     record: wire.Record | None = None
+    is_ready: bool = False
+
+
+class Downward(NamedTuple):
+    """A message of the gateway's own for a client.
+
+    Attributes:
+        payload: its bytes.
+        is_text: is it text?
+    """
+
+    payload: bytes
+    is_text: bool
 
 
 class Host(Protocol):
@@ -88,8 +108,8 @@ class Host(Protocol):
     def open(self, client: Client) -> None:
         """Its handshake is done: give it an outlet, or close it."""
 
-    def received(self, client: Client, sent: Upward) -> bool:
-        """It has sent something. False: there is no room for it now; it comes again."""
+    def received(self, client: Client, sent: Upward) -> Upward | None:
+        """It has sent something. Returns what there is no room for now, to be handed in again."""
 
     def send(self, client: Client) -> None:
         """Its outlet has something to send."""
@@ -132,10 +152,13 @@ class Client:
 
     Attributes:
         transport: how it is connected, and who it is.
+        since_ns: when it came, Unix time.
         sender: its end of the uplink, once it has sent something; closed by this.
         topics: names and patterns of what it wants; None: everything.
+        pending: names of what it has asked for as at the exchange, while that is not answered.
         options: what it has asked for in its URL; None before its handshake.
         outlet: its way out; None before its handshake is done.
+        member: its place in a work group; None if it is in none.
     """
 
     def __init__(
@@ -169,11 +192,16 @@ class Client:
         self._ends = False
         self._end: tuple[int, str] | None = None
         self.transport = transport
+        self.since_ns = time.time_ns()
         self.sender: MessageSender | None = None
         self.topics: list[str] | None = None
+        self.pending: set[str] = set()
         self.options: ClientOptions | None = None
         self.outlet: Outlet | None = None
+        self.member: ClientMember | None = None
         self._timer = self._loop.call_later(open_timeout, self._too_late)
+        self._reads = True
+        self._has_ended = False  # nothing comes any more
         self._loop.add_reader(self._fd, self._readable)
 
     @property
@@ -186,11 +214,17 @@ class Client:
         """Does it get records?"""
         return self._protocol.subprotocol == RECORDS
 
+    @property
+    def is_open(self) -> bool:
+        """Can messages be sent to it? Not before its handshake, nor once it is being closed."""
+        return self._protocol.state is State.OPEN and not self._ends
+
     # -- what comes
 
     def _readable(self) -> None:
         for _ in range(READS):
-            if self._waiting or self._fd < 0:
+            self._look_whether_to_read()
+            if not self._reads or self._fd < 0:
                 return
             try:
                 data = self._sock.recv(self._read_size())
@@ -209,8 +243,8 @@ class Client:
                 self._protocol.receive_eof()
             self._handle()
             if not data:
-                if self._fd >= 0:
-                    self._loop.remove_reader(self._fd)
+                self._has_ended = True
+                self._look_whether_to_read()
                 if self.outlet is None:
                     self.drop()
                 return
@@ -281,6 +315,8 @@ class Client:
     def _frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PONG:
             self._pinged = None
+            if self.member is not None:
+                self.member.ponged(bytes(frame.data))
         elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             if frame.opcode is not Opcode.CONT:
                 self._is_text = frame.opcode is Opcode.TEXT
@@ -316,19 +352,38 @@ class Client:
                 self.close(CloseCode.INVALID_DATA, str(error))
 
     def _take(self, sent: Upward) -> None:
-        if self._waiting or not self._host.received(self, sent):
-            if not self._waiting and self._fd >= 0:
-                self._loop.remove_reader(self._fd)
-            self._waiting.append(sent)
+        rest = sent if self._waiting else self._host.received(self, sent)
+        if rest is not None:
+            self._waiting.append(rest)
+            self._look_whether_to_read()
 
     def retry(self) -> None:
         """There may be room for what it has sent."""
         while self._waiting and self._fd >= 0:
-            if not self._host.received(self, self._waiting[0]):
+            rest = self._host.received(self, self._waiting[0])
+            if rest is not None:
+                self._waiting[0] = rest
                 return
             del self._waiting[:1]
-        if self._fd >= 0:
+        self._look_whether_to_read()
+
+    def _look_whether_to_read(self) -> None:
+        """Nothing is read while there is no room for what has come, or while the client does not
+        take what it has been answered."""
+        reads = not self._waiting and not self._is_stuffed and not self._has_ended
+        if reads and not self._reads and self._fd >= 0:
             self._loop.add_reader(self._fd, self._readable)
+        elif self._reads and not reads and self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+        self._reads = reads
+
+    @property
+    def _is_stuffed(self) -> bool:
+        return self.outlet is not None and self.outlet.pending > _UNTAKEN_MOST
+
+    def took(self) -> None:
+        """Its socket has taken something."""
+        self._look_whether_to_read()
 
     def try_send(self, sent: Upward) -> int | None:
         """Send what has come up to the manager; call again with the same until there is a ticket.
@@ -415,10 +470,34 @@ class Client:
 
     def send_message(self, payload: bytes, *, is_text: bool) -> None:
         """Send a message of the gateway's own, as a frame."""
-        if self._protocol.state is State.OPEN:
-            send = self._protocol.send_text if is_text else self._protocol.send_binary
-            send(payload)
-            self.flush()
+        self.send_messages([Downward(payload, is_text)])
+
+    def send_messages(self, messages: Iterable[Downward], ping: bytes | None = None) -> None:
+        """Send messages of the gateway's own, each as a frame, and after them a ping, if one is
+        given, with this payload."""
+        if self._protocol.state is not State.OPEN:
+            return
+        for message in messages:
+            send = self._protocol.send_text if message.is_text else self._protocol.send_binary
+            send(message.payload)
+        if ping is not None:
+            self._protocol.send_ping(ping)
+        self.flush()
+
+    def insert_message(self, sequence: int, payload: bytes, kind: int) -> None:
+        """Send a message to this client alone, in its place among those of the ring."""
+        if self._protocol.state is not State.OPEN or self.outlet is None:
+            return
+        if self.outlet.pending + self.outlet.inserted > _UNTAKEN_MOST + len(payload):
+            self.close(CloseCode.TRY_AGAIN_LATER, "too slow: answers were not taken")
+            return
+        opcode = Opcode.TEXT if kind == shm.Kind.TEXT else Opcode.BINARY
+        frame = Frame(opcode, payload).serialize(mask=False)
+        if self.member is None:
+            self.outlet.insert(sequence, frame)
+        else:  # its messages have no order that this could stand in
+            self.outlet.queue(frame)
+        self._host.send(self)
 
     def ping(self, within: float) -> None:
         """Ask whether it lives; one that has not answered since the last time is dropped, if that
@@ -452,6 +531,8 @@ class Client:
         if self._ends:
             return
         self._ends = True
+        if self.member is not None:
+            self.member.leave()
         if self.outlet is not None:
             self.outlet.stop(0)
         self._start_timer(self._close_timeout, self.drop)
@@ -477,6 +558,8 @@ class Client:
             self.drop()
         elif self._ends and self._protocol.eof_sent:
             self._end_of_stream()
+        elif self.member is not None:
+            self.member.has_room()
 
     def _end_of_stream(self) -> None:
         if self.outlet is not None and self.outlet.pending:
@@ -518,7 +601,3 @@ def _select(_protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subpro
 def _fitting(reason: str) -> str:
     """A close frame's reason: 123 bytes at most."""
     return reason.encode()[:123].decode("utf-8", "ignore")
-
-
-_quiet = logging.getLogger(f"{__name__}.websockets")
-_quiet.setLevel(logging.ERROR)

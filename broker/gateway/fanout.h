@@ -2,7 +2,8 @@
  *
  * One lossless reader of the ring stands for all clients. An outlet is a client's way out: which
  * message is its next, how much of that the socket has taken already, and bytes of the gateway's own
- * (`own`: pongs, closes, names of topics) that go out where a frame ends.
+ * (`own`: pongs, closes, names of topics) that go out where a frame ends. `inserts` are such bytes that have
+ * a place among the messages: answers that came for this client alone.
  *
  *   RG_PLAIN     each message is a WebSocket frame of its own. Where the frame header that the server
  *                sent stands before the payload (rc_header_bytes()), both go out as they lie there, and
@@ -64,6 +65,12 @@ typedef struct rg_bytes {
     size_t begin, end, room;
 } rg_bytes;
 
+/* Bytes that go out before the message of a sequence. */
+typedef struct rg_insert {
+    uint64_t sequence;
+    size_t size;
+} rg_insert;
+
 typedef struct rg_outlet {
     int fd;
     rg_mode mode;
@@ -73,9 +80,12 @@ typedef struct rg_outlet {
     uint64_t gap;          /* messages missed before `next` and not reported yet: RG_RECORDS */
     uint64_t messages, bytes, lost;
     const uint8_t *wanted; /* a bit for each topic, from 0, which is none; NULL: everything */
+    const uint8_t *unsure; /* and of which it is not known whether it is wanted; NULL with `wanted` */
     uint32_t known;        /* topics up to this id are in `wanted`, and RG_RECORDS has their names */
     rg_bytes rest;         /* of a frame that was begun */
     rg_bytes own;          /* whole frames, sent where the next one would begin */
+    rg_bytes inserts;      /* rg_insert, by sequence */
+    rg_bytes inserted;     /* the frames that they tell the sizes of */
 } rg_outlet;
 
 /* Messages copied together: RG_PLAIN frames one after the other, or RG_RECORDS as one frame. */
@@ -179,6 +189,11 @@ static inline int rg_look_up(const rc_reader *r, uint64_t sequence, rc_descripto
     return d->f.seq1 == sequence + 1 && rc_reader_within(r, d);
 }
 
+static inline int rg_has(const uint8_t *topics, uint32_t topic)
+{
+    return topics[topic / 8] >> (topic % 8) & 1;
+}
+
 /* What is to be done about the message at `at`, before `end`: RG_MORE: send it, *d is its descriptor. */
 static inline rg_result rg_find(const rc_reader *r, rg_outlet *o, uint64_t *at, uint64_t end,
                                 rc_descriptor *d)
@@ -189,15 +204,17 @@ static inline rg_result rg_find(const rc_reader *r, rg_outlet *o, uint64_t *at, 
             return rc_reader_holds(r) ? RG_IMPOSSIBLE : RG_TAKEN_AWAY;
         if (d->f.destination != 0)
             continue; /* for one of the ring's readers, or one of our clients: not by this way */
+        if (o->mode == RG_PLAIN && d->f.flags & RC_FLAG_ANSWER)
+            continue; /* the manager's or a worker's: the client's own connection would know nothing of it */
         if (d->f.kind == RC_KIND_EVENT) {
             if (o->mode == RG_RECORDS)
                 return RG_MORE;
             continue;
         }
         if (o->wanted || o->mode == RG_RECORDS) {
-            if (d->f.topic > o->known)
+            if (d->f.topic > o->known || (o->wanted && rg_has(o->unsure, d->f.topic)))
                 return RG_TOPIC;
-            if (o->wanted && !(o->wanted[d->f.topic / 8] >> (d->f.topic % 8) & 1))
+            if (o->wanted && !rg_has(o->wanted, d->f.topic))
                 continue;
         }
         return RG_MORE;
@@ -280,7 +297,8 @@ static inline void rg_plan_record(rg_plan *p, const rc_reader *r, const rc_descr
 static inline int rg_joins(const rc_reader *r, const rc_descriptor *d, rg_mode mode)
 {
     return d->f.length <= RG_JOIN_BYTES && d->f.destination == 0 &&
-           (mode == RG_RECORDS || (d->f.kind != RC_KIND_EVENT && !rc_header_bytes(d, r->capacity)));
+           (mode == RG_RECORDS || (d->f.kind != RC_KIND_EVENT && !(d->f.flags & RC_FLAG_ANSWER) &&
+                                   !rc_header_bytes(d, r->capacity)));
 }
 
 /* Copy messages together, from `begin` on, as many as join and fit. NULL: the first does not. */
@@ -435,6 +453,44 @@ static inline rg_result rg_send_bytes(rg_outlet *o, rg_bytes *b)
     return RG_DRAINED;
 }
 
+/* ---- what is put in between ----------------------------------------------------------------------------- */
+
+/* The first sequence before which something is to be put in; UINT64_MAX: none. */
+static inline uint64_t rg_insert_at(const rg_outlet *o)
+{
+    rg_insert first;
+    if (!rg_bytes_left(&o->inserts))
+        return UINT64_MAX;
+    memcpy(&first, o->inserts.data + o->inserts.begin, sizeof first);
+    return first.sequence;
+}
+
+/* What is due before the outlet's next message becomes the gateway's own. 0: no memory. */
+static inline int rg_insert_due(rg_outlet *o)
+{
+    while (rg_insert_at(o) <= o->next) {
+        rg_insert first;
+        memcpy(&first, o->inserts.data + o->inserts.begin, sizeof first);
+        if (!rg_bytes_add(&o->own, o->inserted.data + o->inserted.begin, first.size))
+            return 0;
+        o->inserted.begin += first.size;
+        o->inserts.begin += sizeof first;
+    }
+    return 1;
+}
+
+/* Put whole frames in before a message; sequences do not fall from call to call. 0: no memory. */
+static inline int rg_insert_add(rg_outlet *o, uint64_t sequence, const void *data, size_t size)
+{
+    rg_insert one = {sequence, size};
+    if (!rg_bytes_add(&o->inserted, data, size))
+        return 0;
+    if (rg_bytes_add(&o->inserts, &one, sizeof one))
+        return 1;
+    o->inserted.end -= size;
+    return 0;
+}
+
 /* The rest of the frame of `next`, of which a part is sent. */
 static inline rg_result rg_plan_rest(rg_plan *p, const rc_reader *r, const rg_outlet *o)
 {
@@ -508,18 +564,25 @@ static inline rg_result rg_outlet_pump(rg_plan *p, const rc_reader *r, rg_outlet
         rg_result after;
         if ((after = rg_send_bytes(o, &o->rest)) != RG_DRAINED)
             return after;
+        if (o->part == 0 && !rg_insert_due(o))
+            return RG_NO_MEMORY;
         if (o->part == 0 && (after = rg_send_bytes(o, &o->own)) != RG_DRAINED)
             return after;
+        uint64_t insert = rg_insert_at(o), until = insert < end ? insert : end;
         if (o->part)
             after = rg_plan_rest(p, r, o);
-        else if (rg_plan_block(p, r, o, end))
+        else if (until == end && rg_plan_block(p, r, o, end))
             after = RG_MORE;
         else if (o->mode == RG_PLAIN)
-            after = rg_plan_frames(p, r, o, end);
+            after = rg_plan_frames(p, r, o, until);
         else
-            after = rg_plan_records(p, r, o, end);
+            after = rg_plan_records(p, r, o, until);
+        if (after == RG_DRAINED && until < end)
+            after = RG_MORE; /* what is to be put in, and what comes after it */
         if (p->messages == 0) {
             o->next = p->next; /* past what is not wanted */
+            if (after == RG_MORE)
+                continue;
             return after;
         }
         ssize_t sent = rg_send(o->fd, p->pieces, p->count);
@@ -530,7 +593,7 @@ static inline rg_result rg_outlet_pump(rg_plan *p, const rc_reader *r, rg_outlet
         o->bytes += (uint64_t)sent;
         turn += (uint64_t)sent;
         int whole = (uint64_t)sent == p->bytes;
-        if (!rg_took(p, r, o, end, (uint64_t)sent))
+        if (!rg_took(p, r, o, until, (uint64_t)sent))
             return RG_NO_MEMORY;
         if (whole && after != RG_MORE && o->part == 0 && !rg_bytes_left(&o->own))
             return after;

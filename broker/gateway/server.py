@@ -21,28 +21,29 @@ import os
 import socket
 import ssl
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from websockets.frames import CloseCode
 from websockets.http11 import Request
 
 from ringcast import shm
-from ringcast.shm.aio import EventBridge
 
 from ..topics.templates import glob_matches
 from ..worker import wire
-from ..worker.feed import NO_KIND, Feed
-from ..worker.sending import MessageSender
+from ..worker.feed import Feed
 from . import _fanout
 from .access import AccessRules, Transport, decide
 from .addresses import Listener
 from .client import Client, Refused, Upward
+from .members import Members
 from .options import ClientOptions, OptionsError
 from .queue_service import QueuePlan, QueueService
+from .roster import keep_roster
+from .source import Source
 from .tls import relay
+from .upstream import Upstream
 
 __all__ = ["Gateway", "GatewayOptions", "OnLoss"]
 
@@ -74,6 +75,7 @@ class GatewayOptions:
 
     Attributes:
         on_loss: whether plain clients are closed when the connection to the server is lost.
+        forward_login: logins of clients go up though the manager has logged in.
         hold: seconds for which clients that block may hold a full ring.
         ping_interval: seconds between two pings of a client.
         close_timeout: seconds for a client's end.
@@ -81,77 +83,11 @@ class GatewayOptions:
     """
 
     on_loss: OnLoss = OnLoss.CLOSE
+    forward_login: bool = False
     hold: float = 0.25
     ping_interval: float = 20.0
     close_timeout: float = 5.0
     owner: int | None = None
-
-
-class _Source:
-    """A reader of the ring, and the clients that it stands for."""
-
-    def __init__(self, feed: Feed) -> None:
-        self.feed = feed
-        self.fanout = _fanout.Fanout(feed)
-        self.bridge = EventBridge(feed)
-        self.clients: dict[_fanout.Outlet, Client] = {}
-        self.full_since: float | None = None
-
-    @classmethod
-    def attach(
-        cls, name: str, owner: int | None, start: Literal["latest", "oldest"] | int = "latest"
-    ) -> _Source:
-        """Raises as `attach` does."""
-        return cls(Feed.attach(name, start=start, label="gateway", owner=owner, skip=NO_KIND))
-
-    def adopt(self, other: _Source, outlet: _fanout.Outlet) -> None:
-        """A client of another source is this one's from now on."""
-        client = other.clients.pop(outlet)
-        other.fanout.remove(outlet)
-        self.fanout.adopt(outlet)
-        self.clients[outlet] = client
-
-    def hello(self) -> wire.Hello:
-        """What clients are told of the ring."""
-        return wire.Hello(
-            self.feed.name,
-            self.fanout.instance,
-            self.fanout.slots,
-            self.fanout.capacity,
-            self.feed.max_message,
-        )
-
-    def close(self) -> None:
-        """Leave the ring."""
-        self.clients.clear()
-        self.fanout.close()
-        self.feed.close()
-
-
-class _Wishes:
-    """What clients want of the server, through a reader that reads nothing and so holds nothing."""
-
-    def __init__(self, name: str, owner: int | None) -> None:
-        self._feed = Feed.attach(name, policy="lossy", label="gateway", owner=owner, topics=[])
-        self._counts: Counter[str] = Counter()
-
-    def want(self, topics: Iterable[str]) -> None:
-        """One more client wants these. Raises as `Feed.subscribe` does."""
-        new = [topic for topic in topics if not self._counts[topic]]
-        if new:
-            self._feed.subscribe(*new, wait=False)
-        self._counts.update(topics)
-
-    def give_up(self, topics: Iterable[str]) -> None:
-        """A client that wanted them has gone."""
-        self._counts.subtract(topics)
-        old = [topic for topic in topics if self._counts[topic] <= 0]
-        if old:
-            self._feed.unsubscribe(*old)
-
-    def close(self) -> None:
-        """Give them all up."""
-        self._feed.close()
 
 
 class Gateway:
@@ -182,12 +118,13 @@ class Gateway:
         self._tls = tls
         self._queues = queues
         self._options = options
-        self._main: _Source | None = None
-        self._late: dict[_Source, asyncio.Task[None]] = {}
-        self._wishes: _Wishes | None = None
+        self._main: Source | None = None
+        self._late: dict[Source, asyncio.Task[None]] = {}
+        self._upstream: Upstream | None = None  # while there is a main source
+        self._members = Members(name, options.owner)
         self._told = ""  # why the ring can't be read, as the log says
         self._clients: set[Client] = set()
-        self._sending: set[_Source] = set()
+        self._sending: set[Source] = set()
         self._waiting: set[Client] = set()  # for room for what they have sent
         self._relays: set[asyncio.Task[None]] = set()
         self._ends = asyncio.Event()
@@ -227,19 +164,30 @@ class Gateway:
                 continue
             ended = source.fanout.instance
             _log.info("reads ring %s from %d on", self._name, source.fanout.end)
+            self._check_hold(source.feed)
             self._main = source
+            self._upstream = Upstream(
+                source.feed,
+                owner=self._options.owner,
+                read_only=self._rules.read_only,
+                forward_login=self._options.forward_login,
+                chosen=self._topics_chosen,
+            )
             queues = self._start_queues(source)
+            roster = asyncio.create_task(keep_roster(self._name, source, self._clients))
             try:
                 await self._read(source)
             finally:
                 self._main = None
+                roster.cancel()
+                await asyncio.wait([roster])
                 await self._end_queues(queues)
                 await self._leave(source)
 
-    def _attach(self, ended: int | None) -> _Source | None:
+    def _attach(self, ended: int | None) -> Source | None:
         """The ring, if it is there and another one than that which has ended."""
         try:
-            source = _Source.attach(self._name, self._options.owner)
+            source = Source.attach(self._name, self._options.owner)
         except shm.RingError as error:  # one that is just being removed may look damaged
             if str(error) != self._told and not isinstance(error, shm.RingNotFound):
                 _log.warning("can't read ring %s: %s", self._name, error)
@@ -251,7 +199,19 @@ class Gateway:
             return None
         return source
 
-    def _start_queues(self, source: _Source) -> asyncio.Task[None] | None:
+    def _check_hold(self, feed: Feed) -> None:
+        """Say so if the manager demotes this gateway before it passes over clients that block."""
+        with contextlib.suppress(shm.RingError):  # it is no manager's ring
+            demote_after = feed.state.demote_after
+            if demote_after is not None and self._options.hold >= demote_after:
+                _log.warning(
+                    "--hold %g is not below the manager's demote_after, %g: a client that blocks"
+                    " can cost all clients their connections; give less",
+                    self._options.hold,
+                    demote_after,
+                )
+
+    def _start_queues(self, source: Source) -> asyncio.Task[None] | None:
         if self._queues is None:
             return None
         service = QueueService(
@@ -274,26 +234,29 @@ class Gateway:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _leave(self, source: _Source) -> None:
+    async def _leave(self, source: Source) -> None:
         """The ring has ended, or was taken away."""
         for task in self._late.values():
             task.cancel()
         await asyncio.gather(*self._late.values(), return_exceptions=True)
         for client in list(self._clients):
             client.drop("the ring is gone")
-        if self._wishes is not None:
-            self._wishes.close()
-            self._wishes = None
+        if self._upstream is not None:
+            self._upstream.close()
+            self._upstream = None
         source.close()
 
-    async def _read(self, source: _Source) -> None:
+    async def _read(self, source: Source) -> None:
         """Serve the clients of a source until the ring ends, or it was taken away."""
         try:
             while source is self._main or source.clients:
                 came = source.fanout.look()
                 self._look_at_events(source)
+                self._look_at_answers(source)
                 self._send(source)
-                if source is not self._main:
+                if source is self._main:
+                    self._members.turn()
+                else:
                     self._catch_up(source)
                 if came:
                     await asyncio.sleep(0)  # sockets have their turn
@@ -309,17 +272,19 @@ class Gateway:
             _log.info("ring %s has ended", self._name)
             await self._end_clients(source, "the manager has stopped")
 
-    async def _end_clients(self, source: _Source, why: str) -> None:
+    async def _end_clients(self, source: Source, why: str) -> None:
         """Close the clients of a source once they have everything."""
         end = time.monotonic() + self._options.close_timeout
         for outlet, client in list(source.clients.items()):
-            outlet.stop(source.fanout.end)
-            client.ends_with(CloseCode.GOING_AWAY, why)
+            if client.member is None:  # else it ends when its group has nothing more for it
+                outlet.stop(source.fanout.end)
+                client.ends_with(CloseCode.GOING_AWAY, why)
         while source.clients and time.monotonic() < end:
+            self._members.turn()
             self._send(source)
             await asyncio.sleep(LOOK_AGAIN)
 
-    def _catch_up(self, source: _Source) -> None:
+    def _catch_up(self, source: Source) -> None:
         """Hand over those that have come to where the main source is."""
         main = self._main
         if main is None or source.fanout.end < main.fanout.end:  # not all events are seen yet
@@ -328,7 +293,7 @@ class Gateway:
             if main.fanout.floor <= outlet.next <= main.fanout.end:
                 main.adopt(source, outlet)
 
-    async def _read_late(self, source: _Source) -> None:
+    async def _read_late(self, source: Source) -> None:
         try:
             await self._read(source)
         finally:
@@ -339,7 +304,7 @@ class Gateway:
 
     # -- what the connection's end means
 
-    def _look_at_events(self, source: _Source) -> None:
+    def _look_at_events(self, source: Source) -> None:
         # all are read before one is acted on: what is sent for it may let go of them
         events = [(n, source.fanout.payload(n)) for n in source.fanout.take_events()]
         missed, before = source.fanout.take_gap()
@@ -349,18 +314,28 @@ class Gateway:
             if _says_lost(event):
                 self._lost(source, sequence, "the connection to the server was lost")
 
-    def _lost(self, source: _Source, sequence: int, why: str) -> None:
-        """Plain clients end before this message, as their own connections would have."""
+    def _look_at_answers(self, source: Source) -> None:
+        # all are read before one is acted on, as above
+        found = [
+            (each, source.fanout.payload(each.sequence)) for each in source.fanout.take_addressed()
+        ]
+        if self._upstream is not None and source is self._main:  # other sources see the same ones
+            for message, payload in found:
+                self._upstream.answered(message, payload)
+
+    def _lost(self, source: Source, sequence: int, why: str) -> None:
+        """Plain clients end before this message, as their own connections would have. Not members
+        of a group: what they get is no stream that could be broken."""
         if self._options.on_loss is OnLoss.KEEP:
             return
         for outlet, client in list(source.clients.items()):
-            if not client.records and outlet.next <= sequence:
+            if not client.records and client.member is None and outlet.next <= sequence:
                 outlet.stop(sequence)
                 client.ends_with(CloseCode.SERVICE_RESTART, why)
 
     # -- sending
 
-    def _send(self, source: _Source) -> None:
+    def _send(self, source: Source) -> None:
         """Send to all clients of a source what there is."""
         again = False
         for outlet, what in source.fanout.pump():
@@ -372,7 +347,7 @@ class Gateway:
             elif what == _fanout.BLOCKED:
                 self._await_room(client, outlet)
             elif what == _fanout.TOPIC:
-                self._choose(source, client, outlet)
+                self._topic_comes(source, client, outlet)
                 again = True
             elif what == _fanout.FAILED:
                 client.drop(os.strerror(outlet.error))
@@ -382,13 +357,13 @@ class Gateway:
         if again:
             self._send_soon(source)
 
-    def _send_soon(self, source: _Source) -> None:
+    def _send_soon(self, source: Source) -> None:
         """Once for all that ask for it: closing one client does not send to the others."""
         if source not in self._sending:
             self._sending.add(source)
             asyncio.get_running_loop().call_soon(self._send_again, source)
 
-    def _send_again(self, source: _Source) -> None:
+    def _send_again(self, source: Source) -> None:
         self._sending.discard(source)
         if source is self._main or source in self._late:
             try:
@@ -403,10 +378,11 @@ class Gateway:
             loop.remove_writer(outlet.fd)
             outlet.resume()
             self.send(client)
+            client.took()
 
         loop.add_writer(outlet.fd, writable)
 
-    def _let_go(self, source: _Source) -> None:
+    def _let_go(self, source: Source) -> None:
         fanout, now = source.fanout, time.monotonic()
         if not fanout.blocks:
             source.full_since = None
@@ -418,15 +394,32 @@ class Gateway:
         for outlet in fanout.let_go(keep=keep, keep_blocking=not held_long):
             source.clients[outlet].lapped()
 
-    def _choose(self, source: _Source, client: Client, outlet: _fanout.Outlet) -> None:
+    def _topic_comes(self, source: Source, client: Client, outlet: _fanout.Outlet) -> None:
+        """A message comes of a topic of which it is not known whether the client wants it."""
+        if client.pending and self._upstream is not None:
+            topic = source.fanout.topic_of(outlet.next)
+            name = next(row.name for row in source.feed.topics if row.topic == topic)
+            if name in client.pending:
+                self._upstream.data_comes(client, name)
+        self._choose(source, client, outlet)
+
+    def _topics_chosen(self, client: Client) -> None:
+        source = self._source_of(client)
+        if source is not None and client.outlet is not None:
+            self._choose(source, client, client.outlet)
+            self.send(client)
+
+    def _choose(self, source: Source, client: Client, outlet: _fanout.Outlet) -> None:
         """There are topics of which the client does not know yet, or it wants others now."""
         rows, known = source.feed.topics, outlet.known
         if client.topics is None:
             outlet.knows(len(rows))
         else:
-            wanted = [row.topic for row in rows if _matches(client.topics, row.name)]
+            matches = _matcher(client.topics)
+            wanted = [row.topic for row in rows if matches(row.name)]
+            unsure = [row.topic for row in rows if row.name in client.pending]
             others = client.options is not None and client.options.others
-            outlet.choose([0, *wanted] if others else wanted, len(rows))
+            outlet.choose([0, *wanted] if others else wanted, len(rows), unsure)
         if client.records:
             for row in rows[known:]:
                 client.send_record(
@@ -485,7 +478,7 @@ class Gateway:
         decision = decide(self._rules, request, client.transport)
         if decision.status is not None:
             raise Refused(decision.status, decision.reason, decision.headers)
-        if self._main is None:
+        if self._upstream is None:
             raise Refused(503, f"ring {self._name} is not there; try again", [("Retry-After", "1")])
         most = self._rules.limits.clients
         if len(self._clients) > most:
@@ -495,19 +488,10 @@ class Gateway:
         except OptionsError as error:
             raise Refused(400, str(error)) from error
         if options.group is not None:
-            raise Refused(501, "this gateway serves no work groups")
-        if options.topics is not None:
-            self._want(options.topics)
-            client.topics = list(options.topics)
+            client.member = self._members.admit(client, options)
+        else:
+            self._upstream.admit(client, options)
         return options
-
-    def _want(self, topics: Sequence[str]) -> None:
-        try:
-            if self._wishes is None:
-                self._wishes = _Wishes(self._name, self._options.owner)
-            self._wishes.want(topics)
-        except (shm.RingError, ValueError) as error:
-            raise Refused(503 if isinstance(error, shm.RingError) else 400, str(error)) from error
 
     def open(self, client: Client) -> None:
         """See `client.Host`."""
@@ -516,6 +500,12 @@ class Gateway:
         missed = 0
         if source is None:
             client.drop("the ring is gone")
+            return
+        if client.member is not None:
+            outlet = source.fanout.add(client.fd, records=False, lossy=True, chooses=True)
+            outlet.stop(0)  # of the stream it gets nothing: its member gives it what it gets
+            self._start(client, source, outlet, 0)
+            client.member.begin(outlet)
             return
         start = options.start
         with contextlib.suppress(shm.RingError):  # `_read` finds it, too
@@ -526,7 +516,7 @@ class Gateway:
             begin = min(start, source.fanout.end)
         else:
             try:
-                source = _Source.attach(self._name, self._options.owner, start)
+                source = Source.attach(self._name, self._options.owner, start)
             except (shm.RingError, ValueError) as error:
                 client.close(CloseCode.TRY_AGAIN_LATER, str(error))
                 return
@@ -537,86 +527,30 @@ class Gateway:
             client.fd,
             records=client.records,
             lossy=options.policy == "lossy",
-            chooses=options.topics is not None,
+            chooses=client.topics is not None,
             start=begin,
             missed=missed,
         )
-        if options.topics is not None and options.others:
+        if client.topics is not None and options.others:
             outlet.choose([0], 0)  # of the others it is asked what is wanted
+        _log.info("serves %s from %d on", client.transport.peer, begin)
+        self._start(client, source, outlet, begin)
+
+    def _start(self, client: Client, source: Source, outlet: _fanout.Outlet, begin: int) -> None:
+        """Serve a client by this way out, from this sequence on."""
         source.clients[outlet] = client
         client.outlet = outlet
-        _log.info("serves %s from %d on", client.transport.peer, begin)
         if client.records:
             hello = source.hello().encode()
             client.send_record(wire.Record(wire.RecordType.HELLO, hello, sequence=begin))
             client.send_record(wire.Record(wire.RecordType.STATE, _state(source.feed)))
 
-    def received(self, client: Client, sent: Upward) -> bool:
+    def received(self, client: Client, sent: Upward) -> Upward | None:
         """See `client.Host`."""
-        record = sent.record
-        if record is None or record.type == wire.RecordType.SEND:
-            return self._send_up(client, sent)
-        if record.type in (wire.RecordType.SUBSCRIBE, wire.RecordType.UNSUBSCRIBE):
-            self._change_topics(client, record, sent.payload)
-        else:
-            client.close(CloseCode.UNSUPPORTED_DATA, f"a record of type {record.type} is unknown")
-        return True
-
-    def _send_up(self, client: Client, sent: Upward) -> bool:
-        if self._rules.read_only:
-            self._refuse(client, sent, CloseCode.POLICY_VIOLATION, "this gateway is read-only")
-            return True
-        if self._main is None:
-            return True
-        if client.sender is None:
-            feed = self._main.feed
-            client.sender = MessageSender(
-                self._name,
-                label=client.label,
-                owner=self._options.owner,
-                max_message=feed.max_message,
-            )
-        try:
-            ticket = client.try_send(sent)
-        except shm.MessageTooLarge as error:
-            self._refuse(client, sent, CloseCode.MESSAGE_TOO_BIG, str(error))
-        except shm.RingError as error:
-            self._refuse(client, sent, CloseCode.SERVICE_RESTART, str(error))
-        else:
-            if ticket is None:
-                self._retry_later(client)
-            elif sent.record is not None:
-                client.sent_as(ticket, sent.record.key)
-            return ticket is not None
-        return True
-
-    def _refuse(self, client: Client, sent: Upward, code: int, why: str) -> None:
-        """What a client has sent goes nowhere: a plain one can be told by its end alone."""
-        if sent.record is None:
-            client.close(code, why)
-        else:
-            client.refuse(sent.record.key, why)
-
-    def _change_topics(self, client: Client, record: wire.Record, payload: bytes) -> None:
-        outlet, source = client.outlet, self._source_of(client)
-        if client.topics is None or outlet is None or source is None:
-            client.refuse(record.key, "it gets every topic: connect with ?topics=")
-            return
-        try:
-            names = payload.decode().split("\0")
-            if record.type == wire.RecordType.SUBSCRIBE:
-                names = [name for name in names if name not in client.topics]
-                self._want(names)
-                client.topics += names
-            else:
-                names = [name for name in names if name in client.topics]
-                client.topics = [name for name in client.topics if name not in names]
-                self._give_up(names)
-        except (Refused, UnicodeDecodeError) as error:
-            client.refuse(record.key, str(error))
-            return
-        self._choose(source, client, outlet)
-        client.acknowledge(record.key, 0)
+        rest = self._upstream.received(client, sent) if self._upstream is not None else None
+        if rest is not None:
+            self._retry_later(client)
+        return rest
 
     def _retry_later(self, client: Client) -> None:
         """There is no room for what a client has sent."""
@@ -629,7 +563,7 @@ class Gateway:
         for client in waiting:
             client.retry()
 
-    def _source_of(self, client: Client) -> _Source | None:
+    def _source_of(self, client: Client) -> Source | None:
         for source in (self._main, *self._late):
             if source is not None and client.outlet in source.clients:
                 return source
@@ -645,15 +579,14 @@ class Gateway:
         """See `client.Host`."""
         self._clients.discard(client)
         self._waiting.discard(client)
-        self._give_up(client.topics or ())
+        if client.member is not None:
+            client.member.leave()
+        if self._upstream is not None:
+            self._upstream.gone(client)
         source = self._source_of(client)
         if source is not None and client.outlet is not None:
             del source.clients[client.outlet]
             source.fanout.remove(client.outlet)
-
-    def _give_up(self, topics: Sequence[str]) -> None:
-        if self._wishes is not None and topics:
-            self._wishes.give_up(topics)
 
     async def _tell_state(self) -> None:
         """Tell clients that get records when the connection's state changes."""
@@ -661,6 +594,8 @@ class Gateway:
         while True:
             await asyncio.sleep(STATE_EVERY)
             listening = [each for each in self._clients if each.records and each.outlet is not None]
+            if self._upstream is not None:
+                self._upstream.look()
             if self._main is None or not listening:
                 continue
             note = _state(self._main.feed)
@@ -711,5 +646,8 @@ def _state(feed: Feed) -> bytes:
         return b""
 
 
-def _matches(patterns: Iterable[str], name: str) -> bool:
-    return any(glob_matches(pattern, name) for pattern in patterns)
+def _matcher(topics: Iterable[str]) -> Callable[[str], bool]:
+    """Says of a name whether one of these names and patterns means it."""
+    names = {topic for topic in topics if "*" not in topic}
+    patterns = [topic for topic in topics if "*" in topic]
+    return lambda name: name in names or any(glob_matches(each, name) for each in patterns)

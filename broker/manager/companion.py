@@ -19,17 +19,18 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import IO, Final, NamedTuple, Self
 
+from ..backoff import Backoff
 from ..config import Config
 from ..logs import log, log_event, present_format
 from .wakeup import StopRequest, Wakeup
 
 __all__ = ["Companion", "gateway_beside"]
 
-_PAUSE_MIN: Final = 0.2
+_PAUSE_FIRST: Final = 0.2
 _PAUSE_MAX: Final = 10.0
-"""Seconds before a process that has ended is started again: the pause doubles each time."""
+"""Seconds, at most, before a process that has ended is started again: see `Backoff`."""
 _STABLE: Final = 30.0
-"""A process that has lived for so many seconds makes the next pause short again."""
+"""A process that has lived for so many seconds makes the next pauses short again."""
 _KILL_AFTER: Final = 5.0
 """Seconds that the process has to end in order."""
 _KILL_AT_ONCE: Final = 0.5
@@ -106,24 +107,23 @@ class Companion:
     # -- in its thread
 
     def _keep(self) -> None:
-        pause = _PAUSE_MIN
+        backoff = Backoff(_PAUSE_FIRST, _PAUSE_MAX, _STABLE)
         while not self._is_unwanted:
             began = time.monotonic()
             end = self._run_once()
             if self._is_unwanted:
                 break
-            if time.monotonic() - began >= _STABLE:
-                pause = _PAUSE_MIN
+            backoff.connected_for(time.monotonic() - began)
+            pause = backoff.pause(None)
             log_event(
                 logging.WARNING,
                 f"{self._what} ended",
                 ring=self._ring,
                 exit_code=end.exit_code,
                 error=end.error,
-                restart_in=pause,
+                restart_in=round(pause, 3),
             )
             self._sleep(seconds=pause)
-            pause = min(2 * pause, _PAUSE_MAX)
 
     @property
     def _is_unwanted(self) -> bool:

@@ -29,7 +29,9 @@ from ..connection import (
     Ingest,
     OpenSocket,
 )
-from ..topics.venue_file import load_venue
+from ..topics.dialogue import Dialogue, Login
+from ..topics.venue import Venue
+from ..topics.venue_file import load_venue, venue_name
 from ..worker.state import ConnectionState, Phase
 from .groups import Groups
 from .naming import Naming
@@ -37,6 +39,7 @@ from .outbox import Outbox
 from .reporting import Counters, Reporter
 from .rings import Rings
 from .slow_readers import SlowReaders
+from .snapshot_answers import EVERYONE
 from .wakeup import StopRequest
 from .wishes import Wishes
 
@@ -77,6 +80,9 @@ class Session:
             self._counters,
             request_id=config.request_id,
             request_id_is_text=venue is not None and venue.request_id_is_text,
+            venue=config.venue and venue_name(config.venue),
+            is_logged_in=venue is not None and _logs_in(venue, config),
+            demote_after=config.demote_after,
         )
         self._groups = Groups(rings.writer, self._reporter)
         self._slow_readers = SlowReaders(rings.writer, config)
@@ -200,8 +206,8 @@ class Session:
         )
         self._outbox.connected()
 
-    def _control_received(self, payload: bytes) -> int:
-        return self._wishes.heard(payload) if self._wishes is not None else 0
+    def _control_received(self, payload: bytes) -> tuple[int, bool]:
+        return self._wishes.heard(payload) if self._wishes is not None else (EVERYONE, False)
 
     def _not_connected(self, why: Disconnect) -> None:
         """An attempt failed, or a connection is gone: try again, or stop."""
@@ -381,3 +387,13 @@ class Session:
             poll.modify(connection, connection.poll_mask(reading=True))
             ready = bool(poll.poll(wait * 1000))
             connection.turn(reading=True, ready=ready)
+
+
+def _logs_in(venue: Venue, config: Config) -> bool:
+    """Is one of the first messages on a connection a login?"""
+    dialogue = Dialogue(venue)
+    first = (*venue.initial, *config.initial_messages)
+    return any(
+        isinstance(dialogue.read(text.encode() if isinstance(text, str) else text), Login)
+        for text in first
+    )

@@ -52,7 +52,7 @@ class Reporter:
     Args:
         writer: of the ring.
         url: of the connection, without secrets.
-        request_id, request_id_is_text: of workers' requests, see `ConnectionState`.
+        request_id, request_id_is_text, venue, is_logged_in, demote_after: see `ConnectionState`.
         counters: returns the session's present ones.
 
     Attributes:
@@ -70,11 +70,17 @@ class Reporter:
         *,
         request_id: str | None,
         request_id_is_text: bool,
+        venue: str | None,
+        is_logged_in: bool,
+        demote_after: float | None,
     ) -> None:
         self._writer = writer
         self._url = url
         self._request_id = request_id
         self._request_id_is_text = request_id_is_text
+        self._venue = venue
+        self._is_logged_in = is_logged_in
+        self._demote_after = demote_after
         self._counters = counters
         self._waiting: collections.deque[dict[str, Any]] = collections.deque()
         self._coalesced = 0  # records that went since the last one was published
@@ -117,6 +123,9 @@ class Reporter:
             request_id=self._request_id,
             request_id_is_text=self._request_id_is_text,
             answers_dropped=counters.answers_dropped,
+            venue=self._venue,
+            is_logged_in=self._is_logged_in,
+            demote_after=self._demote_after,
         ).encode()
         if note != self._shown:
             self._writer.note = note

@@ -183,16 +183,19 @@ class Wishes:
         self._heartbeats.disconnected()
         self._show_changes()
 
-    def heard(self, payload: bytes) -> int:
+    def heard(self, payload: bytes) -> tuple[int, bool]:
         """A control message of the server. Returns the slot of the worker that is to get it, + 1,
-        or 0 for all."""
-        self._subscriptions.heard(payload, time.monotonic())
-        self._heartbeats.heard(payload)
+        or 0 for all; and whether it says nothing to who has asked nothing: it answers something
+        that the manager or a worker has sent, or wants an answer of the manager."""
+        is_answer = self._subscriptions.heard(payload, time.monotonic())
+        is_test = self._heartbeats.heard(payload)
         self._naming.venue_may_have_learned()
         self._show_changes()
-        if not self._snapshot_answers.are_expected:
-            return EVERYONE
-        return self._snapshot_answers.destination(self._venue.ids(payload))
+        ids = self._venue.ids(payload)
+        destination = EVERYONE
+        if self._snapshot_answers.are_expected:
+            destination = self._snapshot_answers.destination(ids)
+        return destination, destination == EVERYONE and (is_answer or is_test or bool(ids))
 
     def urgent(self) -> list[str]:
         """Texts that can't wait: signs of life."""

@@ -44,11 +44,13 @@ class Heartbeats:
         self._replies.clear()
         self._next = None
 
-    def heard(self, payload: bytes) -> None:
-        """A control message of the server, which may want a reply."""
-        for reply in self._venue.replies(payload):
+    def heard(self, payload: bytes) -> bool:
+        """A control message of the server, which may want a reply. Returns whether it does."""
+        replies = self._venue.replies(payload)
+        for reply in replies:
             if len(self._replies) < REPLIES_MAX:
                 self._replies.append(reply)
+        return bool(replies)
 
     @property
     def deadline(self) -> float | None:

@@ -13,7 +13,7 @@ from ._scan import Scanner, read_request_id
 from .found import RequestId
 from .templates import ABSENT, read_pointer, resolve
 
-__all__ = ["IdPlace", "Readdressed"]
+__all__ = ["FoundId", "IdPlace", "Readdressed"]
 
 _OPENING: Final = b"{"
 
@@ -28,6 +28,22 @@ class Readdressed(NamedTuple):
 
     payload: bytes
     original: bytes | None
+
+
+class FoundId(NamedTuple):
+    """An id of a worker's request, found in an answer.
+
+    Attributes:
+        id: what it says.
+        place: where it begins and ends in the payload.
+    """
+
+    id: RequestId
+    place: tuple[int, int]
+
+    def restored(self, payload: bytes, original: bytes | None) -> bytes:
+        """The answer with the id that its request had; as it is, if that had none."""
+        return payload if original is None else _spliced(payload, self.place, original)
 
 
 class IdPlace:
@@ -73,15 +89,13 @@ class IdPlace:
             raise ValueError(f"the id of a request, at {self.pointer}, stands in it more than once")
         return Readdressed(changed, original)
 
-    def read(self, payload: bytes) -> RequestId | None:
-        """What the id in an answer says; None if there is none, or none of ours."""
+    def find(self, payload: bytes) -> FoundId | None:
+        """The id in an answer, and what it says; None if there is none, or none of ours."""
         place = self._scanner.locate(payload)
-        return None if place is None else read_request_id(payload[slice(*place)].strip(b'"'))
-
-    def restore(self, payload: bytes, original: bytes | None) -> bytes:
-        """An answer with the id that its request had; as it is, if that had none."""
-        place = self._scanner.locate(payload) if original is not None else None
-        return payload if original is None else _spliced(payload, place, original)
+        if place is None:
+            return None
+        found = read_request_id(payload[slice(*place)].strip(b'"'))
+        return None if found is None else FoundId(found, place)
 
     def _added(self, payload: bytes, document: dict[str, Any], number: int) -> bytes:
         if len(self._path) > 1:

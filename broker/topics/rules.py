@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .templates import Form, JsonTemplate, Pattern, glob_matches, scalar_text
+from .answer_templates import AnswerTemplate
+from .json_templates import JsonTemplate
+from .templates import Form, Pattern, glob_matches, resolve, scalar_text
 
 __all__ = [
     "AnswerRule",
+    "ClientRules",
     "Condition",
     "Done",
     "Heartbeat",
@@ -18,8 +21,11 @@ __all__ = [
     "Outcome",
     "Rename",
     "Reply",
+    "RequestPair",
+    "Retort",
     "Snapshot",
     "SnapshotRule",
+    "UrlForm",
 ]
 
 
@@ -55,8 +61,12 @@ class Condition:
 
     def holds(self, message: Any) -> bool:
         """Does `message`, parsed, fulfil it?"""
-        value = scalar_text(message, self.pointer)
-        return value is not None and any(glob_matches(glob, value) for glob in self.globs)
+        return self.matches(resolve(message, self.pointer))
+
+    def matches(self, value: Any) -> bool:
+        """Does a value fulfil it that is found at `pointer`?"""
+        text = scalar_text(value, ())
+        return text is not None and any(glob_matches(glob, text) for glob in self.globs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +100,33 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestPair:
+    """A message that subscribes, and the one that unsubscribes."""
+
+    subscribe: JsonTemplate
+    unsubscribe: JsonTemplate
+
+
+@dataclass(frozen=True, slots=True)
 class Naming:
-    """Some of a venue's topics: what their names look like, and how they are asked for."""
+    """Some of a venue's topics: what their names look like, and how they are asked for.
+
+    Attributes:
+        form: of their names.
+        example: one of their names.
+        subscribe: the message that subscribes.
+        unsubscribe: the message that unsubscribes.
+        also: other messages with which clients ask for the same.
+        optional: what a client's message may have beside what the templates say, without another
+            meaning. A part ``*`` of a pointer stands for each index of a list.
+    """
 
     form: Form
     example: str
     subscribe: JsonTemplate
     unsubscribe: JsonTemplate
+    also: tuple[RequestPair, ...] = ()
+    optional: tuple[Condition, ...] = ()
 
 
 class Done(enum.Enum):
@@ -157,3 +187,55 @@ class Rename:
             return self.topics
         middle = raw[len(before) : len(raw) - len(after)]
         return tuple(topic.replace("*", middle) for topic in self.topics)
+
+
+# ---- clients that think they talk to the exchange ---------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Retort:
+    """What the server answers at once to a message of a client.
+
+    Attributes:
+        when: all of these must hold; or the whole message, if that is no JSON.
+        send: the answer; a text is sent as it is.
+    """
+
+    when: tuple[Condition, ...] | str
+    send: AnswerTemplate | str
+
+
+@dataclass(frozen=True, slots=True)
+class UrlForm:
+    """Where a URL names topics.
+
+    Attributes:
+        path: the path, or what it begins with if there is no `parameter`.
+        parameter: of the query, whose value has the names. None: the rest of the path has them.
+    """
+
+    path: str
+    parameter: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRules:
+    """How the exchange answers its clients.
+
+    Attributes:
+        subscribed: what acknowledges a subscription; None if nobody can play this exchange.
+        unsubscribed: what acknowledges the end of a subscription.
+        refused: what refuses a subscription.
+        pings: what is answered at once; the first that fits counts.
+        login: what is answered to a login.
+        urls: where URLs name topics; the first that fits counts.
+        separator: between names in a URL.
+    """
+
+    subscribed: AnswerTemplate | None = None
+    unsubscribed: AnswerTemplate | None = None
+    refused: AnswerTemplate | None = None
+    pings: tuple[Retort, ...] = ()
+    login: Retort | None = None
+    urls: tuple[UrlForm, ...] = ()
+    separator: str = ""

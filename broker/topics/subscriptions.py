@@ -462,10 +462,11 @@ class Subscriptions:
 
     # ---- what the server says
 
-    def heard(self, payload: bytes, now: float) -> None:
+    def heard(self, payload: bytes, now: float) -> bool:
         """A control message of the server. One that is no answer, comes late or twice, or answers
-        nothing that was asked, does nothing."""
-        for answer in self._venue.answers(payload):
+        nothing that was asked, does nothing. Returns whether it is an answer."""
+        answers = self._venue.answers(payload)
+        for answer in answers:
             self._more = True
             if answer.outcome is Outcome.LISTED:
                 self._listed(answer.names, now)
@@ -476,6 +477,7 @@ class Subscriptions:
                     self._answered_by_name(name, answer, now)
             else:
                 self._answered_unnamed(answer, now)
+        return bool(answers)
 
     def _listed(self, names: Sequence[str], now: float) -> None:
         """The server has these topics, and no others."""

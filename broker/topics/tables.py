@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
-from .templates import TemplateError
+from .rules import Condition
+from .templates import TemplateError, read_pointer
 
 __all__ = ["COUNT_MAX", "Table", "VenueError", "nearest", "type_name"]
 
@@ -131,6 +132,21 @@ class Table:
             for number, value in enumerate(values, 1)
         ]
 
+    def conditions(self, key: str) -> tuple[Condition, ...]:
+        """A table of JSON pointers, and what must be there; empty if it is not there."""
+        table = self.table(key) or Table({}, self._file)
+        conditions = []
+        for text in table.free_keys():
+            pointer = table.parsed(text, read_pointer, text)
+            what = "a text, number, true, false or a list"
+            value = table.take(text, what, str, int, float, bool, list)
+            values = value if isinstance(value, list) else [value]
+            for part in values:
+                if not isinstance(part, str | int | float):
+                    raise table.error(text, f"must hold texts or numbers, not {type_name(part)}")
+            conditions.append(Condition(pointer, tuple(map(_spelled, values))))
+        return tuple(conditions)
+
     def parsed(self, key: str, parse: Callable[[Any], T], value: Any) -> T:
         """`parse(value)`, whose error then names the key."""
         try:
@@ -146,6 +162,10 @@ class Table:
 
     def _place(self, key: str) -> str:
         return f"{self._path}.{key}" if self._path else key
+
+
+def _spelled(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def type_name(value: Any) -> str:

@@ -1,14 +1,11 @@
-"""Small languages of venue files: names with parts, JSON with placeholders, patterns of pointers.
+"""Small languages of venue files: names with parts, patterns of pointers.
 
-Three kinds of text have braces in them, and in all of them ``{{`` is a brace:
+Two kinds of text have braces in them, as `json_templates` have, and in all of them ``{{`` is a
+brace:
 
 * A **form** describes names: ``{channel}:{symbol:upper}`` reads ``trades:BTC-USDT`` as channel
   ``trades`` and symbol ``BTC-USDT``. A part may be ``:number`` (digits), ``:lower`` or ``:upper``
   (which case its letters must have).
-* A **template** is JSON, written as TOML, for a message. A text that is one placeholder becomes the
-  value itself, ``{part}`` as a text and ``{part:number}`` as a number; values are put in as JSON,
-  so no character of them can break the message. A list of one element that has placeholders is
-  repeated; what stands outside such lists is the same for all topics of a message.
 * A **pattern** takes values out of a message: ``{/arg/channel}:{/arg/instId}`` joins what JSON
   pointers (RFC 6901) find. A value is a text, or a number as it is spelled. In an answer's pattern
   a part ``*`` of a pointer stands for every index of a list.
@@ -19,20 +16,22 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 __all__ = [
     "ABSENT",
     "Form",
-    "JsonTemplate",
     "NameParts",
+    "Number",
+    "Part",
     "Pattern",
     "TemplateError",
     "check_topic_pattern",
     "glob_matches",
     "parse_json",
+    "parts_of",
     "read_pointer",
     "resolve",
     "scalar_text",
@@ -92,20 +91,32 @@ def _split(text: str) -> Iterator[str | _Hole]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """A placeholder: a part's name, and how it is written."""
 
     name: str
     style: str
 
 
-def _parts(text: str, styles: Sequence[str]) -> tuple[str | _Part, ...]:
-    found: list[str | _Part] = []
+def parts_of(
+    text: str, styles: Sequence[str], placeholder: re.Pattern[str] = _PLACEHOLDER
+) -> tuple[str | Part, ...]:
+    """The literal stretches and placeholders of a text.
+
+    Args:
+        text: with braces.
+        styles: what may stand after a placeholder's colon.
+        placeholder: what placeholders look like: a name, and perhaps a colon and a style.
+
+    Raises:
+        TemplateError: it has other placeholders, or a brace that is not closed.
+    """
+    found: list[str | Part] = []
     for piece in _split(text):
         if isinstance(piece, str):
             found.append(piece)
             continue
-        match = _PLACEHOLDER.fullmatch(piece.text)
+        match = placeholder.fullmatch(piece.text)
         if match is None:
             raise TemplateError(
                 f"{{{piece.text}}} in {text!r} is no name of a part, such as {{id}}"
@@ -113,7 +124,7 @@ def _parts(text: str, styles: Sequence[str]) -> tuple[str | _Part, ...]:
         if match[2] is not None and match[2] not in styles:
             known = " or ".join(f":{style}" for style in styles)
             raise TemplateError(f"{{{piece.text}}} in {text!r}: after the colon goes {known}")
-        found.append(_Part(match[1], match[2] or ""))
+        found.append(Part(match[1], match[2] or ""))
     return tuple(found)
 
 
@@ -136,11 +147,11 @@ class Form:
         TemplateError: it can't be understood.
     """
 
-    __slots__ = ("_cases", "_only", "_regex", "is_limited", "parts", "text")
+    __slots__ = ("_cases", "_only", "_pieces", "_regex", "is_limited", "parts", "text")
 
     def __init__(self, text: str, only: Mapping[str, Sequence[str]] | None = None) -> None:
-        pieces = _parts(text, ("number", "lower", "upper"))
-        names = [piece.name for piece in pieces if isinstance(piece, _Part)]
+        pieces = parts_of(text, ("number", "lower", "upper"))
+        names = [piece.name for piece in pieces if isinstance(piece, Part)]
         if not pieces:
             raise TemplateError("a form is empty")
         if len({*names}) < len(names):
@@ -149,7 +160,7 @@ class Form:
             if name in ("name", "id", "raw"):
                 raise TemplateError(f"{text!r}: {{{name}}} has a meaning of its own")
         for first, second in itertools.pairwise(pieces):
-            if isinstance(first, _Part) and isinstance(second, _Part):
+            if isinstance(first, Part) and isinstance(second, Part):
                 raise TemplateError(f"{text!r}: between two parts goes a character that ends one")
         for name in only or ():
             if name not in names:
@@ -161,9 +172,14 @@ class Form:
         self._cases = {
             piece.name: (str.lower if piece.style == "lower" else str.upper)
             for piece in pieces
-            if isinstance(piece, _Part) and piece.style in ("lower", "upper")
+            if isinstance(piece, Part) and piece.style in ("lower", "upper")
         }
+        self._pieces = pieces
         self._regex = re.compile("".join(map(_regex_of, pieces)), re.DOTALL)
+
+    def write(self, parts: NameParts) -> str:
+        """The name that has these parts."""
+        return "".join(p if isinstance(p, str) else parts[p.name] for p in self._pieces)
 
     def read(self, name: str) -> NameParts | None:
         """The parts of `name`, or None if it does not have this form; the case of its letters
@@ -185,7 +201,7 @@ class Form:
         return None
 
 
-def _regex_of(piece: str | _Part) -> str:
+def _regex_of(piece: str | Part) -> str:
     if isinstance(piece, str):
         return re.escape(piece)
     return f"(?P<{piece.name}>{_DIGITS.pattern if piece.style == 'number' else '.+?'})"
@@ -209,124 +225,10 @@ def glob_matches(pattern: str, text: str) -> bool:
     return True
 
 
-# ---- messages to send ------------------------------------------------------------------------
-
-
-class JsonTemplate:
-    """A JSON message with placeholders.
-
-    Args:
-        value: of TOML: texts, numbers, booleans, lists, tables.
-        known: the placeholders that it may have.
-
-    Attributes:
-        used: the placeholders that it has.
-        shared: those that stand outside of repeated lists: topics with different values of them
-            need messages of their own.
-
-    Raises:
-        TemplateError: it can't be understood.
-    """
-
-    __slots__ = ("_value", "shared", "used")
-
-    def __init__(self, value: Any, known: Iterable[str] = ()) -> None:
-        self._value = _compiled(value)
-        self.used = _placeholders(self._value)
-        self.shared = _shared(self._value)
-        for name in sorted(self.used - {*known}):
-            shown = ", ".join(f"{{{each}}}" for each in known) or "none"
-            raise TemplateError(f"there is no {{{name}}} here; known are {shown}")
-
-    def text(self, topics: Sequence[NameParts] = ({},)) -> str:
-        """The message for `topics`, which have the same values of `shared`."""
-        return json.dumps(_filled(self._value, topics), separators=(",", ":"))
-
-    def group(self, parts: NameParts) -> tuple[str, ...]:
-        """What topics must have in common to share a message."""
-        return tuple(parts[name] for name in sorted(self.shared))
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """A text of a template."""
-
-    pieces: tuple[str | _Part, ...]
-
-    def filled(self, parts: NameParts) -> str | int:
-        if len(self.pieces) == 1 and isinstance(self.pieces[0], _Part):
-            part = self.pieces[0]
-            return int(parts[part.name]) if part.style == "number" else parts[part.name]
-        return "".join(p if isinstance(p, str) else parts[p.name] for p in self.pieces)
-
-
-@dataclass(frozen=True, slots=True)
-class _Repeated:
-    """A list with one element, which is repeated for the topics."""
-
-    element: Any
-
-
-def _compiled(value: Any) -> Any:
-    if isinstance(value, str):
-        pieces = _parts(value, ("number",))
-        if len(pieces) > 1:
-            for piece in pieces:
-                if isinstance(piece, _Part) and piece.style:
-                    raise TemplateError(f"{value!r}: only a placeholder alone can be a number")
-        return _Text(pieces)
-    if isinstance(value, dict):
-        return {key: _compiled(part) for key, part in value.items()}
-    if isinstance(value, list):
-        parts = [_compiled(part) for part in value]
-        return _Repeated(parts[0]) if len(parts) == 1 and _placeholders(parts[0]) else parts
-    if isinstance(value, bool | int | float):
-        return value
-    raise TemplateError(f"{type(value).__name__} is nothing that JSON can hold; write it as text")
-
-
-def _placeholders(value: Any) -> frozenset[str]:
-    if isinstance(value, _Repeated):
-        return _placeholders(value.element)
-    return _collected(value, _placeholders)
-
-
-def _shared(value: Any) -> frozenset[str]:
-    if isinstance(value, _Repeated):
-        return frozenset()
-    return _collected(value, _shared)
-
-
-def _collected(value: Any, collect: Callable[[Any], frozenset[str]]) -> frozenset[str]:
-    if isinstance(value, _Text):
-        return frozenset(piece.name for piece in value.pieces if isinstance(piece, _Part))
-    if isinstance(value, dict):
-        return frozenset[str]().union(*map(collect, value.values()))
-    if isinstance(value, list):
-        return frozenset[str]().union(*map(collect, value))
-    return frozenset()
-
-
-def _filled(value: Any, topics: Sequence[NameParts]) -> Any:
-    if isinstance(value, _Text):
-        return value.filled(topics[0])
-    if isinstance(value, dict):
-        return {key: _filled(part, topics) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_filled(part, topics) for part in value]
-    if isinstance(value, _Repeated):
-        keys = sorted(_shared(value.element))
-        groups: dict[tuple[str, ...], list[NameParts]] = {}
-        for topic in topics:
-            groups.setdefault(tuple(topic[key] for key in keys), []).append(topic)
-        return [_filled(value.element, group) for group in groups.values()]
-    return value
-
-
 # ---- messages received -----------------------------------------------------------------------
 
 
-class _Number(str):
+class Number(str):
     """A number as the message spells it."""
 
     __slots__ = ()
@@ -338,8 +240,8 @@ def parse_json(payload: bytes) -> Any:
     try:
         return json.loads(
             payload,
-            parse_int=_Number,
-            parse_float=_Number,
+            parse_int=Number,
+            parse_float=Number,
             parse_constant=_refuse_constant,
             object_pairs_hook=_first_wins,
         )

@@ -19,8 +19,10 @@ from typing import Any, Final
 
 from ringcast.shm.topics import NAME_MAX
 
+from .json_templates import JsonTemplate
 from .rules import (
     AnswerRule,
+    ClientRules,
     Done,
     Heartbeat,
     Naming,
@@ -30,7 +32,7 @@ from .rules import (
     Snapshot,
     SnapshotRule,
 )
-from .templates import JsonTemplate, NameParts, glob_matches, parse_json, value_at
+from .templates import NameParts, glob_matches, parse_json, value_at
 
 __all__ = [
     "Answer",
@@ -205,6 +207,7 @@ class Venue:
         reply_rules: of replies.
         renames: of names that messages bear and topics do not.
         snapshots: by topic; the first that matches counts.
+        clients: how to speak with programs that think they talk to this exchange; `Dialogue` does.
     """
 
     name: str
@@ -231,6 +234,7 @@ class Venue:
     reply_rules: tuple[Reply, ...]
     renames: tuple[Rename, ...]
     snapshots: tuple[SnapshotRule, ...]
+    clients: ClientRules
     _memory: _Memory = field(default_factory=_Memory, repr=False)
 
     # ---- names
@@ -241,9 +245,14 @@ class Venue:
         Raises:
             ValueError: it can't; the error says what names look like.
         """
-        self._read(name)
+        self.read_name(name)
 
-    def _read(self, name: str) -> tuple[Naming, NameParts]:
+    def read_name(self, name: str) -> tuple[Naming, NameParts]:
+        """The form that a topic's name has, and its parts.
+
+        Raises:
+            ValueError: as `check_name` does.
+        """
         try:
             length = len(name.encode())
         except UnicodeEncodeError:
@@ -274,7 +283,7 @@ class Venue:
 
     def _is_name(self, name: str) -> bool:
         try:
-            self._read(name)
+            self.read_name(name)
         except ValueError:
             return False
         return True
@@ -323,7 +332,7 @@ class Venue:
         """
         topics = []
         for name in dict.fromkeys(names):
-            naming, parts = self._read(name)
+            naming, parts = self.read_name(name)
             template = naming.subscribe if subscribing else naming.unsubscribe
             topics.append((template, name, parts))
         requests = self._grouped(topics, ids, subscribing=subscribing)
@@ -353,7 +362,9 @@ class Venue:
             if template is not None:
                 mine = [name for name in names if self.snapshot(name) is rule.snapshot]
                 requests += self._grouped(
-                    [(template, name, self._read(name)[1]) for name in mine], ids, subscribing=True
+                    [(template, name, self.read_name(name)[1]) for name in mine],
+                    ids,
+                    subscribing=True,
                 )
         return requests
 
@@ -459,7 +470,7 @@ class Venue:
         if rule.parts and asked is not None:
             values = {part: value_at(message, pointer) for part, pointer in rule.parts.items()}
             return tuple(
-                name for name in asked.names if values.items() <= self._read(name)[1].items()
+                name for name in asked.names if values.items() <= self.read_name(name)[1].items()
             )
         learned = self._memory.names_by_raw.get(raw) if raw is not None else None
         return () if learned is None else (learned,)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
+from .client_keys import read_clients
+from .json_templates import JsonTemplate
 from .rules import (
     AnswerRule,
     Condition,
@@ -18,21 +20,15 @@ from .rules import (
     Outcome,
     Rename,
     Reply,
+    RequestPair,
     Snapshot,
     SnapshotRule,
 )
 from .tables import COUNT_MAX, Table, VenueError, nearest, type_name
-from .templates import (
-    Form,
-    JsonTemplate,
-    Pattern,
-    TemplateError,
-    check_topic_pattern,
-    read_pointer,
-)
+from .templates import Form, Pattern, TemplateError, check_topic_pattern, read_pointer
 from .venue import Confirmation, Venue
 
-__all__ = ["VenueError", "check_control_pattern", "list_venues", "load_venue"]
+__all__ = ["VenueError", "check_control_pattern", "list_venues", "load_venue", "venue_name"]
 
 _FOLDER: Final = Path(__file__).parent / "venues"
 _TEMPLATE: Final = "template"
@@ -48,6 +44,15 @@ def list_venues() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.toml") if path.stem != _TEMPLATE)
 
 
+def venue_name(name_or_path: str) -> str:
+    """What `load_venue` understands in any process, wherever that runs: a path is made absolute."""
+    return str(Path(name_or_path).resolve()) if _is_path(name_or_path) else name_or_path
+
+
+def _is_path(name_or_path: str) -> bool:
+    return "/" in name_or_path or name_or_path.endswith(".toml")
+
+
 def load_venue(name_or_path: str) -> Venue:
     """Read a venue.
 
@@ -58,7 +63,7 @@ def load_venue(name_or_path: str) -> Venue:
     Raises:
         VenueError: there is none, or it can't be used.
     """
-    if "/" in name_or_path or name_or_path.endswith(".toml"):
+    if _is_path(name_or_path):
         path, shown = Path(name_or_path), name_or_path
     else:
         known = list_venues()
@@ -88,7 +93,8 @@ def _venue(file: Table, name: str) -> Venue:
     assert topics is not None
     limits = file.table("limits") or Table({}, "")
     requests = file.table("requests") or Table({}, "")
-    namings = _namings(file)
+    clients = file.table("clients") or Table({}, "")
+    namings = _namings(file, clients.conditions("optional"))
     venue = Venue(
         name=name,
         about=file.text("about") or "",
@@ -117,8 +123,9 @@ def _venue(file: Table, name: str) -> Venue:
         reply_rules=_replies(file),
         renames=_renames(file),
         snapshots=_snapshots(file, namings),
+        clients=read_clients(clients, namings, only_learned=topics.flag("only_learned")),
     )
-    for table in (topics, limits, requests, file):
+    for table in (topics, limits, requests, clients, file):
         table.finish()
     for naming, table in zip(namings, file.tables("names"), strict=True):
         try:
@@ -183,7 +190,7 @@ def _heartbeat(file: Table) -> Heartbeat | None:
 # ---- names and requests ----------------------------------------------------------------------
 
 
-def _namings(file: Table) -> tuple[Naming, ...]:
+def _namings(file: Table, optional: Sequence[Condition]) -> tuple[Naming, ...]:
     common = {
         key: file.take(key, "a table that becomes JSON", dict)
         for key in ("subscribe", "unsubscribe")
@@ -198,11 +205,28 @@ def _namings(file: Table) -> tuple[Naming, ...]:
             key: _template(table, key, table.take(key, "a table", dict) or common[key], form)
             for key in ("subscribe", "unsubscribe")
         }
-        namings.append(Naming(form, cast("str", table.text("example", required=True)), **templates))
+        naming = Naming(
+            form,
+            cast("str", table.text("example", required=True)),
+            **templates,
+            also=tuple(_request_pair(each, form) for each in table.tables("also")),
+            optional=table.conditions("optional") or tuple(optional),
+        )
         table.finish()
+        namings.append(naming)
     if not namings:
         raise file.error("names", "is empty; give at least one [[names]]")
     return tuple(namings)
+
+
+def _request_pair(table: Table, form: Form) -> RequestPair:
+    what = "a table that becomes JSON"
+    subscribe, unsubscribe = (
+        _template(table, key, table.take(key, what, dict, required=True), form)
+        for key in ("subscribe", "unsubscribe")
+    )
+    table.finish()
+    return RequestPair(subscribe, unsubscribe)
 
 
 def _template(table: Table, key: str, value: Any, form: Form) -> JsonTemplate:
@@ -222,25 +246,12 @@ def _template(table: Table, key: str, value: Any, form: Form) -> JsonTemplate:
 # ---- answers ---------------------------------------------------------------------------------
 
 
-def _conditions(table: Table) -> tuple[Condition, ...]:
-    when = table.table("when", required=True)
-    assert when is not None
-    conditions = []
-    for key in when.free_keys():
-        pointer = when.parsed(key, read_pointer, key)
-        value = when.take(key, "a text, number, true, false or a list", str, int, float, bool, list)
-        values = value if isinstance(value, list) else [value]
-        for part in values:
-            if not isinstance(part, str | int | float):
-                raise when.error(key, f"must hold texts or numbers, not {type_name(part)}")
-        conditions.append(Condition(pointer, tuple(map(_spelled, values))))
+def _when(table: Table) -> tuple[Condition, ...]:
+    table.table("when", required=True)
+    conditions = table.conditions("when")
     if not conditions:
         raise table.error("when", "is empty: it would match every message")
-    return tuple(conditions)
-
-
-def _spelled(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return conditions
 
 
 def _rules(file: Table, namings: Sequence[Naming]) -> tuple[AnswerRule, ...]:
@@ -259,7 +270,7 @@ def _rules(file: Table, namings: Sequence[Naming]) -> tuple[AnswerRule, ...]:
             pointers[part] = found.parsed(part, read_pointer, found.text(part, required=True))
         rules.append(
             AnswerRule(
-                when=_conditions(table),
+                when=_when(table),
                 outcome=Done.DONE if outcome == Done.DONE.value else Outcome(outcome),
                 id=table.parsed("id", read_pointer, pointer) if pointer else None,
                 names=tuple(table.parsed("names", Pattern, text) for text in table.texts("names")),
@@ -279,7 +290,7 @@ def _replies(file: Table) -> tuple[Reply, ...]:
     replies = []
     for table in file.tables("replies"):
         send = table.take("send", "a text or a table", str, dict, required=True)
-        replies.append(Reply(_conditions(table), _message(table, "send", send)))
+        replies.append(Reply(_when(table), _message(table, "send", send)))
         table.finish()
     return tuple(replies)
 

@@ -114,7 +114,6 @@ cdef Chunk new_chunk(size_t room):
     return chunk
 
 
-@cython.final
 @cython.no_gc  # it is in no cycle; so making one lets no other code run
 @cython.freelist(64)
 cdef class SocketMessage:
@@ -182,6 +181,17 @@ cdef class SocketMessage:
     def text(self) -> str:
         """The payload decoded as UTF-8. Raises UnicodeDecodeError."""
         return PyUnicode_DecodeUTF8(<const char *>self.header + HEADER, u32(self.header), "strict")
+
+    @property
+    def _deliveries(self) -> int:
+        return u32(self.header + 56)
+
+    def _become(self, SocketMessage other not None) -> None:
+        """Be this message, too; for a new object of a subclass."""
+        self.chunk = other.chunk
+        self.header = other.header
+        self.missed = other.missed
+        self.names = other.names
 
     def __bytes__(self):
         return PyBytes_FromStringAndSize(<const char *>self.header + HEADER, u32(self.header))
@@ -289,6 +299,7 @@ cdef class Receiver:
     cdef bytearray fragments
     cdef uint64_t frame_most
     cdef bint stopped, greeted, events
+    cdef bint any_order             # a member of a work group gets some messages again
     cdef bint fresh                 # something has come since all was looked at
     cdef uint64_t next              # sequence that the next message has at least
     cdef bint placed                # `next` is known
@@ -580,7 +591,7 @@ cdef class Receiver:
             if not self.greeted:
                 self.refuse(PROTOCOL_ERROR, "a message comes before HELLO")
             sequence = u64(at + 8)
-            if sequence < self.next and self.placed:
+            if sequence < self.next and self.placed and not self.any_order:
                 continue  # it has come already
             self.miss(u64(at + 32))
             self.next = sequence + 1
@@ -625,13 +636,13 @@ cdef class Receiver:
         elif kind == GAP:
             self.miss(u64(at + 32))
         else:
-            self._record(kind, u64(at + 8), u64(at + 24), payload)
+            self._record(kind, u64(at + 8), u64(at + 24), payload, u64(at + 16), u16(at + 6))
             return 0
         if self.placed and u64(at + 8) > self.next:
             self.next = u64(at + 8)
         return 0
 
-    def _record(self, int kind, sequence, key, payload) -> None:
+    def _record(self, int kind, sequence, key, payload, time_ns, message_kind) -> None:
         """A record that is neither a message nor of a topic or a gap has come."""
 
     def _control(self, int opcode, payload) -> None:
@@ -830,3 +841,12 @@ cdef class Receiver:
     @_events.setter
     def _events(self, bint events):
         self.events = events
+
+    @property
+    def _any_order(self) -> bool:
+        """Do messages come in any order, and some again, as to a member of a work group?"""
+        return self.any_order
+
+    @_any_order.setter
+    def _any_order(self, bint any_order):
+        self.any_order = any_order

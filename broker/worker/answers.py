@@ -10,20 +10,34 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, Union
 
 from ringcast import shm
 
 from .deadlines import deadline, seconds_to
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from typing_extensions import Buffer
 
-__all__ = ["Answer", "Following", "OneAnswer", "Sink"]
+__all__ = [
+    "REQUEST_TIMEOUT",
+    "Answer",
+    "Following",
+    "OneAnswer",
+    "Payload",
+    "Sink",
+    "encoded_request",
+    "no_answer",
+]
+
+Payload = Union[str, "Buffer", Mapping[str, Any]]
+"""JSON, an object: as text, as bytes of UTF-8, or as a mapping."""
+REQUEST_TIMEOUT: Final = 10.0
+"""Seconds. A request of a connection that is lost is never answered, so there is a limit unless
+somebody wants none."""
+
 
 _WAITING_MAX: Final = 4096
 """Answers of a `Following` that wait to be taken; of more, the oldest go."""
@@ -124,11 +138,11 @@ class Following:
         self._tasks: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._ended: Exception | None = None
         self._leave: Callable[[], None] = lambda: None
-        self._send: Callable[[str | Buffer | Mapping[str, Any]], int] | None = None
+        self._send: Callable[[Payload], int] | None = None
 
     def began(
         self,
-        send: Callable[[str | Buffer | Mapping[str, Any]], int],
+        send: Callable[[Payload], int],
         leave: Callable[[], None],
     ) -> None:
         """It has been asked: how more is sent under its id, and how it ends."""
@@ -165,6 +179,11 @@ class Following:
                 loop.call_soon_threadsafe(_settle, future)
 
     # -- taking it
+
+    def take(self) -> Answer | None:
+        """The next one that has come, or None. Raises as `read` does."""
+        with self._changed:
+            return self._take()
 
     def _take(self) -> Answer | None:
         """The next one, or None; the lock is held. Raises why there will be none."""
@@ -226,7 +245,7 @@ class Following:
 
     # -- more to the server, and the end
 
-    def send(self, payload: str | Buffer | Mapping[str, Any]) -> int:
+    def send(self, payload: Payload) -> int:
         """Send another message under the id of this request, such as the one that ends it at the
         server. Its own id is replaced as the request's was.
 
@@ -255,3 +274,17 @@ class Following:
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def encoded_request(payload: Payload) -> bytes:
+    """A request as it is sent. Raises as `json.dumps` does."""
+    if isinstance(payload, Mapping):
+        payload = json.dumps(
+            dict(payload), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
+    return payload.encode() if isinstance(payload, str) else bytes(memoryview(payload))
+
+
+def no_answer(timeout: float | None) -> TimeoutError:
+    """What who has waited in vain gets."""
+    return TimeoutError(f"no answer within {timeout} s; one that comes later is dropped")

@@ -10,8 +10,8 @@ from ringcast import shm
 from ringcast.shm import broadcast, group
 from ringcast.shm.group import Balance
 
-from .answers import Answer, Following
-from .requests import REQUEST_TIMEOUT, Payload, Requests
+from .answers import REQUEST_TIMEOUT, Answer, Following, Payload
+from .requests import Requests
 from .sending import MessageKind, MessageSender
 from .state import ConnectionState, Phase
 from .subscribing import wait_for_server
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Feed", "GroupFeed", "attach"]
 
-_OVER_SOCKETS: Final = frozenset(("policy", "start", "label", "topics", "others", "timeout"))
-"""Arguments of `attach` that a gateway's socket knows, besides `events`."""
+_NOT_OVER_SOCKETS: Final = frozenset(("wait", "owner"))
+"""Arguments of `attach` that a gateway's socket does not know."""
 _COLON: Final = ":"
 """In every address of a gateway, and in no ring's name; see addresses.py."""
 NO_KIND: Final = 0xFFFF
@@ -446,8 +446,8 @@ def attach(
     Args:
         name: the manager's `Config.name`; or "unix:/PATH", "ws://HOST:PORT" or "wss://HOST:PORT",
             where a gateway listens; or "mq:NAME/LABEL", the queue of that label. A socket takes no
-            `wait`, no `owner` and no groups. A queue takes `events` alone: what goes into it is the
-            gateway's affair.
+            `wait` and no `owner`, and with `group` no `timeout`. A queue takes `events` alone: what
+            goes into it is the gateway's affair.
         policy: "block" (lossless) or "lossy".
         start: "latest", "oldest" or a sequence.
         wait: how to wait for messages.
@@ -471,8 +471,8 @@ def attach(
 
     Returns:
         A `Feed`; with `group` a `GroupFeed`, whose messages have `ack`, `nack` and `deliveries`; of
-        a queue a `QueueFeed`, and of a socket a `SocketFeed`, which have the methods of a `Feed`
-        that these can have.
+        a queue a `QueueFeed`, and of a socket a `SocketFeed` or `SocketGroupFeed`, which have the
+        methods of a `Feed` or `GroupFeed` that these can have.
 
     Raises: as `shm.broadcast.Reader.attach` does; RingNotFound while there is no manager. With
         `timeout` also as `Feed.subscribe` does.
@@ -553,11 +553,19 @@ def _attach_to_queue(address: ClientAddress, given: dict[str, Any], *, events: b
 
 
 def _attach_to_socket(address: ClientAddress, given: dict[str, Any], *, events: bool) -> Feed:
-    missing = [argument for argument in given if argument not in _OVER_SOCKETS]
+    missing = [argument for argument in given if argument in _NOT_OVER_SOCKETS]
     if missing:
         raise ValueError(
             f"not over a socket: {', '.join(missing)}. Attach to the ring, where it can be mapped"
         )
+    from .gateway_link import asks_for
+
+    if "group" in given or asks_for(address.target, "group"):
+        from .socket_group import SocketGroupFeed
+
+        return cast(Feed, SocketGroupFeed.attach(address, events=events, **given))
+    if "auto_ack" in given:
+        raise ValueError("auto_ack is for members of a group: name it")
     from .socket_feed import SocketFeed
 
     return cast(Feed, SocketFeed.attach(address, events=events, **given))

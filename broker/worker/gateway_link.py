@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import http
-import logging
 import select
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self
 from urllib.parse import quote, unquote
 
@@ -28,9 +27,10 @@ from websockets.uri import parse_uri
 
 from ringcast import shm
 
+from ..logs import quiet_logger
 from .addresses import AddressKind, ClientAddress
 
-__all__ = ["GatewayUnreachable", "Link", "Query", "open_link"]
+__all__ = ["GatewayUnreachable", "Link", "Query", "asks_for", "open_link"]
 
 RECORDS: Final = Subprotocol("ringcast.1")
 OPEN_TIMEOUT: Final = 10.0
@@ -42,8 +42,7 @@ TARGET_MAX: Final = 8000
 and the version take a few."""
 _READ: Final = 1 << 12
 
-_quiet = logging.getLogger(f"{__name__}.websockets")
-_quiet.setLevel(logging.CRITICAL)  # it would log the whole request, and so a token in it
+_quiet = quiet_logger(__name__)
 
 
 class GatewayUnreachable(shm.RingError, ConnectionRefusedError):
@@ -59,7 +58,7 @@ class Query:
 
     Attributes:
         rest: parameters that stand in the address and are not listed here, as they stand there.
-        policy, start, label, topics, others: as `attach` has them.
+        policy, start, label, topics, others, group, balance, max_deliveries: as `attach` has them.
 
     Raises:
         ValueError: a value is wrong.
@@ -71,8 +70,15 @@ class Query:
     label: str | None = None
     topics: tuple[str, ...] | None = None
     others: bool = False
+    group: str | None = None
+    balance: str | None = None
+    max_deliveries: int | None = None
 
     def __post_init__(self) -> None:
+        if self.group is None and (self.balance or self.max_deliveries) is not None:
+            raise ValueError("balance and max_deliveries are for members of a group: name it")
+        if self.group is not None and self.policy != "block":
+            raise ValueError("a group is lossless: it has no policy")
         if self.policy not in ("block", "lossy"):
             raise ValueError(f'policy is "block" or "lossy", not {self.policy!r}')
         start = self.start
@@ -96,7 +102,7 @@ class Query:
         rest = []
         for part in target.partition("?")[2].split("&"):
             name, _, raw = part.partition("=")
-            if name not in ("policy", "start", "label", "topics", "others"):
+            if name not in _KNOWN:
                 rest.append(part)
                 continue
             if name in values:
@@ -110,7 +116,15 @@ class Query:
         Raises:
             ValueError: it becomes too long.
         """
-        words = {"policy": self.policy, "start": str(self.start)}
+        words = {"start": str(self.start)}
+        if self.group is None:
+            words["policy"] = self.policy
+        else:
+            words["group"] = quote(self.group, safe="")
+        if self.balance is not None:
+            words["balance"] = quote(self.balance, safe="")
+        if self.max_deliveries is not None:
+            words["max_deliveries"] = str(self.max_deliveries)
         if self.label is not None:
             words["label"] = quote(self.label, safe="")
         if self.topics is not None:
@@ -127,9 +141,19 @@ class Query:
         return made
 
 
+_KNOWN: Final = frozenset(each.name for each in fields(Query)) - {"rest"}
+"""The parameters that are arguments of `attach`, too."""
+
+
+def asks_for(target: str, name: str) -> bool:
+    """Does an address's query have this parameter?"""
+    parts = target.partition("?")[2].split("&")
+    return any(part.partition("=")[0] == name for part in parts)
+
+
 def _read(name: str, text: str) -> Any:
     match name:
-        case "start":
+        case "start" | "max_deliveries":
             return int(text) if text.isascii() and text.isdecimal() else text
         case "topics":
             return tuple(text.split(",")) if text else ()
@@ -200,13 +224,20 @@ class Link:
         """Is there something that the socket has not taken?"""
         return bool(self._unsent)
 
-    def try_send(self, message: bytes) -> bool:
+    def try_send(self, message: bytes, *, wait: bool = True) -> bool:
         """Send a binary message, as a frame. False: the socket has no room now, and nothing was
         sent. Of a frame that was begun the rest goes with `flush` or `wait`.
 
+        Args:
+            message: its payload.
+            wait: whether to wait while another thread sends. A finalizer must not: this very thread
+                may be sending.
+
         Raises: OSError.
         """
-        with self._lock:
+        if not self._lock.acquire(blocking=wait):
+            return False
+        try:
             self._flush()
             if self._unsent:
                 return False
@@ -215,6 +246,8 @@ class Link:
             sent = self._send_some(frame)
             self._unsent += frame[sent:]
             return True
+        finally:
+            self._lock.release()
 
     def answer(self, payload: bytes) -> None:
         """Answer a ping. Raises OSError."""

@@ -11,40 +11,30 @@ thread that waits for its messages, without the GIL.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import threading
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Union
+from typing import TYPE_CHECKING, Final
 
 from ringcast import shm
 from ringcast.shm import broadcast
 
-from ..topics._scan import REQUEST_COUNTERS, make_request_id
-from .answers import Answer, Following, OneAnswer, Sink
+from ..topics._scan import make_request_id
+from ..topics.request_counters import OPEN_MAX, RequestCounters
+from .answers import Answer, Following, OneAnswer, Payload, Sink, encoded_request, no_answer
 from .deadlines import check_timeout, deadline, seconds_to
 from .sending import MessageSender
 from .state import ConnectionState, Phase
 from .threads import in_thread
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from ..topics.requests import IdPlace
 
-__all__ = ["REQUEST_TIMEOUT", "Payload", "Requests"]
+__all__ = ["Requests"]
 
-Payload = Union[str, "Buffer", Mapping[str, Any]]
-"""JSON, an object: as text, as bytes of UTF-8, or as a mapping."""
-REQUEST_TIMEOUT: Final = 10.0
-"""Seconds. A request of a connection that is lost is never answered, so there is a limit unless
-somebody wants none."""
-_OPEN_MAX: Final = REQUEST_COUNTERS // 4
+_OPEN_MAX: Final = OPEN_MAX // 2
 """Requests of one feed that wait for their answers at once."""
-_UNANSWERED_MAX: Final = REQUEST_COUNTERS // 4
-"""Requests without an answer whose ids are not used again; the oldest is forgotten first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,8 +73,7 @@ class Requests:
         self._reader: broadcast.Reader | None = None
         self._place: IdPlace | None = None
         self._open: dict[int, _Request] = {}
-        self._unanswered: dict[int, None] = {}  # by age
-        self._last = -1
+        self._counters = RequestCounters()
         self._ended: Exception | None = None  # why nothing is answered any more
         self.dropped = 0
 
@@ -98,13 +87,13 @@ class Requests:
     ) -> Answer:
         until = _deadline(timeout)
         one = OneAnswer()
-        request = self._begin(_encoded(payload), self._place_of(state), one)
+        request = self._begin(encoded_request(payload), self._place_of(state), one)
         try:
             self._messages.send(request.payload, shm.Kind.TEXT, seconds_to(until))
             try:
                 return one.future.result(seconds_to(until))
             except TimeoutError:
-                raise _no_answer(timeout) from None
+                raise no_answer(timeout) from None
         finally:
             self._end(request)
 
@@ -123,14 +112,14 @@ class Requests:
                 async with asyncio.timeout(seconds_to(until)):
                     return await asyncio.wrap_future(one.future)
             except TimeoutError:
-                raise _no_answer(timeout) from None
+                raise no_answer(timeout) from None
         finally:
             self._end(request)
 
     def follow(self, payload: Payload, timeout: float | None, state: ConnectionState) -> Following:
         until = _deadline(timeout)
         following = Following()
-        request = self._begin(_encoded(payload), self._place_of(state), following)
+        request = self._begin(encoded_request(payload), self._place_of(state), following)
         try:
             self._messages.send(request.payload, shm.Kind.TEXT, seconds_to(until))
         except BaseException:
@@ -155,7 +144,7 @@ class Requests:
         def send(payload: Payload) -> int:
             place = self._place
             assert place is not None  # the request had one
-            changed = place.readdress(_encoded(payload), request.number).payload
+            changed = place.readdress(encoded_request(payload), request.number).payload
             return self._messages.send(changed, shm.Kind.TEXT, None)
 
         following.began(send, lambda: self._end(request))
@@ -182,7 +171,7 @@ class Requests:
 
     async def _abegin(self, payload: Payload, state: ConnectionState, sink: Sink) -> _Request:
         """As `_begin`: attaching may take a moment, so a thread does it."""
-        data, place = _encoded(payload), self._place_of(state)
+        data, place = encoded_request(payload), self._place_of(state)
         if self._reader is None:
             await in_thread(lambda _cancelled: self._attached(), lambda _error: None)
         return self._begin(data, place, sink)
@@ -195,12 +184,13 @@ class Requests:
                 raise self._ended
             if len(self._open) >= _OPEN_MAX:
                 raise shm.RingFull(f"{_OPEN_MAX} requests of this feed wait for their answers")
-            counter = (self._last + 1) % REQUEST_COUNTERS
-            while counter in self._open or counter in self._unanswered:  # at most half of them are
-                counter = (counter + 1) % REQUEST_COUNTERS
+            counter = self._counters.take()
             number = make_request_id(reader.slot, reader.generation, counter)
-            changed, original = place.readdress(payload, number)
-            self._last = counter
+            try:
+                changed, original = place.readdress(payload, number)
+            except ValueError:
+                self._counters.give_up(counter)
+                raise
             request = _Request(counter, number, changed, original, sink)
             self._open[counter] = request
         return request
@@ -208,11 +198,8 @@ class Requests:
     def _end(self, request: _Request) -> None:
         """Nobody waits for its answers any more."""
         with self._lock:
-            if self._open.pop(request.counter, None) is None:
-                return
-            if len(self._unanswered) >= _UNANSWERED_MAX:
-                del self._unanswered[next(iter(self._unanswered))]
-            self._unanswered[request.counter] = None
+            if self._open.pop(request.counter, None) is not None:
+                self._counters.give_up(request.counter)
 
     # -- answers
 
@@ -222,15 +209,17 @@ class Requests:
         if message.gap:  # demoted: nobody knows whose the messages were
             self._missed(message.gap)
         with self._lock:
-            place = self._place
-            found = place.read(payload) if place is not None else None
-            request = self._open.get(found.counter) if found is not None else None
-            if place is None or request is None:
+            found = self._place.find(payload) if self._place is not None else None
+            request = self._open.get(found.id.counter) if found is not None else None
+            if found is None or request is None:
                 self.dropped += 1
+                if found is not None:
+                    self._counters.heard(found.id.counter)
                 return
             if request.sink.is_for_one:
                 del self._open[request.counter]
-        restored = place.restore(payload, request.original)
+                self._counters.give_up(request.counter)
+        restored = found.restored(payload, request.original)
         request.sink.deliver(Answer(restored, message.sequence, message.time_ns, message.kind))
 
     def _missed(self, count: int) -> None:
@@ -295,18 +284,6 @@ def _listen(reader: broadcast.Reader, owner: weakref.ref[Requests]) -> None:
             requests.end(error)
 
 
-def _encoded(payload: Payload) -> bytes:
-    if isinstance(payload, Mapping):
-        payload = json.dumps(
-            dict(payload), ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        )
-    return payload.encode() if isinstance(payload, str) else bytes(memoryview(payload))
-
-
 def _deadline(timeout: float | None) -> float:
     check_timeout(timeout)
     return deadline(timeout)
-
-
-def _no_answer(timeout: float | None) -> TimeoutError:
-    return TimeoutError(f"no answer within {timeout} s; one that comes later is dropped")

@@ -31,8 +31,10 @@ from ringcast import shm
 from ..backoff import Backoff
 from ._socket_feed import Receiver
 from .addresses import ClientAddress
+from .answers import Answer
 from .deadlines import deadline, seconds_to
 from .gateway_link import OPEN_TIMEOUT, Link, Query, open_link
+from .socket_requests import SocketRequests
 from .tickets import Tickets
 from .wire import Hello, RecordType, WireError
 
@@ -72,6 +74,7 @@ class GatewayConnection(Receiver):
         self._ended = False
         self._why = "it never was connected"
         self._tickets = Tickets()
+        self._requests = SocketRequests()
         self._watching: dict[_Watched, set[asyncio.Future[None]]] = {}
         self._backoff = Backoff(_PAUSE_FIRST, _PAUSE_MAX, _STABLE)
         _feeds.add(self)
@@ -216,7 +219,15 @@ class GatewayConnection(Receiver):
 
     # -- what is not a message; called while messages are looked for
 
-    def _record(self, kind: int, sequence: int, key: int, payload: bytes) -> None:
+    def _record(
+        self,
+        kind: int,
+        sequence: int,
+        key: int,
+        payload: bytes,
+        time_ns: int,
+        message_kind: int,
+    ) -> None:
         match kind:
             case RecordType.HELLO:
                 self._greeted(sequence, payload)
@@ -225,7 +236,12 @@ class GatewayConnection(Receiver):
             case RecordType.ACK:
                 self._tickets.settle(key, None)
             case RecordType.REFUSED:
-                self._tickets.settle(key, str(payload, "utf-8", "replace"))
+                why = str(payload, "utf-8", "replace")
+                if not self._requests.refused(key, why):
+                    self._tickets.settle(key, why)
+            case RecordType.ANSWER:
+                answer = Answer(payload, sequence, time_ns, shm.Kind(message_kind))
+                self._requests.answer(key, answer)
             case RecordType.ENDED:
                 self._ended = True
                 self._why = str(payload, "utf-8", "replace")
@@ -316,6 +332,7 @@ class GatewayConnection(Receiver):
             if not self._ended:
                 self._why = why
             self._tickets.lose()
+            self._requests.end(_unanswered)
             self._backoff.connected_for(time.monotonic() - link.since)
             self._changed.notify_all()
         _log.info("%s: %s", self._address.shown, why)
@@ -356,14 +373,15 @@ class GatewayConnection(Receiver):
         if self._closed.is_set():
             raise shm.RingClosed("this feed is closed")
 
-    def _try_post(self, data: bytes) -> bool:
-        """Send a record, with `_changed` held. False: it can't be sent now."""
+    def _try_post(self, data: bytes, *, wait: bool = True) -> bool:
+        """Send records, with `_changed` held. False: they can't be sent now. `wait` is as
+        `Link.try_send` has it."""
         link = self._link
         if link is None or self._hello is None:
             self._come_back()
             return False
         try:
-            return link.try_send(data)
+            return link.try_send(data, wait=wait)
         except OSError as error:
             self._lose(link, error.strerror or str(error))
             return False
@@ -372,7 +390,7 @@ class GatewayConnection(Receiver):
         """See what has come; messages are put aside. False: too much is there already."""
         return self._set_aside(_ASIDE_MOST)
 
-    def _work(self, until: float) -> None:
+    def work(self, until: float) -> None:
         """See what has come, and wait for more; messages are put aside."""
         if self._look_through():
             self._arrive(seconds_to(until), messages=False)
@@ -381,8 +399,8 @@ class GatewayConnection(Receiver):
                 self._changed.wait(min(_LOOK_S, max(0.0, until - time.monotonic())))
         self._look_through()
 
-    async def _work_async(self, until: float) -> None:
-        """As `_work`; other tasks go on."""
+    async def work_async(self, until: float) -> None:
+        """As `work`; other tasks go on."""
         if self._look_through():
             await self._arrive_async(seconds_to(until), messages=False)
         else:
@@ -396,10 +414,11 @@ class GatewayConnection(Receiver):
         twice is fine."""
         with self._changed:
             link, self._link = self._link, None
-            drains = link is not None and self._tickets.under_way > 0 and not self._filling
+            drains = link is not None and self._awaits_end() and not self._filling
             self._closed.set()
             self._changed.notify_all()
         self._forget()
+        self._requests.end(lambda: shm.RingClosed("this feed is closed"))
         if link is not None:
             if os.getpid() == self._pid:
                 link.close_with(CloseCode.NORMAL_CLOSURE)
@@ -409,6 +428,10 @@ class GatewayConnection(Receiver):
             else:
                 link.abandon()
         self._wake_tasks()
+
+    def _awaits_end(self) -> bool:
+        """Is the gateway to have read what was sent before the connection goes?"""
+        return self._tickets.under_way > 0
 
     def __enter__(self) -> Self:
         return self
@@ -422,6 +445,14 @@ class _Watched(NamedTuple):
 
     loop: asyncio.AbstractEventLoop
     link: Link | None
+
+
+def _unanswered() -> Exception:
+    return shm.SendUnconfirmed(
+        "the connection to the gateway ended before the answer came: nobody knows whether the"
+        " request was delivered",
+        1,
+    )
 
 
 def _wake(futures: set[asyncio.Future[None]]) -> None:
@@ -457,6 +488,7 @@ def _after_fork() -> None:
     for feed in list(_feeds):
         feed._forget()
         feed._changed = threading.Condition()
+        feed._requests = SocketRequests()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -17,10 +17,21 @@ from ringcast.shm.aio import MESSAGES_A_TURN
 
 from ._socket_feed import SocketBatch, SocketMessage
 from .addresses import ClientAddress
+from .answers import (
+    REQUEST_TIMEOUT,
+    Answer,
+    Following,
+    OneAnswer,
+    Payload,
+    Sink,
+    encoded_request,
+    no_answer,
+)
 from .deadlines import deadline, seconds_to
 from .gateway_link import Query
 from .sending import MessageKind, check_length, encoded
 from .socket_connection import GatewayConnection
+from .socket_requests import SocketFollowing
 from .state import ConnectionState, Phase
 from .subscribing import SubscriptionRefused
 from .turns import Turns
@@ -35,7 +46,7 @@ __all__ = ["SocketFeed", "SocketTopic"]
 _UNDER_WAY_MOST: Final = 1024
 """Messages sent that the gateway has not answered."""
 _MISSING: Final = frozenset(
-    ("lag", "note", "received", "request", "skipped", "slot", "topic_state", "writer_alive")
+    ("lag", "note", "received", "skipped", "slot", "topic_state", "writer_alive")
 )
 """What a `Feed` has, and a socket doesn't tell."""
 
@@ -65,8 +76,8 @@ class SocketFeed(GatewayConnection):
     name, it begins with that one's oldest message, and what was missed of the ring before is not
     known.
 
-    What it can't do: joining work groups, zero-copy (the kernel copies each message once), `lag`,
-    `request`, and knowing of topics more than their names.
+    What it can't do: zero-copy (the kernel copies each message once), `lag`, and knowing of topics
+    more than their names.
     """
 
     def __init__(self, address: ClientAddress, query: Query, *, events: bool) -> None:
@@ -209,12 +220,12 @@ class SocketFeed(GatewayConnection):
 
         Args:
             topics: names and patterns.
-            timeout: seconds to wait for the gateway's answer; None waits as long as it takes.
+            timeout: seconds to wait for the server's answer; None waits as long as it takes.
             wait: False does not wait for it.
             snapshot: not over a socket.
 
         Raises:
-            SubscriptionRefused: the gateway can't ask for a topic.
+            SubscriptionRefused: the server, or the manager, does not give a topic.
             TimeoutError: no answer in time; the wish stands.
             ValueError: a topic can't be asked for over a socket, or the list would become too long,
                 or this feed gets every topic. Nothing has changed then.
@@ -257,19 +268,19 @@ class SocketFeed(GatewayConnection):
         until = deadline(timeout)
         sent = self._try_wish(kind, names)
         while sent == 0 and self._link is not None and time.monotonic() < until:
-            self._work(until)
+            self.work(until)
             sent = self._try_wish(kind, names)
         if not wait:
             return
         while not self._tickets.is_answered(sent) or self._link is None:
             if time.monotonic() >= until:
                 raise TimeoutError("no answer of the gateway in time: the wish stands")
-            self._work(until)
+            self.work(until)
         why = self._tickets.outcome(sent)
         if why:
-            raise SubscriptionRefused(
-                f"{', '.join(names[:3])}: {why}", dict.fromkeys(sorted(names), why)
-            )
+            reasons = _reasons(why) or dict.fromkeys(sorted(names), why)
+            first = next(iter(reasons))
+            raise SubscriptionRefused(f"{', '.join(reasons)} refused: {reasons[first]}", reasons)
 
     def _try_wish(self, kind: RecordType, names: tuple[str, ...]) -> int:
         """Send a wish. Returns its number; 0 if that can't be done now."""
@@ -317,7 +328,7 @@ class SocketFeed(GatewayConnection):
         while (ticket := self._try_send(record)) is None:
             if time.monotonic() >= until:
                 raise shm.RingFull(_no_room(self))
-            self._work(until)
+            self.work(until)
         return ticket
 
     def try_send(self, payload: str | Buffer, *, kind: MessageKind | None = None) -> int | None:
@@ -329,7 +340,7 @@ class SocketFeed(GatewayConnection):
         """
         record = self._message(payload, kind)
         if self._tickets.under_way >= _UNDER_WAY_MOST:
-            self._work(0.0)
+            self.work(0.0)
         return self._try_send(record)
 
     async def asend(
@@ -352,7 +363,7 @@ class SocketFeed(GatewayConnection):
         try:
             async with asyncio.timeout(timeout), turn:
                 while (ticket := self._try_send(record)) is None:
-                    await self._work_async(until)
+                    await self.work_async(until)
                 return ticket
         except TimeoutError:
             raise shm.RingFull(_no_room(self)) from None
@@ -374,7 +385,7 @@ class SocketFeed(GatewayConnection):
         while not self._is_done(number):
             if time.monotonic() >= until:
                 raise TimeoutError(f"message {number} was not delivered in time; it may still be")
-            self._work(until)
+            self.work(until)
 
     async def aflush(self, ticket: int | None = None, timeout: float | None = None) -> None:
         """As `flush`, for asyncio: other tasks go on while it waits.
@@ -386,13 +397,151 @@ class SocketFeed(GatewayConnection):
         while not self._is_done(number):
             if time.monotonic() >= until:
                 raise TimeoutError(f"message {number} was not delivered in time; it may still be")
-            await self._work_async(until)
+            await self.work_async(until)
 
     def _is_done(self, ticket: int) -> bool:
         self._check_open()
         self._look_through()
         self._tickets.check()
         return not self._tickets.is_under_way(ticket)
+
+    # -- asking
+
+    def request(self, payload: Payload, *, timeout: float | None = REQUEST_TIMEOUT) -> Answer:
+        """Send a request to the server, and wait for the answer to it, which comes here and to
+        nobody else; as `Feed.request`. Messages that come meanwhile are kept for who reads, up to
+        64 MiB.
+
+        Args:
+            payload: as `Feed.request` has it.
+            timeout: seconds to wait until it is sent and answered; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: no answer in time.
+            shm.RingFull: it could not be sent in time.
+            shm.MessageTooLarge: longer than the ring's longest message.
+            shm.SendRejected: the gateway or the manager does not send it, and why; such as: it is
+                no JSON object, or the manager has no `request_id`.
+            shm.SendUnconfirmed: the connection to the gateway ended before the answer came.
+            shm.RingClosed: this end is closed.
+        """
+        until = deadline(timeout)
+        one = OneAnswer()
+        number = self._ask(encoded_request(payload), one, until)
+        try:
+            while not one.future.done():
+                if time.monotonic() >= until:
+                    raise no_answer(timeout)
+                self.work(until)
+            return one.future.result()
+        finally:
+            self._end_request(number)
+
+    async def arequest(
+        self, payload: Payload, *, timeout: float | None = REQUEST_TIMEOUT
+    ) -> Answer:
+        """As `request`, for asyncio: other tasks go on while it waits. Cancelling it drops the
+        answer.
+
+        Raises: as `request` does.
+        """
+        until = deadline(timeout)
+        one = OneAnswer()
+        number = await self._aask(encoded_request(payload), one, until)
+        try:
+            while not one.future.done():
+                if time.monotonic() >= until:
+                    raise no_answer(timeout)
+                await self.work_async(until)
+            return one.future.result()
+        finally:
+            self._end_request(number)
+
+    def follow(self, payload: Payload, *, timeout: float | None = REQUEST_TIMEOUT) -> Following:
+        """Send a request to which many messages answer; as `Feed.follow`, but what it returns
+        ends with the connection to the gateway.
+
+        Raises: as `request` does, but for TimeoutError, which is shm.RingFull here.
+        """
+        following = SocketFollowing(self)
+        number = self._ask(encoded_request(payload), following, deadline(timeout))
+        return self._following(following, number)
+
+    async def afollow(
+        self, payload: Payload, *, timeout: float | None = REQUEST_TIMEOUT
+    ) -> Following:
+        """As `follow`, for asyncio: other tasks go on while it is sent.
+
+        Raises: as `follow` does.
+        """
+        following = SocketFollowing(self)
+        number = await self._aask(encoded_request(payload), following, deadline(timeout))
+        return self._following(following, number)
+
+    def _following(self, following: SocketFollowing, number: int) -> Following:
+        def send(payload: Payload) -> int:
+            record = Record(
+                RecordType.REQUEST, encoded_request(payload), kind=shm.Kind.TEXT, key=number
+            )
+            check_length(memoryview(record.payload), self.max_message)
+            while not self._try_send_again(record):
+                self.work(deadline(None))
+            return number
+
+        following.began(send, lambda: self._end_request(number))
+        return following
+
+    def _try_send_again(self, record: Record) -> bool:
+        """Send more under a request's number. False: it can't be sent now."""
+        self._check_open()
+        with self._changed:
+            self._tickets.check()
+            self._tickets.message(record.key)
+            if self._try_post(encode(record)):
+                return True
+            self._tickets.take_back(record.key)
+            return False
+
+    @property
+    def answers_dropped(self) -> int:
+        """Answers to requests of this feed that came when nobody waited for them any more."""
+        return self._requests.dropped
+
+    def _ask(self, payload: bytes, sink: Sink, until: float) -> int:
+        """Send a request. Returns its number."""
+        check_length(memoryview(payload), self.max_message)
+        while (number := self._try_ask(payload, sink)) == 0:
+            if time.monotonic() >= until:
+                raise shm.RingFull(_no_room(self))
+            self.work(until)
+        return number
+
+    async def _aask(self, payload: bytes, sink: Sink, until: float) -> int:
+        check_length(memoryview(payload), self.max_message)
+        while (number := self._try_ask(payload, sink)) == 0:
+            if time.monotonic() >= until:
+                raise shm.RingFull(_no_room(self))
+            await self.work_async(until)
+        return number
+
+    def _try_ask(self, payload: bytes, sink: Sink) -> int:
+        """Send a request. Returns its number; 0 if that can't be done now."""
+        self._check_open()
+        with self._changed:
+            number = self._tickets.new()
+            self._requests.began(number, sink)
+            record = Record(RecordType.REQUEST, payload, kind=shm.Kind.TEXT, key=number)
+            if self._try_post(encode(record)):
+                return number
+            self._requests.ended(number)
+            return 0
+
+    def _end_request(self, number: int) -> None:
+        """Nobody waits for its answers any more: the gateway need not send them, if it can be told
+        now."""
+        if self._requests.ended(number) and not self.closed:
+            with self._changed:
+                self._try_post(encode(Record(RecordType.END_REQUEST, key=number)))
 
     def _message(self, payload: str | Buffer, kind: MessageKind | None) -> Record:
         self._check_open()
@@ -413,6 +562,12 @@ class SocketFeed(GatewayConnection):
                 return number
             self._tickets.take_back(number)
             return None
+
+
+def _reasons(why: str) -> dict[str, str]:
+    """Why single topics are refused, if the gateway says so: a line for each."""
+    lines = (line.partition("\t") for line in why.splitlines())
+    return {name: reason for name, tab, reason in lines if tab}
 
 
 def _no_room(feed: SocketFeed) -> str:

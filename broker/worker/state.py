@@ -34,8 +34,10 @@ from ringcast import shm
 
 __all__ = ["ConnectionState", "Phase", "connection"]
 
-_URL_MAX: Final = 300
-_ERROR_MAX: Final = 300
+_URL_MAX: Final = 250
+_ERROR_MAX: Final = 200
+_VENUE_MAX: Final = 150
+"""Bytes, of JSON."""
 
 
 class Phase(enum.StrEnum):
@@ -69,6 +71,10 @@ class ConnectionState:
             send requests.
         request_id_is_text: an id that is added to a request is text, and not a number.
         answers_dropped: answers, by this manager, whose workers were gone when they came.
+        venue: the exchange, as `Config.venue` names it, but with an absolute path; None: there is
+            none, or its path has more than 150 bytes.
+        is_logged_in: is one of the messages that come first on a connection a login?
+        demote_after: seconds for which a reader may keep the ring full; None: for ever.
     """
 
     phase: Phase
@@ -83,12 +89,17 @@ class ConnectionState:
     request_id: str | None = None
     request_id_is_text: bool = False
     answers_dropped: int = 0
+    venue: str | None = None
+    is_logged_in: bool = False
+    demote_after: float | None = None
 
     def encode(self) -> bytes:
         """As a note; a URL or an error that is too long for it is cut."""
         values = dataclasses.asdict(self)
         values["url"] = _cut(self.url, _URL_MAX)
         values["last_error"] = self.last_error and _cut(self.last_error, _ERROR_MAX)
+        if self.venue is not None and _cut(self.venue, _VENUE_MAX) != self.venue:
+            values["venue"] = None  # a part of a path names another file
         return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod

@@ -22,7 +22,7 @@ from ringcast.shm.topics import ANSWER_MAX
 from ..topics.states import TopicState
 from .deadlines import deadline
 
-__all__ = ["Asker", "SubscriptionRefused", "answer_text", "wait_for_server"]
+__all__ = ["Asker", "SubscriptionRefused", "Verdicts", "answer_text", "wait_for_server"]
 
 _PAUSE_FIRST: Final = 0.0005
 _PAUSE_MOST: Final = 0.02
@@ -88,29 +88,19 @@ def wait_for_server(feed: Asker, topics: Iterable[str], timeout: float | None) -
         TimeoutError: no answer in time; the wishes stand.
         shm.RingClosed: the manager has stopped, or this end is closed.
     """
-    version = feed.wishes_version
-    open_topics = {name for name in topics if "*" not in name}
+    verdicts = Verdicts(feed, (name for name in topics if "*" not in name))
     until = deadline(timeout)
-    reasons: dict[str, str] = {}
     pause = _PAUSE_FIRST
-    while open_topics:
-        feed.check_manager()
-        answer = feed.wishes_answer()
-        if not answer.expected:
-            feed.check_manager()  # one that ends does not answer any more
-            return  # nobody asks a server: what comes, comes
-        if answer.version >= version:
-            _look(feed, open_topics, _refused(answer.text), reasons)
-        if not open_topics:
-            break
+    while not verdicts.look():
         left = until - time.monotonic()
         if left <= 0:
             raise TimeoutError(
-                f"no answer in time for {_listed(open_topics)}: the wish stands, and"
+                f"no answer in time for {_listed(verdicts.open)}: the wish stands, and"
                 " `ringcast topics` shows what becomes of it"
             )
         time.sleep(min(pause, left))
         pause = min(2 * pause, _PAUSE_MOST)
+    reasons = verdicts.reasons
     if reasons:
         first = next(iter(reasons))
         raise SubscriptionRefused(
@@ -118,26 +108,60 @@ def wait_for_server(feed: Asker, topics: Iterable[str], timeout: float | None) -
         )
 
 
-def _look(
-    feed: Asker, open_topics: set[str], refused: dict[str, str], reasons: dict[str, str]
-) -> None:
-    """Take out those of `open_topics` that have an answer."""
-    wanted = set(feed.subscriptions)
-    unlisted = _AND_MORE in refused
-    for name in sorted(open_topics):
-        topic = feed.topic_id(name)
-        if name not in wanted:  # another thread has unsubscribed
-            open_topics.discard(name)
-        elif name in refused or topic == 0:
-            reasons[name] = refused.get(name, _NOT_SAID)
-            open_topics.discard(name)
-        else:
-            state, reason = feed.topic_state(topic)
-            is_refused = state == TopicState.REFUSED or (unlisted and state == TopicState.NONE)
-            if is_refused:
-                reasons[name] = reason or _NOT_SAID
-            if is_refused or state == TopicState.SUBSCRIBED:
-                open_topics.discard(name)
+class Verdicts:
+    """What becomes of topics that a worker has just asked for.
+
+    Args:
+        feed: the worker's, which has subscribed to them.
+        names: of the topics; no patterns.
+
+    Attributes:
+        open: those without an answer.
+        reasons: why those that are refused are, in the server's words where there are any.
+    """
+
+    def __init__(self, feed: Asker, names: Iterable[str]) -> None:
+        self._feed = feed
+        self._version = feed.wishes_version
+        self.open = set(names)
+        self.reasons: dict[str, str] = {}
+
+    def look(self) -> bool:
+        """Look whether answers have come. Returns whether all have. Raises shm.RingClosed: the
+        manager has stopped, or the feed is closed."""
+        if self.open:
+            self._feed.check_manager()
+            answer = self._feed.wishes_answer()
+            if not answer.expected:
+                self._feed.check_manager()  # one that ends does not answer any more
+                self.open.clear()  # nobody asks a server: what comes, comes
+            elif answer.version >= self._version:
+                self._sort(_refused(answer.text))
+        return not self.open
+
+    def _sort(self, refused: dict[str, str]) -> None:
+        """Take out those that have an answer."""
+        wanted = set(self._feed.subscriptions)
+        for name in sorted(self.open):
+            if name not in wanted:  # it was unsubscribed meanwhile
+                self.open.discard(name)
+            elif (reason := self._refusal(name, refused)) is not None:
+                self.reasons[name] = reason
+                self.open.discard(name)
+            elif self._state(name)[0] == TopicState.SUBSCRIBED:
+                self.open.discard(name)
+
+    def _state(self, name: str) -> tuple[int, str]:
+        topic = self._feed.topic_id(name)
+        return self._feed.topic_state(topic) if topic else (TopicState.REFUSED, "")
+
+    def _refusal(self, name: str, refused: dict[str, str]) -> str | None:
+        """Why a topic is refused; None: it is not."""
+        if name in refused:
+            return refused[name]
+        state, reason = self._state(name)
+        unlisted = _AND_MORE in refused and state == TopicState.NONE
+        return reason or _NOT_SAID if state == TopicState.REFUSED or unlisted else None
 
 
 def _refused(text: str) -> dict[str, str]:

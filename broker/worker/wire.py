@@ -75,7 +75,7 @@ class WireError(ValueError):
 
 
 class RecordType(enum.IntEnum):
-    """What a record is. Those up to 8 go from the gateway to a client, the others to it."""
+    """What a record is. Those below 32 go from the gateway to a client, the others to it."""
 
     MESSAGE = 1
     TOPIC = 2
@@ -85,11 +85,14 @@ class RecordType(enum.IntEnum):
     REFUSED = 6
     HELLO = 7
     ENDED = 8
+    ANSWER = 9
     SEND = 32
     SUBSCRIBE = 33
     UNSUBSCRIBE = 34
     DONE = 35
     GIVE_BACK = 36
+    REQUEST = 37
+    END_REQUEST = 38
 
 
 _TYPES: Final[dict[int, RecordType | int]] = {int(member): member for member in RecordType}

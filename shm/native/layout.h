@@ -109,8 +109,10 @@
 enum { RC_KIND_TEXT = 1, RC_KIND_BINARY = 2, RC_KIND_EVENT = 16 };
 
 /* descriptor.flags: how many bytes of a WebSocket frame's header stand in the arena directly before the
- * payload; 0: none. Read them with rc_header_bytes(). */
+ * payload; 0: none. Read them with rc_header_bytes(). And whether the message answers somebody's, and
+ * says nothing to who has asked nothing. */
 #define RC_FLAG_HEADER_BITS 0x000fu
+#define RC_FLAG_ANSWER 0x0010u
 
 /* header.state */
 enum { RC_RING_OPEN = 1, RC_RING_CLOSED = 2 };

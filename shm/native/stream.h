@@ -77,7 +77,9 @@ static inline int rc_stream_commit(rc_writer *w, rc_descriptor *message, uint64_
     uint64_t end = start + message->f.length, held = w->held - (end - w->head);
     if (rc_unlikely(w->next - w->gate >= w->slots) && !rc_writer_make_room(w, end))
         return 0;
-    message->f.flags = (start & (w->capacity - 1)) < header ? 0 : (uint16_t)header;
+    message->f.flags &= (uint16_t)~RC_FLAG_HEADER_BITS;
+    if ((start & (w->capacity - 1)) >= header)
+        message->f.flags |= (uint16_t)header;
     rc_writer_commit(w, message, start);
     w->head = end; /* not aligned: what follows lies there already */
     w->held = held;

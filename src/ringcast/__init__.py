@@ -34,6 +34,9 @@ if TYPE_CHECKING:
         SubscriptionRefused,
         attach,
     )
+    from .broker.worker.gateway_link import GatewayUnreachable
+    from .broker.worker.queue_feed import QueueFeed
+    from .broker.worker.socket_feed import SocketFeed
     from .shm.errors import (
         Evicted,
         LayoutMismatch,
@@ -59,12 +62,14 @@ __all__ = [
     "Evicted",
     "Feed",
     "Following",
+    "GatewayUnreachable",
     "GroupFeed",
     "LayoutMismatch",
     "Manager",
     "ManagerError",
     "MessageTooLarge",
     "Phase",
+    "QueueFeed",
     "RingClosed",
     "RingCorrupt",
     "RingError",
@@ -73,6 +78,7 @@ __all__ = [
     "RingNotFound",
     "SendRejected",
     "SendUnconfirmed",
+    "SocketFeed",
     "SubscriptionRefused",
     "TooManyReaders",
     "TooManySenders",
@@ -95,6 +101,9 @@ _ROOMS = {
         "SubscriptionRefused",
         "attach",
     ),
+    ".broker.worker.gateway_link": ("GatewayUnreachable",),
+    ".broker.worker.queue_feed": ("QueueFeed",),
+    ".broker.worker.socket_feed": ("SocketFeed",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

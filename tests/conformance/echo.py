@@ -32,9 +32,9 @@ class EchoHost:
     def open(self, client: Client) -> None:
         pass
 
-    def received(self, client: Client, sent: Upward) -> bool:
+    def received(self, client: Client, sent: Upward) -> Upward | None:
         client.send_message(sent.payload, is_text=sent.is_text)
-        return True
+        return None
 
     def send(self, client: Client) -> None:
         pass

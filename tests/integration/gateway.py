@@ -192,6 +192,26 @@ class Client:
         self.close()
 
 
+def connected_to(path: Path) -> Client:
+    """A connection to the gateway at a Unix socket, without a handshake."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(DEADLINE)
+    sock.connect(str(path))
+    return Client(sock)
+
+
+def client_of(path: Path, target: str = "/", more: str = "") -> Client:
+    """A client of the gateway at a Unix socket; served once this returns."""
+    client = connected_to(path)
+    try:
+        client.shake_hands(target, more=more)
+        client.is_served()
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
 class Gateway:
     """The command in a process, at a Unix socket and at a TCP port; ready once this is made.
 
@@ -231,10 +251,7 @@ class Gateway:
 
     def connect(self) -> Client:
         """A connection over the Unix socket, without a handshake."""
-        sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(DEADLINE)
-        sock.connect(str(self.path))
-        return Client(sock)
+        return connected_to(self.path)
 
     def connect_tcp(self, context: ssl.SSLContext | None = None) -> Client:
         """A connection over TCP, without a handshake; by TLS with a context."""
@@ -246,14 +263,7 @@ class Gateway:
 
     def client(self, target: str = "/", more: str = "") -> Client:
         """A client over the Unix socket; served once this returns."""
-        client = self.connect()
-        try:
-            client.shake_hands(target, more=more)
-            client.is_served()
-        except BaseException:
-            client.close()
-            raise
-        return client
+        return client_of(self.path, target, more)
 
     def kill(self) -> None:
         """SIGKILL it."""

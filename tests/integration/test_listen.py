@@ -27,6 +27,8 @@ from .manager import Peer, is_running, kill, quick, running, sending, serving
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 GOING_AWAY: Final = 1001
+FIRST_PAUSE: Final = 0.2
+"""Seconds, at most, before a gateway that has ended is started again. The bound doubles."""
 HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 """Signals whose handlers are the program's."""
 
@@ -123,7 +125,8 @@ def test_a_killed_gateway_comes_back(
             second = gateway_pid(name)
         assert not Path(f"/proc/{killed}").exists()  # not even as a zombie
     (end,) = ended(caplog)
-    assert (end["ring"], end["exit_code"], end["restart_in"]) == (name, -signal.SIGKILL, 0.2)
+    assert (end["ring"], end["exit_code"]) == (name, -signal.SIGKILL)
+    assert 0 <= end["restart_in"] <= FIRST_PAUSE
     assert not Path(f"/proc/{second}").exists()
     assert handlers == [*map(signal.getsignal, HANDLED)]
 
@@ -162,7 +165,8 @@ def test_a_manager_works_on_while_an_address_is_in_use(
     for end in (first, second):
         assert (end["ring"], end["exit_code"]) == (name, 1)
         assert end["error"].startswith(f"can't listen on 'unix:{path}': another gateway listens")
-    assert second["restart_in"] == 2 * first["restart_in"]
+    assert first["restart_in"] <= FIRST_PAUSE
+    assert second["restart_in"] <= 2 * FIRST_PAUSE
 
 
 def test_a_gateway_that_does_not_end_is_killed(name: str, path: Path) -> None:

@@ -512,7 +512,8 @@ def test_another_server(script: Script, wrong: str) -> None:
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
-        ({"group": "a"}, "over a socket: group"),
+        ({"balance": "key"}, "name it"),
+        ({"auto_ack": False}, "name it"),
         ({"owner": 1, "wait": shm.Yielding()}, "over a socket: wait, owner"),
         ({"policy": "none"}, "policy"),
         ({"start": -1}, "start"),
@@ -535,7 +536,7 @@ def test_options_may_stand_in_the_address(ring: Writer, url: str) -> None:
 
 
 def test_what_a_feed_does_not_know(feed: SocketFeed) -> None:
-    for name in ("lag", "request", "note"):
+    for name in ("lag", "received", "note"):
         with pytest.raises(AttributeError, match="over a socket"):
             getattr(feed, name)
     assert not hasattr(feed, "nothing")

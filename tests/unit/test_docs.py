@@ -21,6 +21,7 @@ import pytest
 
 import ringcast
 from ringcast import shm
+from ringcast.broker.topics.dialogue import Ask, Dialogue, Ping
 from ringcast.broker.topics.venue import Outcome
 from ringcast.broker.topics.venue_file import list_venues, load_venue
 from ringcast.shm import broadcast, mpsc
@@ -192,7 +193,7 @@ def test_what_a_block_imports_and_calls_is_there(block: Block) -> None:
 TOML: Final = re.compile(r"^```toml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TOML_FILES: Final = [text for page in PAGES for text in TOML.findall(page.read_text("utf-8"))]
 CONFIGURATIONS: Final = [text for text in TOML_FILES if re.search("^name = ", text, re.MULTILINE)]
-(VENUE,) = [text for text in TOML_FILES if text not in CONFIGURATIONS]
+VENUE, CLIENTS = [text for text in TOML_FILES if text not in CONFIGURATIONS]
 
 
 @pytest.fixture
@@ -239,7 +240,8 @@ def test_the_venue_of_the_docs_says_what_its_text_says(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(VENUE, encoding="utf-8")
     venue = load_venue(str(path))
-    said = re.findall(r"`(\{.*?\})`", (DOCS / "venues.md").read_text(encoding="utf-8"))
+    text, _, _ = (DOCS / "venues.md").read_text(encoding="utf-8").partition("### Answer clients")
+    said = re.findall(r"`(\{.*?\})`", text)
     asks, accepts, refuses = (text for text in said if "1" in text and "price" not in text)
     ids = itertools.count(1)
     (request,) = venue.requests(["trades:BTC"], subscribing=True, ids=ids)
@@ -248,6 +250,17 @@ def test_the_venue_of_the_docs_says_what_its_text_says(tmp_path: Path) -> None:
     venue.requests(["trades:BTC"], subscribing=True, ids=itertools.count(1))
     (answer,) = venue.answers(refuses.encode())
     assert (answer.outcome, answer.reason) == (Outcome.REFUSED, "no such pair")
+
+
+def test_the_clients_of_the_docs_venue_are_answered(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{VENUE}\n{CLIENTS}", encoding="utf-8")
+    dialogue = Dialogue(load_venue(str(path)))
+    ask = dialogue.read(b'{"op":"subscribe","topics":["trades:BTC","book:BTC"],"id":"a"}')
+    assert ask == Ask(("trades:BTC", "book:BTC"), subscribing=True, id='"a"')
+    assert dialogue.answers(ask) == ['{"id":"a","ok":true}']
+    assert dialogue.answers(ask, {"book:BTC": "no"}) == ['{"id":"a","error":"no"}']
+    assert dialogue.read(b'{"op": "ping"}') == Ping('{"op":"pong"}')
 
 
 # ---- links ---------------------------------------------------------------------------------

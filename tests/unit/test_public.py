@@ -69,10 +69,10 @@ def test_names_of_the_package() -> None:
 
 
 TOP: Final = (
-    "Answer Config ConfigError ConnectionState Evicted Feed Following GroupFeed LayoutMismatch"
-    " Manager ManagerError MessageTooLarge Phase RingClosed RingCorrupt RingError RingExists"
-    " RingFull RingNotFound SendRejected SendUnconfirmed SubscriptionRefused TooManyReaders"
-    " TooManySenders TooManyTopics TopicState attach"
+    "Answer Config ConfigError ConnectionState Evicted Feed Following GatewayUnreachable GroupFeed"
+    " LayoutMismatch Manager ManagerError MessageTooLarge Phase QueueFeed RingClosed RingCorrupt"
+    " RingError RingExists RingFull RingNotFound SendRejected SendUnconfirmed SocketFeed"
+    " SubscriptionRefused TooManyReaders TooManySenders TooManyTopics TopicState attach"
 )
 
 
@@ -120,8 +120,8 @@ def test_methods_of_reader_and_writer() -> None:
         broadcast.Batch: "descriptors first gap payload records release",
         broadcast.Reservation: "commit",
         group.Member: (
-            "ack attach balance batch chooses close closed cursor generation group lag latest lost"
-            " max_message name note policy read read_available received skipped slot subscribe"
+            "ack attach balance batch check chooses close closed cursor generation group lag latest"
+            " lost max_message name note policy read read_available received skipped slot subscribe"
             " subscriptions topic_id topic_name topic_state topics unsubscribe wait_into"
             " wishes_answer"
             " wishes_version writer_alive"

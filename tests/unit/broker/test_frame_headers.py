@@ -67,7 +67,7 @@ class Line:
             Config(name="headers", url="ws://127.0.0.1/"),
             lambda: None,
             resolve_name=self.resolve,
-            control_received=lambda _message: 0,
+            control_received=lambda _message: (0, False),
         )
         self.capacity = writer.capacity
         self.arena = DATA_HEADER + 64 * SLOTS

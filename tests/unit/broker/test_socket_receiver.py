@@ -64,7 +64,15 @@ class Fed(Receiver):
         self._feed(piece)
         return True
 
-    def _record(self, kind: int, sequence: int, _key: int, payload: bytes) -> None:
+    def _record(
+        self,
+        kind: int,
+        sequence: int,
+        _key: int,
+        payload: bytes,
+        _time_ns: int,
+        _message_kind: int,
+    ) -> None:
         self.records.append(kind)
         if kind == RecordType.HELLO:
             self._greet(sequence, Hello.decode(payload).max_message, same=True)

@@ -15,7 +15,7 @@ from tests.unit.broker.cli.conftest import HOSTILE, finished, lines, only, parse
 
 INSPECTED = (
     "name epoch state slots capacity_bytes used_bytes occupancy sequence readers uplink groups"
-    " connection"
+    " connection gateways queues"
 )
 READER = "slot pid label policy state cursor lag lag_bytes lost skipped waiting topics group"
 SENDER = "lane pid label state sent pending pending_bytes rejected unconfirmed"
@@ -40,6 +40,7 @@ def test_ls(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
             "phase": None,
             "detail": "",
             "queues": [],
+            "clients": None,
         }
         head, row = lines("ls")
         assert head.split()[:2] == ["name", "state"]
@@ -77,6 +78,8 @@ def test_inspect_json(writer: Writer) -> None:
         "uplink": None,
         "groups": [],
         "connection": None,
+        "gateways": [],
+        "queues": [],
     }
     assert list(reader) == READER.split()
     assert (reader["pid"], reader["label"], reader["lag"]) == (os.getpid(), "mine", 1)
@@ -107,6 +110,20 @@ def test_inspect_shows_what_readers_want(writer: Writer) -> None:
     assert rows[1][4] == "yes"
     assert rows[1][5].endswith("topic-19, and 10 more")
     assert rows[2] == ["3", "nothing", "0", "0", "no", "none"]
+
+
+def test_a_reader_that_reads_nothing_is_not_behind(writer: Writer) -> None:
+    """So carries a gateway its clients' wishes. A lossless one would hold the ring all the same."""
+    with (
+        Reader.attach(writer.name, label="wishes", policy="lossy", topics=[]),
+        Reader.attach(writer.name, label="answers", topics=[]),
+    ):
+        writer.publish(b"x")
+        shown = lines("inspect", writer.name, "--interval", "0.01")
+    head = next(n for n, line in enumerate(shown) if line.startswith("slot "))
+    lag = shown[head].split().index("lag")
+    rows = {line.split()[2]: line.split()[lag] for line in shown[head + 1 : head + 3]}
+    assert rows == {"wishes": "-", "answers": "1"}
 
 
 def test_inspect_for_people(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 from ringcast import shm
 from ringcast.broker.gateway import _fanout
 from ringcast.broker.worker.wire import RecordType
+from ringcast.broker.worker.wire import records as parsed
 from ringcast.shm.broadcast import Reader
 from tests.frames import BINARY, PONG, TEXT, frame
 
@@ -187,13 +188,103 @@ def test_chosen_topics(name: str) -> None:
 
 def test_choosing_what_there_cannot_be(name: str) -> None:
     with ring(name), out(name) as sends:
-        all_of_it, some = sends.add(), sends.add(chooses=True)
-        with pytest.raises(ValueError, match="chooses nothing"):
-            all_of_it.outlet.choose([], 0)
+        some = sends.add(chooses=True)
         with pytest.raises(ValueError, match="topic 2 is beyond 1"):
             some.outlet.choose([2], 1)
         with pytest.raises(ValueError, match="more than the 64"):
             some.outlet.choose([1 << 20], 1 << 31)
+
+
+def test_one_that_got_everything_chooses(name: str) -> None:
+    with ring(name) as made, out(name) as sends:
+        line = sends.add()
+        topic = made.writer.topic("a")
+        made.publish(b"before")
+        sends.drain()
+        line.outlet.choose([topic], 1)
+        for payload, of in ((b"none", 0), (b"a", topic), (b"none", 0)):
+            made.publish(payload, topic=of)
+        sends.drain()
+        assert [f.payload for f in line.frames()] == [b"before", b"a"]
+
+
+def test_it_is_asked_about_topics_that_are_unsure(name: str) -> None:
+    with ring(name) as made, out(name) as sends:
+        line = sends.add(chooses=True)
+        a, b = made.writer.topic("a"), made.writer.topic("b")
+        line.outlet.choose([a], 2, unsure=[b])
+        at = [made.publish(b"%d" % topic, topic=topic) for topic in (a, b, a)]
+        sends.fanout.look()
+        assert sends.pump() == {line.outlet: _fanout.TOPIC}
+        assert (line.outlet.next, sends.fanout.topic_of(line.outlet.next)) == (at[1], b)
+        line.outlet.queue(frame(TEXT, b"yes"))
+        line.outlet.choose([a, b], 2)
+        sends.drain()
+        assert [f.payload for f in line.frames()] == [b"1", b"yes", b"2", b"1"]
+
+
+# ---- what is put in between ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("records", [False, True], ids=["plain", "records"])
+@pytest.mark.parametrize("received", [False, True], ids=["built", "received"])
+def test_what_is_inserted_stands_in_its_place(name: str, records: bool, received: bool) -> None:
+    dice = random.Random(received)
+    with ring(name, **LARGE) as made, out(name) as sends:
+        line = sends.add(records=records, small=True)
+        expected: list[bytes] = []
+        for i in range(60):
+            if dice.randrange(3) == 0:
+                put = b"put %d" % i
+                line.outlet.insert(i, frame(TEXT, put))
+                expected.append(put)
+            payload = b"%d" % i * dice.choice((1, 40, 4000))
+            made.publish(payload, received=received)
+            expected.append(payload)
+            if dice.randrange(4) == 0:
+                sends.fanout.look()
+                send_in_parts(sends, line, dice)
+        line.outlet.insert(60, frame(TEXT, b"last"))
+        sends.drain()
+        send_in_parts(sends, line, dice)
+        got: list[bytes] = []
+        for each in line.frames():
+            if records and each.opcode == BINARY:
+                got += [bytes(record.payload) for record in parsed(each.payload)]
+            else:
+                got.append(each.payload)
+        assert got == [*expected, b"last"]
+        assert (line.outlet.pending, line.outlet.inserted) == (0, 0)
+
+
+def test_what_is_inserted_outlives_the_messages_around_it(name: str) -> None:
+    with ring(name) as made, out(name) as sends:
+        line = sends.add()
+        line.outlet.insert(2, frame(TEXT, b"put"))
+        for i in range(4):
+            made.publish(b"%d" % i)
+        sends.fanout.look()
+        assert sends.fanout.let_go(keep=1, keep_blocking=False) == [line.outlet]
+        sends.drain()
+        assert [f.payload for f in line.frames()] == [b"put", b"3"]
+
+
+def test_messages_for_one_reader(name: str) -> None:
+    """They go to nobody by themselves; whose they are is reported."""
+    with ring(name) as made, out(name) as sends:
+        line = sends.add()
+        at = made.publish(b"mine")
+        assert at is not None
+        place = made.descriptor(at)
+        struct.pack_into("<H", made.bytes, place + 44, 3)
+        struct.pack_into("<Q", made.bytes, place + 32, 77)
+        made.publish(b"all")
+        sends.drain()
+        (mine,) = sends.fanout.take_addressed()
+        assert (mine.sequence, mine.slot, mine.generation, mine.kind) == (at, 2, 77, BINARY)
+        assert sends.fanout.payload(at) == b"mine"
+        assert sends.fanout.take_addressed() == []
+        assert [f.payload for f in line.frames()] == [b"all"]
 
 
 def test_records_wait_until_names_of_topics_are_known(name: str) -> None:

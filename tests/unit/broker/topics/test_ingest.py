@@ -33,9 +33,9 @@ class Names:
         self.topics: dict[bytes, int] = {}
         self.control: list[bytes] = []
 
-    def control_received(self, message: bytes) -> int:
+    def control_received(self, message: bytes) -> tuple[int, bool]:
         self.control.append(message)
-        return 0
+        return 0, False
 
     def resolve(self, name: bytes) -> tuple[int, int]:
         assert name not in self.topics, "asked twice"

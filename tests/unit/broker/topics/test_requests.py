@@ -17,7 +17,7 @@ from ringcast.broker.connection import MORE, Connection, Ingest, OpenSocket
 from ringcast.broker.topics import Scanner, What
 from ringcast.broker.topics._scan import REQUEST_COUNTERS, make_request_id, read_request_id
 from ringcast.broker.topics.found import RequestId
-from ringcast.broker.topics.requests import IdPlace
+from ringcast.broker.topics.requests import FoundId, IdPlace
 from ringcast.shm.broadcast import Reader, Writer
 
 from .test_ingest import text_frame
@@ -154,6 +154,13 @@ def test_an_id_may_lie_deeper() -> None:
 ID: Final = IdPlace("/id")
 
 
+def found_in(payload: bytes) -> FoundId:
+    """The id of ours that a payload has."""
+    found = ID.find(payload)
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize(
     ("payload", "changed", "original"),
     [
@@ -174,8 +181,9 @@ def test_only_the_ids_bytes_change(payload: str, changed: str | None, original: 
     expected = changed or '{"params":{"id":7,"x":"\\"id\\":3"},"id":N}'
     assert found.payload.decode() == expected.replace("N", str(OURS))
     assert found.original == original.encode()
-    assert ID.read(found.payload) == RequestId(5, 7, 9)
-    assert ID.restore(found.payload, found.original) == payload.encode()
+    there = found_in(found.payload)
+    assert there.id == RequestId(5, 7, 9)
+    assert there.restored(found.payload, found.original) == payload.encode()
 
 
 @pytest.mark.parametrize(
@@ -190,8 +198,9 @@ def test_only_the_ids_bytes_change(payload: str, changed: str | None, original: 
 def test_an_id_is_added(payload: str, changed: str) -> None:
     found = ID.readdress(payload.encode(), OURS)
     assert tuple(found) == (changed.replace("N", str(OURS)).encode(), None)
-    assert ID.read(found.payload) == RequestId(5, 7, 9)
-    assert ID.restore(found.payload, None) == found.payload
+    there = found_in(found.payload)
+    assert there.id == RequestId(5, 7, 9)
+    assert there.restored(found.payload, None) == found.payload
     as_text = IdPlace("/id", as_text=True).readdress(payload.encode(), OURS).payload
     assert json.loads(as_text)["id"] == str(OURS)
 
@@ -265,17 +274,17 @@ def test_any_request_there_and_back(
     assert sent == {**document, "id": str(OURS) if isinstance(value, str) else OURS}
     assert what(found.payload) == What.ANSWER
     if value is not None:
-        assert ID.restore(found.payload, found.original) == payload
+        assert found_in(found.payload).restored(found.payload, found.original) == payload
 
 
 def test_an_answer_may_spell_the_id_as_it_likes() -> None:
     for answer in (b'{"result":[{"id":3}],"id":"%d"}', b'{"result":[{"id":3}],"id": %d }'):
         payload = answer % OURS
-        assert ID.read(payload) == RequestId(5, 7, 9)
-        assert json.loads(ID.restore(payload, b"17"))["id"] == 17
-    assert ID.read(b"") is None
-    assert ID.read(b'{"id":17}') is None
-    assert ID.restore(b"{}", b"17") == b"{}"
+        found = found_in(payload)
+        assert found.id == RequestId(5, 7, 9)
+        assert json.loads(found.restored(payload, b"17"))["id"] == 17
+    assert ID.find(b"") is None
+    assert ID.find(b'{"id":17}') is None
 
 
 # ---- where frames are decoded ------------------------------------------------------------------
@@ -298,7 +307,7 @@ class Line:
             control_received=self._no_message,
         )
 
-    def _no_message(self, payload: bytes) -> int:
+    def _no_message(self, payload: bytes) -> tuple[int, bool]:
         raise AssertionError(payload)
 
     def say(self, *payloads: bytes) -> None:

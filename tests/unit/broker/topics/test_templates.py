@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringcast.broker.topics.json_templates import JsonTemplate
 from ringcast.broker.topics.templates import (
     Form,
-    JsonTemplate,
     Pattern,
     TemplateError,
     check_topic_pattern,

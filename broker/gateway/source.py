@@ -1,0 +1,57 @@
+"""A reader of the ring, and the clients of the gateway that it stands for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ringcast.shm.aio import EventBridge
+
+from ..worker import wire
+from ..worker.feed import NO_KIND, Feed
+from . import _fanout
+
+if TYPE_CHECKING:
+    from .client import Client
+
+__all__ = ["Source"]
+
+
+class Source:
+    """A reader of the ring, and the clients that it stands for."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.fanout = _fanout.Fanout(feed)
+        self.bridge = EventBridge(feed)
+        self.clients: dict[_fanout.Outlet, Client] = {}
+        self.full_since: float | None = None
+
+    @classmethod
+    def attach(
+        cls, name: str, owner: int | None, start: Literal["latest", "oldest"] | int = "latest"
+    ) -> Source:
+        """Raises as `attach` does."""
+        return cls(Feed.attach(name, start=start, label="gateway", owner=owner, skip=NO_KIND))
+
+    def adopt(self, other: Source, outlet: _fanout.Outlet) -> None:
+        """A client of another source is this one's from now on."""
+        client = other.clients.pop(outlet)
+        other.fanout.remove(outlet)
+        self.fanout.adopt(outlet)
+        self.clients[outlet] = client
+
+    def hello(self) -> wire.Hello:
+        """What clients are told of the ring."""
+        return wire.Hello(
+            self.feed.name,
+            self.fanout.instance,
+            self.fanout.slots,
+            self.fanout.capacity,
+            self.feed.max_message,
+        )
+
+    def close(self) -> None:
+        """Leave the ring."""
+        self.clients.clear()
+        self.fanout.close()
+        self.feed.close()
