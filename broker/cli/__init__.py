@@ -1,37 +1,23 @@
-"""The command `ringcast`: one module per command, registered here in the order of the help.
+"""The command `ringcast`: one module per command, named here in the order of the help.
 
 A command parses its options, calls what does the work and prints the result. What commands share
-is in `output`.
+is in `output`. Only the command that is called is loaded: with all of them and what they need,
+loading would take longer than most commands do.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import sys
-from typing import Annotated, Final
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
 
 import typer
 
 from ringcast import shm
 
-from ..config import ConfigError
-from ..manager import ManagerError
-from . import (
-    bench,
-    clean,
-    demo,
-    gateway,
-    group,
-    inspect,
-    ls,
-    replay,
-    send,
-    serve,
-    tail,
-    topics,
-    venues,
-)
 from .output import visible
 
 __all__ = ["app", "main"]
@@ -52,13 +38,20 @@ is without holding anybody up; \
 
 Exit code 0: fine, 1: failed, 2: bad usage."""
 
-app = typer.Typer(
-    name="ringcast",
-    help=_HELP,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+_COMMANDS: Final = (
+    "demo",
+    "serve",
+    "gateway",
+    "venues",
+    "ls",
+    "inspect",
+    "topics",
+    "group",
+    "tail",
+    "send",
+    "replay",
+    "clean",
+    "bench",
 )
 
 
@@ -68,7 +61,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     _version: Annotated[
         bool,
@@ -80,19 +72,32 @@ def _options(
     pass
 
 
-app.command()(demo.demo)
-app.command()(serve.serve)
-app.command()(gateway.gateway)
-app.command()(venues.venues)
-app.command()(ls.ls)
-app.command()(inspect.inspect)
-app.command()(topics.topics)
-app.command()(group.group)
-app.command()(tail.tail)
-app.command()(send.send)
-app.command()(replay.replay)
-app.command()(clean.clean)
-app.command()(bench.bench)
+def _app_of(commands: Iterable[str]) -> typer.Typer:
+    app = typer.Typer(
+        name="ringcast",
+        help=_HELP,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for name in commands:
+        module = importlib.import_module(f"{__name__}.{name}")
+        app.command()(getattr(module, name))
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":  # all commands: for the help, completion and programs
+        return _app_of(_COMMANDS)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _called() -> list[str]:
+    """The commands that this call may be about."""
+    first = sys.argv[1:2]
+    return first if first and first[0] in _COMMANDS else list(_COMMANDS)
 
 
 def main() -> None:
@@ -100,13 +105,23 @@ def main() -> None:
     all is fine, 1 if it failed, with one line on stderr, 2 for bad usage, 130 after Ctrl-C."""
     try:
         try:
-            app(prog_name="ringcast")
+            _app_of(_called())(prog_name="ringcast")
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone
         # What is still buffered is written at exit, to where that is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (shm.RingError, ConfigError, ManagerError) as error:
+    except Exception as error:
+        if not isinstance(error, _expected()):
+            raise
         typer.echo(f"ringcast: {visible(' '.join(str(error).split()))}", err=True)
         sys.exit(1)
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """Errors that say what is wrong and what to do."""
+    from ..config import ConfigError
+    from ..manager import ManagerError
+
+    return shm.RingError, ConfigError, ManagerError

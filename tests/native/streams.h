@@ -132,7 +132,7 @@ static int commit(inlet *x, uint64_t start, uint64_t length)
     rc_descriptor m;
     compose(&m, payload, x->writer.next, x->writer.max_message);
     CHECK(m.f.length == length);
-    m.f.flags = 0xffff; /* it is not for the caller to say */
+    m.f.flags = RC_FLAG_HEADER_BITS; /* it is not for the caller to say */
     return rc_stream_commit(&x->writer, &m, start, x->decoder.header);
 }
 
