@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import time
+from typing import TYPE_CHECKING, Final, Literal
 
 from ringcast.shm.aio import EventBridge
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Source"]
 
+_PROGRESS_SHARE: Final = 16
+"""See `Source.holds_for`."""
+
 
 class Source:
     """A reader of the ring, and the clients that it stands for."""
@@ -25,6 +29,7 @@ class Source:
         self.bridge = EventBridge(feed)
         self.clients: dict[_fanout.Outlet, Client] = {}
         self.full_since: float | None = None
+        self._goal = 0  # the sequence up to which clients must come for that to be progress
 
     @classmethod
     def attach(
@@ -39,6 +44,19 @@ class Source:
         other.fanout.remove(outlet)
         self.fanout.adopt(outlet)
         self.clients[outlet] = client
+
+    def holds_for(self) -> float:
+        """For how many seconds clients have kept the ring full. The clock starts anew when they
+        free a sixteenth of what the ring holds, as the manager's own for its readers does: who is
+        slow is not stuck."""
+        now, floor = time.monotonic(), self.fanout.floor
+        if not self.fanout.blocks:
+            self.full_since = None
+            return 0.0
+        if self.full_since is None or floor >= self._goal:
+            self.full_since = now
+            self._goal = floor + max(1, (self.fanout.end - floor) // _PROGRESS_SHARE)
+        return now - self.full_since
 
     def hello(self) -> wire.Hello:
         """What clients are told of the ring."""

@@ -188,6 +188,9 @@ class Upstream:
 
     def _request(self, client: Client, sent: Upward, key: int) -> Upward | None:
         self.look()
+        if self._read_only:
+            client.refuse(key, READ_ONLY)
+            return None
         try:
             payload = self._requests.readdress(client, sent.payload, key)
         except ValueError as error:

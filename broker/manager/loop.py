@@ -80,7 +80,7 @@ class Session:
             self._counters,
             request_id=config.request_id,
             request_id_is_text=venue is not None and venue.request_id_is_text,
-            venue=config.venue and venue_name(config.venue),
+            venue=_shown_venue(venue, config),
             is_logged_in=venue is not None and _logs_in(venue, config),
             demote_after=config.demote_after,
         )
@@ -387,6 +387,14 @@ class Session:
             poll.modify(connection, connection.poll_mask(reading=True))
             ready = bool(poll.poll(wait * 1000))
             connection.turn(reading=True, ready=ready)
+
+
+def _shown_venue(venue: Venue | None, config: Config) -> str | None:
+    """The venue for others; None if topics are found by patterns of the configuration, and so may
+    have other names than the venue's."""
+    if venue is None or config.venue is None or config.topic != venue.topic:
+        return None
+    return venue_name(config.venue)
 
 
 def _logs_in(venue: Venue, config: Config) -> bool:

@@ -72,7 +72,7 @@ class ConnectionState:
         request_id_is_text: an id that is added to a request is text, and not a number.
         answers_dropped: answers, by this manager, whose workers were gone when they came.
         venue: the exchange, as `Config.venue` names it, but with an absolute path; None: there is
-            none, or its path has more than 150 bytes.
+            none, its path has more than 150 bytes, or `Config.topic` finds topics in its place.
         is_logged_in: is one of the messages that come first on a connection a login?
         demote_after: seconds for which a reader may keep the ring full; None: for ever.
     """

@@ -207,7 +207,7 @@ def test_a_slow_client_keeps_few_from_the_others(ring: Writer, path: Path) -> No
                 lambda: len(workers[0].texts) + status(ring).in_flight >= 64,
                 "all is with one of the two",
             )
-            assert status(ring).in_flight < 40  # its socket and one turn
+            assert status(ring).in_flight < 56  # its socket and one turn
         del slow
 
 

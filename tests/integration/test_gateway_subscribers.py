@@ -226,6 +226,36 @@ def test_data_comes_after_the_answer(name: str, tmp_path: Path) -> None:
         assert not server.violations
 
 
+def test_who_joins_late_gets_the_book(name: str, tmp_path: Path) -> None:
+    """The server is asked for it anew, and sends it to everybody."""
+    book = "books:BTC-USDT"
+    with behind(name, tmp_path, "okx") as (server, path), Program("okx", path) as one:
+        one.subscribe(book)
+        server.publish(book)
+        assert json.loads(one.client.message()) == _data("okx", book, 1)
+        with Program("okx", path) as two:
+            two.subscribe(book)
+            eventually(lambda: len(server.requests("subscribe")) == 2, "it is asked for again")
+            server.wait_for(book)
+            server.publish(book)
+            for program in (one, two):
+                assert json.loads(program.client.message()) == _data("okx", book, 2)
+        assert [said.op for said in server.requests()] == ["subscribe", "unsubscribe", "subscribe"]
+        assert not server.violations
+
+
+def test_topics_of_the_managers_own(name: str, tmp_path: Path) -> None:
+    """They are found by its patterns, so the venue's names mean nothing: requests go up."""
+    topic = TOPICS["okx"][0]
+    with (
+        behind(name, tmp_path, "okx", config={"topic": ["{/arg/instId}"]}) as (server, path),
+        Program("okx", path) as one,
+    ):
+        expected = one.ask(topic)
+        server.wait_for(topic)
+        assert one.answers(1) == expected
+
+
 def test_pings_are_answered_here(name: str, tmp_path: Path) -> None:
     with behind(name, tmp_path, "okx") as (server, path):
         one = Program("okx", path)
