@@ -35,12 +35,13 @@
 #include "broadcast.h"
 
 #define RG_PIECES 1024u              /* of one sendmsg(2): UIO_MAXIOV */
-#define RG_SEND_BYTES (1u << 18)     /* described at a time; a socket seldom takes more */
+#define RG_SEND_BYTES (1u << 19)     /* described at a time; a socket seldom takes more */
 #define RG_FRAME_BYTES (1u << 16)    /* of records in one frame, unless one alone is longer */
 #define RG_TURN_BYTES (1u << 20)     /* to one client before the others have their turn */
 #define RG_JOIN_BYTES 1024u          /* longer messages are not copied */
-#define RG_BLOCK_MESSAGES 4096u      /* copied together, of most */
-#define RG_BLOCKS 4u                 /* clients that are not where the others are make their own */
+#define RG_BLOCK_MESSAGES 256u       /* copied together */
+#define RG_BLOCKS 64u                /* so far apart clients may be and yet find what was copied for others */
+#define RG_JOINED 16u                /* blocks sent at a time, of most */
 #define RG_FRAME_HEADER 10u          /* bytes, of most */
 #define RG_RECORD_BYTES 64u
 #define RG_MESSAGE 1u                /* type of a record */
@@ -88,13 +89,13 @@ typedef struct rg_outlet {
     rg_bytes inserted;     /* the frames that they tell the sizes of */
 } rg_outlet;
 
-/* Messages copied together: RG_PLAIN frames one after the other, or RG_RECORDS as one frame. */
+/* Messages copied together: RG_PLAIN frames, or RG_RECORDS, one after the other. Those of a block lie between
+ * two multiples of RG_BLOCK_MESSAGES, so that all clients, wherever they are, use the same ones. */
 typedef struct rg_block {
     uint64_t begin, end; /* sequences; none: equal */
     uint32_t most_topic; /* the highest id among them */
-    uint32_t offsets[RG_BLOCK_MESSAGES]; /* RG_PLAIN: where each frame begins */
-    uint32_t size;
-    uint8_t data[RG_SEND_BYTES + RG_FRAME_HEADER + RG_RECORD_BYTES + RG_JOIN_BYTES];
+    uint32_t offsets[RG_BLOCK_MESSAGES + 1]; /* of each in `data`; the last one is where the next would be */
+    uint8_t data[RG_BLOCK_MESSAGES * (RG_RECORD_BYTES + RG_JOIN_BYTES)];
 } rg_block;
 
 /* What is described to sendmsg(2), and what it is made of. */
@@ -106,8 +107,9 @@ typedef struct rg_plan {
     uint64_t messages; /* that they hold */
     uint64_t first;    /* sequence of the first */
     uint64_t next;     /* the outlet's next message after them */
+    const rg_block *joined[RG_JOINED]; /* the blocks they lie in, if in any */
+    uint32_t joins;
     rg_block blocks[2][RG_BLOCKS]; /* by mode */
-    uint32_t newest[2];
 } rg_plan;
 
 /* ---- bytes ---------------------------------------------------------------------------------------- */
@@ -226,7 +228,7 @@ static inline rg_result rg_find(const rc_reader *r, rg_outlet *o, uint64_t *at, 
 
 static inline void rg_plan_begin(rg_plan *p, uint64_t next)
 {
-    p->count = p->built = 0;
+    p->count = p->built = p->joins = 0;
     p->bytes = p->messages = 0;
     p->first = p->next = next;
 }
@@ -301,77 +303,87 @@ static inline int rg_joins(const rc_reader *r, const rc_descriptor *d, rg_mode m
                                    !rc_header_bytes(d, r->capacity)));
 }
 
-/* Copy messages together, from `begin` on, as many as join and fit. NULL: the first does not. */
-static inline rg_block *rg_block_build(rg_plan *p, const rc_reader *r, rg_mode mode, uint64_t begin,
-                                       uint64_t end)
+/* Copy more messages, before `end`, as many as join and belong into the block. What it has stays where it is. */
+static inline void rg_block_extend(const rc_reader *r, rg_mode mode, rg_block *b, uint64_t end)
 {
-    rg_block *b = &p->blocks[mode][++p->newest[mode] % RG_BLOCKS];
-    uint32_t most = mode == RG_PLAIN ? RG_SEND_BYTES : RG_FRAME_BYTES;
+    uint64_t before = b->end, last = (b->begin | (RG_BLOCK_MESSAGES - 1)) + 1;
+    uint32_t size = b->offsets[b->end - b->begin];
     rc_descriptor d;
-    b->begin = b->end = begin;
-    b->most_topic = 0;
-    b->size = mode == RG_RECORDS ? RG_FRAME_HEADER : 0; /* the frame's header, built at the end */
-    for (; b->end < end && b->end - begin < RG_BLOCK_MESSAGES && b->size < most; b->end++) {
+    for (; b->end < last && b->end < end; b->end++) {
         if (!rg_look_up(r, b->end, &d) || !rg_joins(r, &d, mode))
             break;
-        b->offsets[b->end - begin] = b->size;
         if (mode == RG_RECORDS) {
-            rg_record_header(b->data + b->size, &d, 0);
-            b->size += RG_RECORD_BYTES;
+            rg_record_header(b->data + size, &d, 0);
+            size += RG_RECORD_BYTES;
         } else {
-            b->size += rg_frame_header(b->data + b->size, d.f.kind == RC_KIND_TEXT ? 1 : 2, d.f.length);
+            size += rg_frame_header(b->data + size, d.f.kind == RC_KIND_TEXT ? 1 : 2, d.f.length);
         }
-        memcpy(b->data + b->size, rg_payload(r, &d), d.f.length);
-        b->size += d.f.length;
+        memcpy(b->data + size, rg_payload(r, &d), d.f.length);
+        size += d.f.length;
+        b->offsets[b->end + 1 - b->begin] = size;
         if (d.f.topic > b->most_topic)
             b->most_topic = d.f.topic;
     }
-    if (b->end == begin || !rc_reader_holds(r)) {
-        b->end = begin;
-        return NULL;
-    }
-    return b;
+    if (b->end != before && !rc_reader_holds(r))
+        b->end = b->begin;
 }
 
-/* What is copied together from an outlet's next message on; *offset: where that begins. NULL: nothing is. */
-static inline const rg_block *rg_block_at(rg_plan *p, const rc_reader *r, const rg_outlet *o,
-                                          uint64_t end, uint32_t *offset)
+/* The block that has a message, before `end`. NULL: it is not copied. */
+static inline const rg_block *rg_block_at(rg_plan *p, const rc_reader *r, rg_mode mode, uint64_t sequence,
+                                          uint64_t end)
 {
-    if (o->wanted || o->gap || o->stop <= end || o->next >= end)
-        return NULL;
-    const rg_block *b = NULL;
-    for (uint32_t i = 0; i < RG_BLOCKS && !b; i++) {
-        const rg_block *each = &p->blocks[o->mode][i];
-        if (o->next == each->begin && each->begin < each->end)
-            b = each;
-        else if (o->mode == RG_PLAIN && each->begin < o->next && o->next < each->end)
-            b = each;
+    rg_block *b = &p->blocks[mode][sequence / RG_BLOCK_MESSAGES % RG_BLOCKS];
+    if (sequence < b->begin || sequence > b->end || b->begin == b->end ||
+        sequence / RG_BLOCK_MESSAGES != b->begin / RG_BLOCK_MESSAGES) {
+        b->begin = b->end = sequence;
+        b->most_topic = b->offsets[0] = 0;
     }
-    if (!b)
-        b = rg_block_build(p, r, o->mode, o->next, end);
-    if (!b || (o->mode == RG_RECORDS && b->most_topic > o->known))
-        return NULL;
-    *offset = o->mode == RG_PLAIN ? b->offsets[o->next - b->begin] : RG_FRAME_HEADER;
-    return b;
+    rg_block_extend(r, mode, b, end);
+    return sequence < b->end ? b : NULL;
 }
 
-/* As a plan. 0: nothing is copied together from here on. */
-static inline int rg_plan_block(rg_plan *p, const rc_reader *r, const rg_outlet *o, uint64_t end)
+/* The last message of a block of which the copy begins at `offset` or before it; `end`, if all do. */
+static inline uint64_t rg_block_find(const rg_block *b, uint64_t offset)
 {
-    uint32_t offset = 0;
-    const rg_block *b = rg_block_at(p, r, o, end, &offset);
+    uint64_t low = b->begin, high = b->end;
+    while (low < high) { /* bisection: offsets grow */
+        uint64_t middle = low + (high - low + 1) / 2;
+        if (b->offsets[middle - b->begin] <= offset)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+/* From an outlet's next message on, what is copied together, as a plan: of RG_RECORDS one frame. 0: nothing
+ * is. */
+static inline int rg_plan_blocks(rg_plan *p, const rc_reader *r, const rg_outlet *o, uint64_t end)
+{
     rg_plan_begin(p, o->next);
-    if (!b)
+    if (o->wanted || o->gap || o->stop <= end)
         return 0;
-    if (o->mode == RG_RECORDS) {
-        uint32_t header = rg_frame_header(p->headers[0], 2, b->size - offset);
-        p->pieces[p->count++] = (struct iovec){p->headers[0], header};
-        p->bytes += header;
+    while (p->next < end && p->joins < RG_JOINED && p->bytes < RG_SEND_BYTES) {
+        const rg_block *b = rg_block_at(p, r, o->mode, p->next, end);
+        if (!b || (o->mode == RG_RECORDS && b->most_topic > o->known))
+            break;
+        uint32_t from = b->offsets[p->next - b->begin];
+        uint64_t last = b->end;
+        if (o->mode == RG_RECORDS) {
+            last = rg_block_find(b, from + RG_FRAME_BYTES); /* at least one: a record is shorter */
+            uint32_t size = b->offsets[last - b->begin] - from;
+            uint32_t header = rg_frame_header(p->headers[0], 2, size);
+            p->pieces[p->count++] = (struct iovec){p->headers[0], header};
+            p->bytes += header;
+        }
+        rg_plan_add(p, b->data + from, b->offsets[last - b->begin] - from);
+        p->joined[p->joins++] = b;
+        p->messages += last - p->next;
+        p->next = last;
+        if (o->mode == RG_RECORDS || last % RG_BLOCK_MESSAGES)
+            break;
     }
-    rg_plan_add(p, b->data + offset, b->size - offset);
-    p->messages = b->end - o->next;
-    p->next = b->end;
-    return 1;
+    return p->messages > 0;
 }
 
 /* As many whole frames as fit, RG_PLAIN. The result says what comes after them. */
@@ -527,6 +539,23 @@ static inline void rg_count_sent(const rc_reader *r, rg_outlet *o, uint64_t end,
     }
 }
 
+/* As rg_count_sent(), of a plan of blocks. */
+static inline void rg_count_joined(const rg_plan *p, rg_outlet *o, uint64_t sent)
+{
+    for (uint32_t i = 0; i < p->joins; i++) {
+        const rg_block *b = p->joined[i];
+        uint64_t offset = b->offsets[o->next - b->begin] + sent;
+        uint64_t at = rg_block_find(b, offset);
+        o->messages += at - o->next;
+        o->next = at;
+        if (at < b->end) {
+            o->part = offset - b->offsets[at - b->begin];
+            return;
+        }
+        sent = offset - b->offsets[at - b->begin];
+    }
+}
+
 /* Copy the rest of a plan aside, after `sent` bytes of it. */
 static inline int rg_keep_rest(rg_outlet *o, rg_plan *p, uint64_t sent)
 {
@@ -546,6 +575,9 @@ static inline int rg_took(rg_plan *p, const rc_reader *r, rg_outlet *o, uint64_t
     } else if (sent < p->bytes && (o->part || o->mode == RG_RECORDS)) {
         o->next = p->first; /* what lay before it is not wanted */
         o->part += sent;
+        return 1;
+    } else if (sent < p->bytes && p->joins) {
+        rg_count_joined(p, o, sent);
         return 1;
     } else if (sent < p->bytes) {
         rg_count_sent(r, o, end, sent);
@@ -571,7 +603,7 @@ static inline rg_result rg_outlet_pump(rg_plan *p, const rc_reader *r, rg_outlet
         uint64_t insert = rg_insert_at(o), until = insert < end ? insert : end;
         if (o->part)
             after = rg_plan_rest(p, r, o);
-        else if (until == end && rg_plan_block(p, r, o, end))
+        else if (until == end && rg_plan_blocks(p, r, o, end))
             after = RG_MORE;
         else if (o->mode == RG_PLAIN)
             after = rg_plan_frames(p, r, o, until);

@@ -682,3 +682,46 @@ def use(sends: Out, sequence: int) -> None:
     """Read a message that may have gone, or be none."""
     with contextlib.suppress(shm.RingError, ValueError):
         assert len(sends.fanout.payload(sequence)) <= sends.reader.max_message
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clients_anywhere_get_all_of_a_mixture(name: str, seed: int) -> None:
+    """Short messages are copied together for all, long ones and received ones are not; each client
+    reads a little, now and then, so all are at places of their own."""
+    dice = random.Random(seed)
+    with ring(name, slots=1024, capacity=1 << 20) as made, out(name) as sends:
+        lines = [
+            sends.add(records=records, small=dice.random() < 0.5, lossy=False)
+            for records in (False, True) * 3
+        ]
+        expected: list[bytes] = []
+        while len(expected) < 2500:
+            for _ in range(dice.choice((1, 30, 300))):
+                size = dice.choice((0, 5, 5, 5, 120, 1024, 1025, 3000))
+                payload = b"%d " % len(expected) + bytes(size)
+                if made.publish(payload, received=dice.random() < 0.1) is None:
+                    break
+                expected.append(payload)
+            sends.fanout.look()
+            for line in lines:
+                if dice.random() < 0.7:
+                    line.read(dice.choice((10, 1000, 50_000)))
+                    line.outlet.resume()
+            sends.pump()
+            sends.fanout.let_go(keep=1024, keep_blocking=True)
+        while any(line.outlet.next < sends.fanout.end for line in lines) or any(
+            line.outlet.pending for line in lines
+        ):
+            for line in lines:
+                line.read()
+                line.outlet.resume()
+            sends.pump()
+        for line in lines:
+            while line.read():
+                pass
+        for at, line in enumerate(lines):
+            if at % 2:
+                got = [bytes(record.payload) for record in line.records()]
+            else:
+                got = [message.payload for message in line.messages()]
+            assert got == expected
