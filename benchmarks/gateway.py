@@ -18,9 +18,9 @@ The measurement begins with the first message, for all alike. Figures:
   having the messages ready;
 * CPU time of the clients likewise.
 
-*attach() through the gateway.* A writer publishes 64 messages per call, and a worker in Python
-reads them one by one through a gateway. Beside it, the transport "Unix stream, batched". Both as in
-`throughput`.
+*attach().* A writer publishes 64 messages per call, and a worker in Python reads them one by one:
+from the ring, through a gateway's socket, and from its message queue. Beside it, the transport
+"Unix stream, batched". All as in `throughput`.
 
 *Paced.* What a gateway costs a manager that receives at a fixed rate: see `gateway_paced`.
 
@@ -42,7 +42,15 @@ from . import gateway_paced, gateway_ring
 from .figures import Figure, Samples, figures_of, interleave, ratio, samples_of
 from .flows import broadcast
 from .gateway_client import SIZE, ReceivingEnd, figures_of_flow, flow_contents
-from .gateway_ring import BLOCKING, AttachedOverSocket, Gateway, load_of, publish
+from .gateway_ring import (
+    BLOCKING,
+    Attached,
+    AttachedOverSocket,
+    AttachedToQueue,
+    Gateway,
+    load_of,
+    publish,
+)
 from .gateway_servers import PEERS, AiohttpJoined, Peer, Picows, Websockets, serve
 from .processes import child_processes
 from .report import Plan, Report, describe_machine
@@ -148,7 +156,7 @@ def _paced(end: ReceivingEnd | None, seconds: float) -> dict[str, float]:
         return gateway_paced.run(end, folder, seconds)
 
 
-def _reading(transport: type[UnixStreamGrouped | AttachedOverSocket], seconds: float) -> Run:
+def _reading(transport: type[UnixStreamGrouped | Attached], seconds: float) -> Run:
     return lambda: {f"reading: {transport.name}": broadcast(transport, SIZE, 1, seconds)["rate"]}
 
 
@@ -167,7 +175,9 @@ def _runs_of_gateway(end: ReceivingEnd, counts: Sequence[int], seconds: float) -
                 RECORDS: partial(run_published, end, n, seconds, "--ringcast-1"),
             }.items()
         ),
+        _reading(Attached, seconds),
         _reading(AttachedOverSocket, seconds),
+        _reading(AttachedToQueue, seconds),
         _reading(UnixStreamGrouped, seconds),
         partial(_paced, None, seconds),
         partial(_paced, end, seconds),

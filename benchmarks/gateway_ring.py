@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import ringcast
+from ringcast import shm
 from ringcast.shm import broadcast
 
 from .errors import RunFailedError
@@ -42,6 +43,7 @@ BLOCKING: Final = ("--resource", "/?policy=block&start=oldest")
 LOSSY: Final = ("--lossy", "--resource", "/?policy=lossy&start=oldest")
 """Options of a client that holds nobody up."""
 _CONNECT_INTERVAL_S: Final = 0.01
+_QUEUE: Final = "bench"
 
 
 def missing() -> str | None:
@@ -148,11 +150,11 @@ def load_of(seconds: float, per_tick: int = 0) -> Load:
     return Load(seconds, block, len(frames), per_tick=per_tick, frames=frames, held=True)
 
 
-class AttachedOverSocket(Ring):
-    """`attach()` through a gateway that the receiver starts, one message at a time."""
+class Attached(Ring):
+    """`attach()` to the ring itself, one message at a time of those that a writer publishes 64 per
+    call."""
 
-    name = "ringcast, attach(unix:...)"
-    copies = "the writer copies into shared memory; the kernel copies in, and out into the reader"
+    name = "ringcast, attach(NAME)"
     item_messages = BATCH_SIZE
 
     @contextlib.contextmanager
@@ -164,18 +166,65 @@ class AttachedOverSocket(Ring):
     @contextlib.contextmanager
     def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
         """A feed, which is its own iterator."""
+        with ringcast.attach(self.ring) as feed:
+            yield iter(feed)
+
+
+class AttachedOverSocket(Attached):
+    """Likewise, through a gateway that the receiver starts."""
+
+    name = "ringcast, attach(unix:...)"
+    copies = "the writer copies into shared memory; the kernel copies in, and out into the reader"
+
+    @contextlib.contextmanager
+    def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
+        """A feed, which is its own iterator."""
         with tempfile.TemporaryDirectory(prefix="ringcast-bench-") as folder:
             path = Path(folder) / "gateway"
-            with subprocess.Popen(
-                command(self.ring, path),
-                preexec_fn=partial(end_with_parent, os.getpid()),  # noqa: PLW1509 - see programs
-            ) as gateway:
+            with _started(command(self.ring, path)) as check:
+                wait_listening(path, GRACE_S, check)
+                with ringcast.attach(f"unix:{path}", policy="block") as feed:
+                    yield iter(feed)
+
+
+class AttachedToQueue(Attached):
+    """Likewise, from a message queue that the gateway fills."""
+
+    name = "ringcast, attach(mq:...)"
+    copies = "the writer copies into shared memory, the gateway into a message of the queue; the"
+    copies += " kernel copies in, and out into the reader"
+
+    @contextlib.contextmanager
+    def receiver(self, index: int) -> Iterator[Iterator[Any]]:  # noqa: ARG002
+        """A feed, which is its own iterator."""
+        words = [sys.executable, "-m", "ringcast", "gateway", self.ring, "--queue", _QUEUE]
+        hold = ["--queue-policy", "block", "--hold", f"{GRACE_S}"]
+        with _started([*words, *hold]) as check:
+            end = time.monotonic() + GRACE_S
+            while True:
                 try:
-                    wait_listening(path, GRACE_S, partial(_check_runs, gateway))
-                    with ringcast.attach(f"unix:{path}", policy="block") as feed:
-                        yield iter(feed)
-                finally:
-                    gateway.kill()
+                    feed = ringcast.attach(f"mq:{self.ring}/{_QUEUE}")
+                    break
+                except shm.RingNotFound:
+                    check()
+                    if time.monotonic() > end:
+                        raise RunFailedError("the gateway made no queue") from None
+                    time.sleep(_CONNECT_INTERVAL_S)
+            with feed:
+                yield (message.payload for message in feed)
+
+
+@contextlib.contextmanager
+def _started(words: list[str]) -> Iterator[Callable[[], None]]:
+    """A gateway inside the block. Yields what raises RunFailedError if it has ended."""
+    with subprocess.Popen(
+        words,
+        preexec_fn=partial(end_with_parent, os.getpid()),  # noqa: PLW1509 - see programs
+    ) as gateway:
+        try:
+            yield partial(_check_runs, gateway)
+        finally:
+            gateway.kill()
 
 
 def _check_runs(gateway: subprocess.Popen[bytes]) -> None:

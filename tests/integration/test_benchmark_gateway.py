@@ -330,8 +330,11 @@ def test_received_messages_are_delivered(end: ReceivingEnd) -> None:
 
 
 @needs_gateway
-def test_a_feed_over_a_socket_is_measured() -> None:
-    assert flows.broadcast(gateway_ring.AttachedOverSocket, SIZE, 1, SECONDS)["rate"] > 0
+@pytest.mark.parametrize(
+    "way", [gateway_ring.Attached, gateway_ring.AttachedOverSocket, gateway_ring.AttachedToQueue]
+)
+def test_a_feed_is_measured(way: type[gateway_ring.Attached]) -> None:
+    assert flows.broadcast(way, SIZE, 1, SECONDS)["rate"] > 0
 
 
 @needs_gateway
