@@ -201,16 +201,13 @@ class AttachedToQueue(Attached):
         hold = ["--queue-policy", "block", "--hold", f"{GRACE_S}"]
         with _started([*words, *hold]) as check:
             end = time.monotonic() + GRACE_S
-            while True:
-                try:
-                    feed = ringcast.attach(f"mq:{self.ring}/{_QUEUE}")
-                    break
-                except shm.RingNotFound:
-                    check()
-                    if time.monotonic() > end:
-                        raise RunFailedError("the gateway made no queue") from None
-                    time.sleep(_CONNECT_INTERVAL_S)
-            with feed:
+            # What is published before the gateway reads for the queue does not come.
+            while all(reader.label != _QUEUE for reader in shm.status(self.ring).readers):
+                check()
+                if time.monotonic() > end:
+                    raise RunFailedError("the gateway does not read the ring")
+                time.sleep(_CONNECT_INTERVAL_S)
+            with ringcast.attach(f"mq:{self.ring}/{_QUEUE}") as feed:
                 yield (message.payload for message in feed)
 
 
