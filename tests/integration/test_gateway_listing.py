@@ -131,7 +131,8 @@ def test_members_of_a_group(gateway: Gateway, writer: Writer) -> None:
                 (row,) = clients_of(writer.name, 1)
                 return row if row["messages"] == messages else None
 
-            return eventually(look, f"{messages} messages were given to it")
+            row: dict[str, Any] = eventually(look, f"{messages} messages were given to it")
+            return row
 
         row = given(3)
         assert (row["policy"], row["topics"], row["label"]) == ("group", 2, "mine")
