@@ -134,6 +134,7 @@ def test_one_that_waits_for_the_server_while_the_venue_changes(name: str, tmp_pa
         server.silent.discard(topic)
         stack.enter_context(Manager(config_of(server.url, name, singly)))
         server.wait_for(topic)
+        client_of(tmp_path / "g").close()  # for each that comes the gateway looks at the venue
         server.publish(topic)
         answer, message = (json.loads(each) for each in client.messages(2))
         assert answer["event"] == "subscribe"
