@@ -49,25 +49,25 @@ cdef list rows_of(rc_ring *ring):
     cdef uint32_t i, count = rc_topics_count(<const rc_header *>ring.data.address,
                                              ring.g.max_topics)
     cdef list found = []
-    cdef dict named = named_by_the_rest(ring) if count else {}
+    cdef dict named = slots_by_name(ring) if count else {}
     for i in range(count):
         found.append(topic_row(ring, &rows[i], i + 1, named))
     return found
 
 
-cdef dict named_by_the_rest(rc_ring *ring):
-    """How many readers that get every message wish for a topic by name: the interest table does not
-    know them."""
+cdef dict slots_by_name(rc_ring *ring):
+    """Which reader slots wish for a topic by name. The interest table does not know those that get
+    every message, and learns of others only when they read."""
     cdef dict named = {}
     cdef uint32_t index
     cdef rc_slot *slot
     for index in range(ring.g.max_readers):
         slot = rc_slot_at(<rc_control *>ring.control.address, index)
-        if not is_held(slot) or rc_load_u32(&slot.chooses) & RC_CHOOSES or rc_load_u32(&slot.group):
+        if not is_held(slot) or rc_load_u32(&slot.group):
             continue  # what a member wants its group wants
         wishes = wishes_of(ring, index)
-        for name in set(wishes.topics) if wishes is not None else ():
-            named[name] = named.get(name, 0) + 1
+        for name in wishes.topics if wishes is not None else ():
+            named.setdefault(name, set()).add(index)
     return named
 
 
@@ -80,7 +80,7 @@ cdef object topic_row(rc_ring *ring, const rc_topic *row, uint32_t topic, dict n
             break
     return TopicStatus(
         topic, name, info.state, (<bytes>info.reason).decode("utf-8", "replace"),
-        wanted_by(ring, topic) + named.get(name, 0), info.messages, info.bytes,
+        wanted_by(ring, topic, named.get(name, frozenset())), info.messages, info.bytes,
         <int64_t>info.seq1 - 1 if info.seq1 else None, info.time_ns, info.key)
 
 
@@ -88,17 +88,18 @@ cdef str row_name(const rc_topic *row):
     return PyBytes_FromStringAndSize(row.name, rc_topic_name_length(row)).decode("utf-8", "replace")
 
 
-cdef int wanted_by(rc_ring *ring, uint32_t topic) noexcept:
-    """How many readers that hold a slot want a topic by name or pattern, and work groups."""
+cdef int wanted_by(rc_ring *ring, uint32_t topic, object slots):
+    """How many readers want a topic: those in `slots` by name, further ones by pattern; and work
+    groups."""
     cdef rc_control *control = <rc_control *>ring.control.address
     cdef rc_atomic_u64 *interest = rc_interest_at(control, &ring.g)
     cdef uint32_t words = rc_interest_stride(&ring.g)
     cdef uint32_t index
     cdef uint64_t groups
-    cdef int count = 0
+    cdef int count = len(slots)
     for index in range(ring.g.max_readers):
         if rc_load_atomic(&interest[<uint64_t>topic * words + index // 64]) & rc_bit(index):
-            count += holds(rc_slot_at(control, index))
+            count += index not in slots and holds(rc_slot_at(control, index))
     groups = rc_load_atomic(&interest[<uint64_t>topic * words + words - 1])
     for index in range(RC_GROUPS_MAX):
         if groups >> index & 1 and rc_group_holds(&control.group_rows[index]):

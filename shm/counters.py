@@ -58,7 +58,7 @@ class TopicStatus:
         state: what the ring's owner makes of it; 0 if it says nothing. A manager says 1: wanted, 2:
             pending, 3: subscribed, 4: refused (docs/topics.md).
         reason: a sentence that belongs to the state, or "".
-        wanted_by: readers that want it by name or pattern; those that get everything do not count.
+        wanted_by: readers that want it by name or pattern, and work groups.
         messages, bytes: published under it.
         last_sequence: of the newest message; None if there is none yet.
         last_time_ns: when the newest message was received, Unix time; 0 if there is none yet.

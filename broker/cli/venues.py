@@ -69,6 +69,8 @@ def _show(venue: Venue) -> None:
 def _text(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
         return ", ".join(f"{key}: {part}" for key, part in value.items())
     return str(value)
@@ -102,4 +104,6 @@ def _described(venue: Venue) -> dict[str, Any]:
             {"names": [*r.globs], "kind": r.snapshot.kind, "every": r.snapshot.every}
             for r in venue.snapshots
         ],
+        "request_id": venue.request_id,
+        "answers_clients": venue.clients.subscribed is not None,
     }

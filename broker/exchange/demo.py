@@ -42,6 +42,8 @@ __all__ = ["DemoError", "Latency", "Report", "Scenario", "WorkerReport", "defaul
 _SLOTS: Final = 16384
 _CAPACITY: Final = 16 << 20
 """Bytes. With the descriptors 17 MiB, which fits into a container's /dev/shm of 64 MB."""
+_ONLOOKERS: Final = 16
+"""Reader slots beside the workers': for gateways, and whoever looks on."""
 
 _DEADLINE: Final = 30.0
 """Seconds for anything that another process is to do."""
@@ -296,7 +298,7 @@ def run(
     with _Children() as children:
         server = children.start(_run_server, scenario)
         url = _receive(server, "the server")
-        with Manager(_config(name, url, workers)) as manager:
+        with Manager(_config(name, url, scenario, workers)) as manager:
             labels = [f"worker-{number}" for number in range(workers)]
             pipes = {label: children.start(_run_worker, name, label) for label in labels}
             for label, pipe in pipes.items():
@@ -304,15 +306,16 @@ def run(
             return _measure(name, scenario, manager, server, pipes, watch)
 
 
-def _config(name: str, url: str, workers: int) -> Config:
+def _config(name: str, url: str, scenario: Scenario, workers: int) -> Config:
     return Config(
         name=name,
         url=url,
+        topic=market.TOPIC if scenario.capture is None else (),
         reconnect=False,
         ping_interval=1.0,
         slots=_SLOTS,
         capacity=_CAPACITY,
-        max_readers=workers + 2,  # people may look on
+        max_readers=workers + _ONLOOKERS,
         drain_timeout=_DEADLINE,
         demote_after=None,
         evict_after=None,

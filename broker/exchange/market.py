@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from random import Random
 from typing import Final
 
-__all__ = ["messages"]
+__all__ = ["TOPIC", "messages"]
+
+TOPIC: Final = ("{/type}:{/symbol}",)
+"""Patterns of the messages' topics, such as ``trade:BTC-USD``."""
 
 # Names and first prices in cents; the prices then walk at random, and never below _FLOOR.
 _SYMBOLS: Final = (

@@ -5,6 +5,7 @@ from typing_extensions import Buffer
 
 from ringcast.shm import broadcast
 
+DRAINED: Final[int]
 MORE: Final[int]
 BLOCKED: Final[int]
 TOPIC: Final[int]
@@ -19,6 +20,7 @@ class Addressed(NamedTuple):
     time_ns: int
 
 class Outlet:
+    reports_drained: bool
     @property
     def lossy(self) -> bool: ...
     @property

@@ -53,6 +53,7 @@ cdef extern from "fanout.h" nogil:
     rg_result rg_outlet_skip(rg_plan *, const rc_reader *, rg_outlet *, uint64_t to)
 
 # What comes of `Fanout.pump`, for those of which something is to be known.
+DRAINED = RG_DRAINED
 MORE = RG_MORE
 BLOCKED = RG_BLOCKED
 TOPIC = RG_TOPIC
@@ -86,6 +87,7 @@ cdef class Outlet:
         fd: its socket, non-blocking; not closed here.
         lossy: it does not hold the ring: what it has not taken in time is lost to it.
         error: errno, once `pump` has said FAILED.
+        reports_drained: `pump` says so, too, when all is sent. Can be set.
     """
 
     cdef rg_outlet c
@@ -94,6 +96,7 @@ cdef class Outlet:
     cdef bint full  # the socket is
     cdef readonly bint lossy
     cdef readonly int error
+    cdef public bint reports_drained
     cdef object __weakref__
 
     def __dealloc__(self):
@@ -429,7 +432,7 @@ cdef class Fanout:
 
         Returns:
             Pairs of an outlet and MORE, BLOCKED, TOPIC (see `Outlet.choose`), STOPPED or FAILED,
-            for those that have not drained.
+            for those that have not drained; and DRAINED, for those that report it.
 
         Raises:
             Evicted, RingCorrupt: as `look` does.
@@ -443,7 +446,7 @@ cdef class Fanout:
                 continue
             with nogil:
                 result = rg_outlet_pump(self.plan, &self.reader.a.reader, &outlet.c, end)
-            if result == RG_DRAINED:
+            if result == RG_DRAINED and not outlet.reports_drained:
                 continue
             if result == RG_FAILED:
                 outlet.error = errno

@@ -371,6 +371,8 @@ class Client:
         """Nothing is read while there is no room for what has come, or while the client does not
         take what it has been answered."""
         reads = not self._waiting and not self._is_stuffed and not self._has_ended
+        if self.outlet is not None:
+            self.outlet.reports_drained = self._is_stuffed
         if reads and not self._reads and self._fd >= 0:
             self._loop.add_reader(self._fd, self._readable)
         elif self._reads and not reads and self._fd >= 0:
@@ -382,7 +384,7 @@ class Client:
         return self.outlet is not None and self.outlet.pending > _UNTAKEN_MOST
 
     def took(self) -> None:
-        """Its socket has taken something."""
+        """Its socket may have taken something."""
         self._look_whether_to_read()
 
     def try_send(self, sent: Upward) -> int | None:

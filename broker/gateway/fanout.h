@@ -116,11 +116,15 @@ typedef struct rg_plan {
 
 static inline size_t rg_bytes_left(const rg_bytes *b) { return b->end - b->begin; }
 
-/* 0: no memory. */
+/* 0: no memory. What is left moves to the front where that costs no more than was taken, so the room is
+ * bounded by what waits at a time, and not by what has ever passed. */
 static inline int rg_bytes_add(rg_bytes *b, const void *data, size_t size)
 {
-    if (b->begin == b->end)
-        b->begin = b->end = 0;
+    if (b->room - b->end < size && b->begin && b->begin >= rg_bytes_left(b)) {
+        memmove(b->data, b->data + b->begin, rg_bytes_left(b));
+        b->end -= b->begin;
+        b->begin = 0;
+    }
     if (b->room - b->end < size) {
         size_t room = 2 * (b->end + size);
         uint8_t *larger = realloc(b->data, room);
@@ -477,10 +481,11 @@ static inline uint64_t rg_insert_at(const rg_outlet *o)
     return first.sequence;
 }
 
-/* What is due before the outlet's next message becomes the gateway's own. 0: no memory. */
+/* What is due before the outlet's next message becomes the gateway's own; not where that is to stop, for a
+ * close may stand there, behind which nothing comes. 0: no memory. */
 static inline int rg_insert_due(rg_outlet *o)
 {
-    while (rg_insert_at(o) <= o->next) {
+    while (rg_insert_at(o) <= o->next && o->next < o->stop) {
         rg_insert first;
         memcpy(&first, o->inserts.data + o->inserts.begin, sizeof first);
         if (!rg_bytes_add(&o->own, o->inserted.data + o->inserted.begin, first.size))
@@ -627,6 +632,8 @@ static inline rg_result rg_outlet_pump(rg_plan *p, const rc_reader *r, rg_outlet
         int whole = (uint64_t)sent == p->bytes;
         if (!rg_took(p, r, o, until, (uint64_t)sent))
             return RG_NO_MEMORY;
+        if (rg_bytes_left(&o->rest) && !rc_reader_holds(r))
+            return RG_TAKEN_AWAY; /* while it was copied aside */
         if (whole && after != RG_MORE && o->part == 0 && !rg_bytes_left(&o->own))
             return after;
     }

@@ -29,7 +29,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from websockets.frames import CloseCode
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .client import Client
     from .options import ClientOptions
 
-__all__ = ["ClientMember", "Members"]
+__all__ = ["ClientMember", "Handed", "Members"]
 
 LOOK_EVERY: Final = 0.04
 """Seconds between two looks for messages that others gave back, or left when they died."""
@@ -57,6 +57,20 @@ FRAME_BYTES: Final = 1 << 16
 PING_BYTES: Final = 8
 
 _log = logging.getLogger(__name__)
+
+
+class Handed(NamedTuple):
+    """What a member's client has been given.
+
+    Attributes:
+        messages: all of them.
+        in_flight: those that it has not acknowledged.
+        lost: messages that the group missed just before one of these.
+    """
+
+    messages: int
+    in_flight: int
+    lost: int
 
 
 class Members:
@@ -156,6 +170,7 @@ class ClientMember:
         self._outlet: Outlet | None = None
         self._held: dict[int, group.GroupMessage] = {}  # by sequence, in the order of giving
         self._given = 0
+        self._lost = 0
         self._acknowledged = 0
         self._pings: dict[bytes, int] = {}  # not answered, each with how many were given before it
         self._again: group.GroupMessage | None = None  # had before, not given yet: it goes alone
@@ -164,6 +179,11 @@ class ClientMember:
         self._takes_on = False  # as soon as its socket has taken what it was given
         self._takes_soon = False
         self._left = False
+
+    @property
+    def handed(self) -> Handed:
+        """What its client has been given so far."""
+        return Handed(self._given, len(self._held), self._lost)
 
     def begin(self, outlet: Outlet) -> None:
         """Give the client messages from now on, by this way out."""
@@ -193,6 +213,7 @@ class ClientMember:
             self._takes_on = True
             self._held |= {message.sequence: message for message in taken}
             self._given += len(taken)
+            self._lost += sum(message.gap for message in taken)
             self._give(taken)
 
     def _may_have_more(self) -> bool:

@@ -17,7 +17,7 @@ import logging
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from ringcast import shm
 from ringcast.shm.rosters import Roster, read_rosters
@@ -53,10 +53,11 @@ class ListedClient:
         user: its user, likewise.
         label: what it calls itself, or None.
         records: it gets records; else it is a plain client.
-        policy: "lossy" or "block".
+        policy: "lossy", "block" or, of a member of a work group, "group".
         topics: how many names and patterns of topics it wants; None: every message.
-        next: sequence of its next message.
-        lag: messages that are published and that it has not got.
+        next: sequence of its next message; 0 of a member of a work group.
+        lag: messages that are published and that it has not got. Of a member: messages that it has
+            and has not acknowledged.
         messages, bytes: sent to it; headers count as bytes.
         lost: messages that it missed.
         waiting: its socket takes no more now.
@@ -136,7 +137,7 @@ async def _encode(source: Source, clients: Collection[Client]) -> bytes:
     served = [client for client in clients if client.outlet is not None]
     count, end = len(served), source.fanout.end
     if count > _LISTED_MAX:
-        served = heapq.nsmallest(_LISTED_MAX, served, key=_next)
+        served = heapq.nlargest(_LISTED_MAX, served, key=lambda client: _progress(client, end).lag)
     rows = []
     for i, client in enumerate(sorted(served, key=_since), start=1):
         if client.fd >= 0:  # it may have gone meanwhile
@@ -149,8 +150,22 @@ async def _encode(source: Source, clients: Collection[Client]) -> bytes:
     return f'{head[:-1]}, "clients": [\n{listed}]}}\n'.encode()
 
 
-def _next(client: Client) -> int:
-    return 0 if client.outlet is None else client.outlet.next
+class _Progress(NamedTuple):
+    """How far a client has come: some of the values of a `ListedClient`."""
+
+    next: int
+    lag: int
+    messages: int
+    lost: int
+
+
+def _progress(client: Client, end: int) -> _Progress:
+    outlet = client.outlet
+    assert outlet is not None
+    if client.member is not None:  # of the stream it gets nothing
+        handed = client.member.handed
+        return _Progress(0, handed.in_flight, handed.messages, handed.lost)
+    return _Progress(outlet.next, max(0, end - outlet.next), outlet.messages, outlet.lost)
 
 
 def _since(client: Client) -> int:
@@ -163,19 +178,17 @@ def _row(client: Client, end: int) -> dict[str, Any]:
     assert outlet is not None
     assert options is not None
     process = transport.process
+    topics = client.topics if client.member is None else options.topics
     return {
         "address": (transport.peer if process is None else transport.local)[:_TEXT_MAX],
         "pid": None if process is None else process.pid,
         "user": None if process is None else process.user[:_TEXT_MAX],
         "label": options.label,
         "records": client.records,
-        "policy": options.policy,
-        "topics": None if client.topics is None else len(client.topics),
-        "next": outlet.next,
-        "lag": max(0, end - outlet.next),
-        "messages": outlet.messages,
+        "policy": options.policy if client.member is None else "group",
+        "topics": None if topics is None else len(topics),
+        **_progress(client, end)._asdict(),
         "bytes": outlet.bytes_sent,
-        "lost": outlet.lost,
         "waiting": outlet.waits,
         "since_ns": client.since_ns,
     }

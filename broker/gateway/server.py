@@ -260,9 +260,7 @@ class Gateway:
         try:
             while source is self._main or source.clients:
                 began, before = time.monotonic(), source.fanout.end
-                came = source.fanout.look()
-                self._look_at_events(source)
-                self._look_at_answers(source)
+                came = self._look(source)
                 self._send(source)
                 if source is self._main:
                     self._members.turn()
@@ -312,7 +310,15 @@ class Gateway:
             self._late.pop(source, None)
             source.close()
 
-    # -- what the connection's end means
+    # -- what comes that is no message for all
+
+    def _look(self, source: Source) -> bool:
+        """Take what has come into the ring. Before it is sent, clients that end at an event learn
+        where, and answers get their place. Raises as `Fanout.look` does."""
+        came = source.fanout.look()
+        self._look_at_events(source)
+        self._look_at_answers(source)
+        return came
 
     def _look_at_events(self, source: Source) -> None:
         # all are read before one is acted on: what is sent for it may let go of them
@@ -352,6 +358,7 @@ class Gateway:
             client = source.clients.get(outlet)
             if client is None:  # it has gone meanwhile
                 continue
+            client.took()
             if what == _fanout.MORE:
                 again = True
             elif what == _fanout.BLOCKED:
@@ -361,7 +368,7 @@ class Gateway:
                 again = True
             elif what == _fanout.FAILED:
                 client.drop(os.strerror(outlet.error))
-            else:
+            elif what == _fanout.STOPPED:
                 client.stopped()
         self._let_go(source)
         if again:
@@ -388,7 +395,6 @@ class Gateway:
             loop.remove_writer(outlet.fd)
             outlet.resume()
             self.send(client)
-            client.took()
 
         loop.add_writer(outlet.fd, writable)
 
@@ -516,7 +522,7 @@ class Gateway:
             return
         start = options.start
         with contextlib.suppress(shm.RingError):  # `_read` finds it, too
-            source.fanout.look()
+            self._look(source)
         if start == "latest":
             begin = source.fanout.end
         elif isinstance(start, int) and start >= source.fanout.floor:

@@ -32,9 +32,11 @@ READ_ONLY: Final = "this gateway is read-only"
 
 @dataclass(eq=False, slots=True)
 class _Unanswered:
-    """A request to subscribe, and the topics for which it is not answered yet."""
+    """A request to subscribe, how the exchange talks that was asked, and the topics for which it is
+    not answered yet."""
 
     ask: Ask
+    dialogue: Dialogue
     names: list[str]
 
 
@@ -65,6 +67,11 @@ class Subscribers:
         self._chosen = chosen
         self._want_snapshots: set[Client] = set()
         self._unanswered: dict[Client, list[_Unanswered]] = {}
+
+    def speak_for(self, venue: Venue, dialogue: Dialogue) -> None:
+        """The manager has another venue. Requests that wait are answered as they were asked."""
+        self._venue = venue
+        self._dialogue = dialogue
 
     def asked(self, client: Client, ask: Ask) -> None:
         """A client subscribes or unsubscribes."""
@@ -97,9 +104,9 @@ class Subscribers:
         waits = [name for name in ask.names if name not in client.topics]
         client.pending.update(waits)
         self._chosen(client)
-        request = _Unanswered(ask, list(ask.names))
+        request = _Unanswered(ask, self._dialogue, list(ask.names))
         self._unanswered.setdefault(client, []).append(request)
-        self._wishes.when_answered(waits, partial(self._settle, client, request))
+        self._wishes.when_answered(client, waits, partial(self._settle, client, request))
 
     def _unsubscribe(self, client: Client, ask: Ask) -> None:
         assert client.topics is not None
@@ -120,11 +127,11 @@ class Subscribers:
         requests.remove(request)
         ask, waited = request.ask, [name for name in request.ask.names if name in client.pending]
         client.pending.difference_update(waited)
-        is_whole = reasons and self._dialogue.answering is Answering.WHOLE
+        is_whole = reasons and request.dialogue.answering is Answering.WHOLE
         refused = waited if is_whole else [name for name in waited if name in reasons]
         self._wishes.give_up(refused)
         client.topics += [name for name in waited if name not in refused]
-        self._answer(client, replace(ask, names=tuple(request.names)), reasons)
+        self._answer(client, replace(ask, names=tuple(request.names)), reasons, request.dialogue)
         self._chosen(client)
 
     def data_comes(self, client: Client, name: str) -> None:
@@ -135,12 +142,10 @@ class Subscribers:
         # The rest of its request is not answered; the topic's messages need not wait for that.
         client.pending.discard(name)
         client.topics.append(name)
-        if self._dialogue.answering is not Answering.EACH:
-            return
         for request in self._unanswered.get(client, ()):
-            if name in request.names:
+            if name in request.names and request.dialogue.answering is Answering.EACH:
                 request.names.remove(name)
-                self._answer(client, replace(request.ask, names=(name,)))
+                self._answer(client, replace(request.ask, names=(name,)), None, request.dialogue)
 
     def snapshot_comes(self, message: Addressed, payload: bytes) -> None:
         """A snapshot that was asked for by a request of its own. It does not say which client is
@@ -148,8 +153,15 @@ class Subscribers:
         for client in self._want_snapshots:
             client.insert_message(message.sequence, payload, message.kind)
 
-    def _answer(self, client: Client, ask: Ask, refused: Mapping[str, str] | None = None) -> None:
-        for text in self._dialogue.answers(ask, refused, held=client.topics or ()):
+    def _answer(
+        self,
+        client: Client,
+        ask: Ask,
+        refused: Mapping[str, str] | None = None,
+        dialogue: Dialogue | None = None,
+    ) -> None:
+        speaks = dialogue or self._dialogue
+        for text in speaks.answers(ask, refused, held=client.topics or ()):
             client.send_message(text.encode(), is_text=True)
 
     # -- the end

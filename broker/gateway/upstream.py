@@ -94,7 +94,8 @@ class Upstream:
             self._venue_named = state.venue
             self._venue = _venue(state.venue)
             self._dialogue = Dialogue(self._venue) if self._venue is not None else None
-            self._subscribers = None
+            if self._subscribers and self._venue and self._dialogue:
+                self._subscribers.speak_for(self._venue, self._dialogue)
 
     def _wishes_now(self) -> Wishes:
         if self._wishes is None:
@@ -142,6 +143,8 @@ class Upstream:
         if record.type == wire.RecordType.END_REQUEST:
             self._requests.end(client, record.key)
         elif record.type in (wire.RecordType.SUBSCRIBE, wire.RecordType.UNSUBSCRIBE):
+            if not self._may_ask(client):
+                return sent
             self._change_topics(client, record, sent.payload)
         elif client.member is None or not client.member.received(record):
             client.close(CloseCode.UNSUPPORTED_DATA, f"a record of type {record.type} is unknown")
@@ -154,6 +157,8 @@ class Upstream:
         dialogue = self._dialogue if sent.is_text else None
         understood = dialogue.read(payload) if dialogue is not None else None
         if isinstance(understood, Ask):
+            if not self._may_ask(client):
+                return sent
             try:
                 self._subscribing().asked(client, understood)
             except shm.RingError as error:  # such as: no slot is left for a reader
@@ -166,6 +171,10 @@ class Upstream:
             with contextlib.suppress(ValueError):  # no request: it goes up as it is
                 payload = self._requests.readdress(client, payload)
         return self._send(client, dataclasses.replace(sent, payload=payload, is_ready=True))
+
+    def _may_ask(self, client: Client) -> bool:
+        """May it ask for topics now, or do too many of its requests wait for the server?"""
+        return self._wishes is None or self._wishes.may_ask(client)
 
     @property
     def _is_logged_in(self) -> bool:
@@ -245,7 +254,7 @@ class Upstream:
                 self._want(new)
                 client.topics += new
                 self._wishes_now().when_answered(
-                    names, partial(self._answer_wish, client, record.key)
+                    client, names, partial(self._answer_wish, client, record.key)
                 )
             else:
                 had = [name for name in dict.fromkeys(names) if name in client.topics]
@@ -284,7 +293,7 @@ class Upstream:
         answer = self._requests.answer(payload)
         if answer is None:
             return
-        if not answer.key:
+        if not answer.client.records:
             answer.client.insert_message(message.sequence, answer.payload, message.kind)
             return
         record = wire.Record(
@@ -304,6 +313,8 @@ class Upstream:
         self._requests.forget(client)
         if self._subscribers is not None:
             self._subscribers.forget(client)
+        if self._wishes is not None:
+            self._wishes.forget(client)
         self._give_up([*(client.topics or ()), *client.pending])
 
     def _give_up(self, topics: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ringcast import shm
 
@@ -13,15 +13,20 @@ from ..topics.states import TopicState
 from ..worker.feed import Feed
 from ..worker.subscribing import Verdicts
 
+if TYPE_CHECKING:
+    from .client import Client
+
 __all__ = ["Wishes"]
 
+_UNANSWERED_MAX: Final = 256
+"""Requests of one client that wait for the server at once."""
 _PAUSE_FIRST: Final = 0.001
 _PAUSE_MOST: Final = 0.02
 """Seconds between two looks for the server's answers; they double up to this."""
 
 
 class _Pending(NamedTuple):
-    """Who waits for answers."""
+    """A request that waits for answers."""
 
     verdicts: Verdicts
     done: Callable[[dict[str, str]], None]
@@ -41,7 +46,7 @@ class Wishes:
     def __init__(self, name: str, owner: int | None) -> None:
         self._feed = Feed.attach(name, policy="lossy", label="gateway", owner=owner, topics=[])
         self._counts: Counter[str] = Counter()
-        self._pending: list[_Pending] = []
+        self._pending: dict[Client, list[_Pending]] = {}
         self._looking: asyncio.Task[None] | None = None
 
     @property
@@ -69,11 +74,17 @@ class Wishes:
         if old:
             self._feed.unsubscribe(*old)
 
-    def when_answered(self, names: Iterable[str], done: Callable[[dict[str, str]], None]) -> None:
+    def may_ask(self, client: Client) -> bool:
+        """Do so few requests of a client wait for answers that it may have one more?"""
+        return len(self._pending.get(client, ())) < _UNANSWERED_MAX
+
+    def when_answered(
+        self, client: Client, names: Iterable[str], done: Callable[[dict[str, str]], None]
+    ) -> None:
         """Once the server has answered for all that was wanted just now, call `done` with what is
-        refused, and why. It is not called if the ring ends before."""
+        refused, and why. It is not called if the ring ends before, or the client."""
         verdicts = Verdicts(self._feed, (name for name in names if "*" not in name))
-        self._pending.append(_Pending(verdicts, done))
+        self._pending.setdefault(client, []).append(_Pending(verdicts, done))
         if self._looking is None:
             self._looking = asyncio.create_task(self._look_again())
 
@@ -87,15 +98,29 @@ class Wishes:
 
     def look(self) -> None:
         """Look whether the server has answered."""
-        for pending in list(self._pending):
+        found = [(client, each) for client, waiting in self._pending.items() for each in waiting]
+        for client, pending in found:
             try:
                 is_answered = pending.verdicts.look()
             except shm.RingError:  # it has ended, and so do its clients
-                self._pending.remove(pending)
+                self._take_out(client, pending)
                 continue
-            if is_answered and pending in self._pending:
-                self._pending.remove(pending)
+            if is_answered and self._take_out(client, pending):
                 pending.done(pending.verdicts.reasons)
+
+    def _take_out(self, client: Client, pending: _Pending) -> bool:
+        """It waits no more. False: it had been taken out before."""
+        waiting = self._pending.get(client, [])
+        if pending not in waiting:
+            return False
+        waiting.remove(pending)
+        if not waiting:
+            del self._pending[client]
+        return True
+
+    def forget(self, client: Client) -> None:
+        """A client has gone: it is not answered any more."""
+        self._pending.pop(client, None)
 
     def is_had(self, name: str) -> bool:
         """Does the server send this topic, or does nobody ask it for any?"""

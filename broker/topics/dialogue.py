@@ -153,7 +153,7 @@ class Dialogue:
             ask: what `read` found.
             refused: topics of it that are refused, and why. Unsubscribing is never refused.
             held: all topics that the client has now; only exchanges that answer with a list of
-                them (`Confirmation.LIST`) need it.
+                them (`Confirmation.LIST`) need it. What is no topic of this venue is left out.
 
         Raises:
             ValueError: a topic can't be one of this venue, or requests can't be answered for it.
@@ -174,7 +174,8 @@ class Dialogue:
         if wrong and (self.answering is Answering.WHOLE or not accepted):
             return [self._worded(rules.refused, ask, wrong, refusals[wrong[0]])]
         is_list = self._venue.confirmation is Confirmation.LIST
-        return [self._worded(accepting, ask, [*held] if is_list else accepted)]
+        named = [name for name in held if self._is_name(name)] if is_list else accepted
+        return [self._worded(accepting, ask, named)]
 
     def topics_of_url(
         self, path: str, parameters: Sequence[tuple[str, str]]

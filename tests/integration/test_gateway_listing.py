@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 
 from ringcast import shm
+from ringcast.broker.worker import wire
 from ringcast.shm.broadcast import Writer
 from ringcast.shm.rosters import read_rosters
 from tests.conftest import DEADLINE, eventually, leftovers
@@ -116,6 +117,29 @@ def test_a_client_that_is_slow(gateway: Gateway, writer: Writer) -> None:
         client = eventually(behind, "it has lost messages")
     assert 0 < client["lag"] <= 64
     assert client["messages"] > 0
+
+
+def test_members_of_a_group(gateway: Gateway, writer: Writer) -> None:
+    """What a member has in hand, and what it has been given."""
+    topic = writer.topic("a")
+    with gateway.client("/?group=g&topics=a,b&in_flight=3&label=mine", AS_RECORDS) as client:
+        for _ in range(5):
+            writer.publish(b"x", topic=topic)
+
+        def given(messages: int) -> dict[str, Any]:
+            def look() -> dict[str, Any] | None:
+                (row,) = clients_of(writer.name, 1)
+                return row if row["messages"] == messages else None
+
+            row: dict[str, Any] = eventually(look, f"{messages} messages were given to it")
+            return row
+
+        row = given(3)
+        assert (row["policy"], row["topics"], row["label"]) == ("group", 2, "mine")
+        assert (row["lag"], row["next"], row["lost"]) == (3, 0, 0)
+        done = (wire.Record(wire.RecordType.DONE, sequence=sequence) for sequence in (0, 1, 2))
+        client.send(b"".join(map(wire.encode, done)))
+        assert given(5)["lag"] == 2
 
 
 def test_queues(gateway: Gateway, writer: Writer) -> None:

@@ -99,6 +99,17 @@ def test_what_the_table_says(writer: Writer) -> None:
     assert [row.wanted_by for row in shm.list_topics(writer.name)] == [0, 0]
 
 
+def test_a_reader_that_never_reads_counts_for_the_topics_that_it_names(writer: Writer) -> None:
+    with Reader.attach(writer.name, policy="lossy", topics=["a"]) as reader:
+        writer.topic("a")
+        writer.topic("b")
+        reader.subscribe("b")
+        assert [row.wanted_by for row in shm.list_topics(writer.name)] == [1, 1]
+        reader.unsubscribe("b")
+        assert [row.wanted_by for row in shm.list_topics(writer.name)] == [1, 0]
+    assert [row.wanted_by for row in shm.list_topics(writer.name)] == [0, 0]
+
+
 def test_states_and_reasons(writer: Writer) -> None:
     writer.topic("a")
     for state, reason, kept in [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 import typer.main
 
-from ringcast import Config
+from ringcast import Config, shm
 from ringcast.broker.cli import app
 from ringcast.broker.config import KEYS
+from ringcast.broker.exchange import demo
+from ringcast.shm.broadcast import Reader
 from tests.unit.broker.cli.conftest import executed, lines, run
 
 # ---- serve ---------------------------------------------------------------------------------
@@ -141,6 +144,19 @@ def test_demo_reports_what_each_worker_got(name: str) -> None:
         assert (worker["lost"], worker["whole"]) == (0, True)
         latency = worker["latency_us"]
         assert 0 < latency["p50"] <= latency["p99"] <= latency["p999"]
+
+
+def test_demo_has_topics_and_room_for_those_who_look_on(name: str) -> None:
+    topics: set[str] = set()
+
+    def watch(_status: shm.RingStatus) -> None:
+        topics.update(row.name for row in shm.list_topics(name))
+        with contextlib.ExitStack() as onlookers:
+            for _ in range(8):
+                onlookers.enter_context(Reader.attach(name, policy="lossy"))
+
+    assert demo.run(name, demo.Scenario(seconds=0.5, rate=2000), 1, watch).ok
+    assert {"trade:BTC-USD", "best:BTC-USD"} <= topics
 
 
 def test_demo_reports_a_missing_capture_in_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.unit.broker.cli.conftest import executed, lines, parsed
@@ -25,7 +26,10 @@ def test_one_venue_is_shown() -> None:
     okx = parsed("venues", "okx", "--json")
     assert okx["names"][0] == {"form": "{channel}:{instId:upper}", "example": "trades:BTC-USDT"}
     assert okx["heartbeat"] == {"send": "ping", "every": 20}
+    assert (okx["request_id"], okx["answers_clients"]) == ("/id", True)
+    assert parsed("venues", "bitfinex", "--json")["answers_clients"] is False
     shown = "\n".join(lines("venues", "okx"))
+    assert re.search(r"^answers_clients +yes$", shown, re.MULTILINE)
     assert "wss://ws.okx.com" in shown
     assert "trades:BTC-USDT" in shown
 

@@ -148,6 +148,7 @@ def stand_in(sequence: int) -> SimpleNamespace:
         transport=SimpleNamespace(local=108 * "/", peer="", process=PeerCredentials(7, 0, 0)),
         records=True,
         topics=None,
+        member=None,
         since_ns=1,
     )
 
