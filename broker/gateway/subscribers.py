@@ -89,11 +89,9 @@ class Subscribers:
     def _subscribe(self, client: Client, ask: Ask) -> None:
         assert client.topics is not None
         new = [n for n in ask.names if n not in client.topics and n not in client.pending]
-        if self._read_only:
-            refused = [name for name in new if not self._wishes.is_had(name)]
-            if refused:
-                self._answer(client, ask, dict.fromkeys(refused, READ_ONLY))
-                return
+        if self._read_only and not all(self._wishes.is_had(name) for name in new):
+            self._answer(client, ask, dict.fromkeys(ask.names, READ_ONLY))
+            return
         try:
             self._wishes.want(new, snapshot=True)
         except (shm.RingError, ValueError) as error:
@@ -150,7 +148,7 @@ class Subscribers:
     def snapshot_comes(self, message: Addressed, payload: bytes) -> None:
         """A snapshot that was asked for by a request of its own. It does not say which client is
         meant: all that have asked for one get it, as a state that is newer than theirs."""
-        for client in self._want_snapshots:
+        for client in list(self._want_snapshots):
             client.insert_message(message.sequence, payload, message.kind)
 
     def _answer(

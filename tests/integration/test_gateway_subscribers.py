@@ -322,8 +322,8 @@ def test_read_only_programs_get_what_is_subscribed(name: str, tmp_path: Path) ->
         attach(name, topics=[there], timeout=DEADLINE),
     ):
         one = Program("okx", path)
-        one.ask(other)
-        assert "read-only" in str(one.client.message())
+        one.ask(there, other)
+        assert all("read-only" in str(message) for message in one.client.messages(2))
         one.subscribe(there)
         server.publish(there)
         assert json.loads(one.client.message()) == _data("okx", there, 1)
