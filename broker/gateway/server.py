@@ -331,13 +331,13 @@ class Gateway:
                 self._lost(source, sequence, "the connection to the server was lost")
 
     def _look_at_answers(self, source: Source) -> None:
+        addressed = source.fanout.take_addressed()
+        if self._upstream is None or source is not self._main:  # other sources see the same ones
+            return
         # all are read before one is acted on, as above
-        found = [
-            (each, source.fanout.payload(each.sequence)) for each in source.fanout.take_addressed()
-        ]
-        if self._upstream is not None and source is self._main:  # other sources see the same ones
-            for message, payload in found:
-                self._upstream.answered(message, payload)
+        found = [(each, source.fanout.payload(each.sequence)) for each in addressed]
+        for message, payload in found:
+            self._upstream.answered(message, payload)
 
     def _lost(self, source: Source, sequence: int, why: str) -> None:
         """Plain clients end before this message, as their own connections would have. Not members
