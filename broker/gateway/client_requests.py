@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..topics._scan import make_request_id
-from ..topics.request_counters import OPEN_MAX, RequestCounters
+from ..topics.request_counters import OPEN_MAX, Numbered, RequestCounters
 from ..topics.requests import IdPlace
 
 if TYPE_CHECKING:
@@ -27,9 +26,9 @@ _OF_ONE_MAX: Final = 1024
 
 
 class _Asked(NamedTuple):
-    """A request: the id that it had, as the client spelled it, and the client's number for it."""
+    """A request, and the client's number for it."""
 
-    original: bytes | None
+    request: Numbered
     key: int
 
 
@@ -95,22 +94,17 @@ class ClientRequests:
         """
         if self._place is None:
             raise ValueError("the manager knows no ids: configure request_id, or a venue that does")
-        open_one = self._counter_of(client, key) if key else None
+        open_one = self._asked_as(client, key) if key else None
         if open_one is not None:
-            return self._place.readdress(payload, self._number(open_one)).payload
-        counter = self._counters.take()
-        try:
-            changed = self._place.readdress(payload, self._number(counter))
-        except ValueError:
-            self._counters.give_up(counter)
-            raise
-        if changed.original is None and not key:
-            self._counters.give_up(counter)
+            return self._place.readdress(payload, open_one.number).payload
+        new = self._counters.readdress(self._place, payload, self._slot, self._generation)
+        if new.original is None and not key:
+            self._counters.give_up(new.counter)
             return payload
         self._make_room(client)
-        self._clients[counter] = client
-        self._asked.setdefault(client, {})[counter] = _Asked(changed.original, key)
-        return changed.payload
+        self._clients[new.counter] = client
+        self._asked.setdefault(client, {})[new.counter] = _Asked(new, key)
+        return new.payload
 
     def answer(self, payload: bytes) -> ClientAnswer | None:
         """Whose answer this is; None: nobody's any more."""
@@ -123,25 +117,22 @@ class ClientRequests:
         client = self._clients[counter]
         asked = self._asked[client].pop(counter)
         self._asked[client][counter] = asked
-        return ClientAnswer(client, found.restored(payload, asked.original), asked.key)
+        return ClientAnswer(client, found.restored(payload, asked.request.original), asked.key)
 
     def end(self, client: Client, key: int) -> None:
         """A client wants no more answers to what it numbered so."""
-        counter = self._counter_of(client, key)
-        if counter is not None:
-            self._forget(client, counter)
+        request = self._asked_as(client, key)
+        if request is not None:
+            self._forget(client, request.counter)
 
     def forget(self, client: Client) -> None:
         """A client has gone."""
         for counter in list(self._asked.get(client, ())):
             self._forget(client, counter)
 
-    def _number(self, counter: int) -> int:
-        return make_request_id(self._slot, self._generation, counter)
-
-    def _counter_of(self, client: Client, key: int) -> int | None:
+    def _asked_as(self, client: Client, key: int) -> Numbered | None:
         asked = self._asked.get(client, {})
-        return next((counter for counter, each in asked.items() if each.key == key), None)
+        return next((each.request for each in asked.values() if each.key == key), None)
 
     def _make_room(self, client: Client) -> None:
         if len(self._asked.get(client, ())) >= _OF_ONE_MAX:

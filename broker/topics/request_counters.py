@@ -6,15 +6,34 @@ answered, once or for ever, so it is not used again for as long as can be rememb
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ._scan import REQUEST_COUNTERS
+from ._scan import REQUEST_COUNTERS, make_request_id
 
-__all__ = ["OPEN_MAX", "RequestCounters"]
+if TYPE_CHECKING:
+    from .requests import IdPlace
+
+__all__ = ["OPEN_MAX", "Numbered", "RequestCounters"]
 
 OPEN_MAX: Final = REQUEST_COUNTERS // 2
 """Requests that wait for answers at once."""
 _GIVEN_UP_MAX: Final = REQUEST_COUNTERS // 4
+
+
+class Numbered(NamedTuple):
+    """A request that bears an id of its requester's.
+
+    Attributes:
+        counter: in the id.
+        number: the id.
+        payload: the request.
+        original: the id that it had, as it was spelled; None if it had none.
+    """
+
+    counter: int
+    number: int
+    payload: bytes
+    original: bytes | None
 
 
 class RequestCounters:
@@ -25,8 +44,19 @@ class RequestCounters:
         self._given_up: dict[int, None] = {}  # those heard of last are at the end
         self._last = -1
 
-    def take(self) -> int:
-        """A counter for a new request."""
+    def readdress(self, place: IdPlace, payload: bytes, slot: int, generation: int) -> Numbered:
+        """A new request, with an id that no other has, and that says which reader gets the answers.
+        Raises as `IdPlace.readdress` does."""
+        counter = self._take()
+        number = make_request_id(slot, generation, counter)
+        try:
+            changed = place.readdress(payload, number)
+        except ValueError:
+            self.give_up(counter)
+            raise
+        return Numbered(counter, number, changed.payload, changed.original)
+
+    def _take(self) -> int:
         counter = (self._last + 1) % REQUEST_COUNTERS
         while counter in self._open or counter in self._given_up:  # at most three of four are
             counter = (counter + 1) % REQUEST_COUNTERS

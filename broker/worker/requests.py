@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Final
 from ringcast import shm
 from ringcast.shm import broadcast
 
-from ..topics._scan import make_request_id
-from ..topics.request_counters import OPEN_MAX, RequestCounters
+from ..topics.request_counters import OPEN_MAX, Numbered, RequestCounters
 from .answers import Answer, Following, OneAnswer, Payload, Sink, encoded_request, no_answer
 from .deadlines import check_timeout, deadline, seconds_to
 from .sending import MessageSender
@@ -41,10 +40,7 @@ _OPEN_MAX: Final = OPEN_MAX // 2
 class _Request:
     """One that waits for answers."""
 
-    counter: int
-    number: int
-    payload: bytes
-    original: bytes | None
+    sent: Numbered
     sink: Sink
 
 
@@ -89,7 +85,7 @@ class Requests:
         one = OneAnswer()
         request = self._begin(encoded_request(payload), self._place_of(state), one)
         try:
-            self._messages.send(request.payload, shm.Kind.TEXT, seconds_to(until))
+            self._messages.send(request.sent.payload, shm.Kind.TEXT, seconds_to(until))
             try:
                 return one.future.result(seconds_to(until))
             except TimeoutError:
@@ -107,7 +103,7 @@ class Requests:
         one = OneAnswer()
         request = await self._abegin(payload, state, one)
         try:
-            await self._messages.asend(request.payload, shm.Kind.TEXT, seconds_to(until))
+            await self._messages.asend(request.sent.payload, shm.Kind.TEXT, seconds_to(until))
             try:
                 async with asyncio.timeout(seconds_to(until)):
                     return await asyncio.wrap_future(one.future)
@@ -121,7 +117,7 @@ class Requests:
         following = Following()
         request = self._begin(encoded_request(payload), self._place_of(state), following)
         try:
-            self._messages.send(request.payload, shm.Kind.TEXT, seconds_to(until))
+            self._messages.send(request.sent.payload, shm.Kind.TEXT, seconds_to(until))
         except BaseException:
             self._end(request)
             raise
@@ -134,7 +130,7 @@ class Requests:
         following = Following()
         request = await self._abegin(payload, state, following)
         try:
-            await self._messages.asend(request.payload, shm.Kind.TEXT, seconds_to(until))
+            await self._messages.asend(request.sent.payload, shm.Kind.TEXT, seconds_to(until))
         except BaseException:
             self._end(request)
             raise
@@ -144,7 +140,7 @@ class Requests:
         def send(payload: Payload) -> int:
             place = self._place
             assert place is not None  # the request had one
-            changed = place.readdress(encoded_request(payload), request.number).payload
+            changed = place.readdress(encoded_request(payload), request.sent.number).payload
             return self._messages.send(changed, shm.Kind.TEXT, None)
 
         following.began(send, lambda: self._end(request))
@@ -184,22 +180,15 @@ class Requests:
                 raise self._ended
             if len(self._open) >= _OPEN_MAX:
                 raise shm.RingFull(f"{_OPEN_MAX} requests of this feed wait for their answers")
-            counter = self._counters.take()
-            number = make_request_id(reader.slot, reader.generation, counter)
-            try:
-                changed, original = place.readdress(payload, number)
-            except ValueError:
-                self._counters.give_up(counter)
-                raise
-            request = _Request(counter, number, changed, original, sink)
-            self._open[counter] = request
+            sent = self._counters.readdress(place, payload, reader.slot, reader.generation)
+            request = self._open[sent.counter] = _Request(sent, sink)
         return request
 
     def _end(self, request: _Request) -> None:
         """Nobody waits for its answers any more."""
         with self._lock:
-            if self._open.pop(request.counter, None) is not None:
-                self._counters.give_up(request.counter)
+            if self._open.pop(request.sent.counter, None) is not None:
+                self._counters.give_up(request.sent.counter)
 
     # -- answers
 
@@ -217,9 +206,9 @@ class Requests:
                     self._counters.heard(found.id.counter)
                 return
             if request.sink.is_for_one:
-                del self._open[request.counter]
-                self._counters.give_up(request.counter)
-        restored = found.restored(payload, request.original)
+                del self._open[request.sent.counter]
+                self._counters.give_up(request.sent.counter)
+        restored = found.restored(payload, request.sent.original)
         request.sink.deliver(Answer(restored, message.sequence, message.time_ns, message.kind))
 
     def _missed(self, count: int) -> None:
