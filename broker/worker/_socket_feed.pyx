@@ -31,6 +31,8 @@ import numpy
 from ringcast import shm
 from ringcast.shm._endpoint import KINDS
 
+from .wire import Record
+
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *) noexcept
 
@@ -636,14 +638,14 @@ cdef class Receiver:
         elif kind == GAP:
             self.miss(u64(at + 32))
         else:
-            self._record(kind, u64(at + 8), u64(at + 24), payload, u64(at + 16), u16(at + 6))
+            self._record(Record(kind, payload, u16(at + 6), u64(at + 8), u64(at + 16), u64(at + 24)))
             return 0
         if self.placed and u64(at + 8) > self.next:
             self.next = u64(at + 8)
         return 0
 
-    def _record(self, int kind, sequence, key, payload, time_ns, message_kind) -> None:
-        """A record that is neither a message nor of a topic or a gap has come."""
+    def _record(self, record) -> None:
+        """A `wire.Record` that is neither a message nor of a topic or a gap has come."""
 
     def _control(self, int opcode, payload) -> None:
         """A control frame has come."""

@@ -36,7 +36,7 @@ from .deadlines import deadline, seconds_to
 from .gateway_link import OPEN_TIMEOUT, Link, Query, open_link
 from .socket_requests import SocketRequests
 from .tickets import Tickets
-from .wire import Hello, RecordType, WireError
+from .wire import Hello, Record, RecordType, WireError
 
 __all__ = ["GatewayConnection"]
 
@@ -219,29 +219,23 @@ class GatewayConnection(Receiver):
 
     # -- what is not a message; called while messages are looked for
 
-    def _record(
-        self,
-        kind: int,
-        sequence: int,
-        key: int,
-        payload: bytes,
-        time_ns: int,
-        message_kind: int,
-    ) -> None:
-        match kind:
+    def _record(self, record: Record) -> None:
+        payload = bytes(record.payload)
+        match record.type:
             case RecordType.HELLO:
-                self._greeted(sequence, payload)
+                self._greeted(record.sequence, payload)
             case RecordType.STATE:
                 self._note = payload
             case RecordType.ACK:
-                self._tickets.settle(key, None)
+                self._tickets.settle(record.key, None)
             case RecordType.REFUSED:
                 why = str(payload, "utf-8", "replace")
-                if not self._requests.refused(key, why):
-                    self._tickets.settle(key, why)
+                if not self._requests.refused(record.key, why):
+                    self._tickets.settle(record.key, why)
             case RecordType.ANSWER:
-                answer = Answer(payload, sequence, time_ns, shm.Kind(message_kind))
-                self._requests.answer(key, answer)
+                kind = shm.Kind(record.kind)
+                answer = Answer(payload, record.sequence, record.time_ns, kind)
+                self._requests.answer(record.key, answer)
             case RecordType.ENDED:
                 self._ended = True
                 self._why = str(payload, "utf-8", "replace")

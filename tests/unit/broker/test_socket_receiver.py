@@ -64,18 +64,11 @@ class Fed(Receiver):
         self._feed(piece)
         return True
 
-    def _record(
-        self,
-        kind: int,
-        sequence: int,
-        _key: int,
-        payload: bytes,
-        _time_ns: int,
-        _message_kind: int,
-    ) -> None:
-        self.records.append(kind)
-        if kind == RecordType.HELLO:
-            self._greet(sequence, Hello.decode(payload).max_message, same=True)
+    def _record(self, record: Record) -> None:
+        self.records.append(record.type)
+        if record.type == RecordType.HELLO:
+            hello = Hello.decode(record.payload)
+            self._greet(record.sequence, hello.max_message, same=True)
 
     def _control(self, opcode: int, payload: bytes) -> None:
         self.controls.append((opcode, payload))
