@@ -223,7 +223,7 @@ class Client:
 
     def _readable(self) -> None:
         for _ in range(READS):
-            self._look_whether_to_read()
+            self.look_whether_to_read()
             if not self._reads or self._fd < 0:
                 return
             try:
@@ -244,7 +244,7 @@ class Client:
             self._handle()
             if not data:
                 self._has_ended = True
-                self._look_whether_to_read()
+                self.look_whether_to_read()
                 if self.outlet is None:
                     self.drop()
                 return
@@ -355,7 +355,7 @@ class Client:
         rest = sent if self._waiting else self._host.received(self, sent)
         if rest is not None:
             self._waiting.append(rest)
-            self._look_whether_to_read()
+            self.look_whether_to_read()
 
     def retry(self) -> None:
         """There may be room for what it has sent."""
@@ -365,9 +365,9 @@ class Client:
                 self._waiting[0] = rest
                 return
             del self._waiting[:1]
-        self._look_whether_to_read()
+        self.look_whether_to_read()
 
-    def _look_whether_to_read(self) -> None:
+    def look_whether_to_read(self) -> None:
         """Nothing is read while there is no room for what has come, or while the client does not
         take what it has been answered."""
         reads = not self._waiting and not self._is_stuffed and not self._has_ended
@@ -382,10 +382,6 @@ class Client:
     @property
     def _is_stuffed(self) -> bool:
         return self.outlet is not None and self.outlet.pending > _UNTAKEN_MOST
-
-    def took(self) -> None:
-        """Its socket may have taken something."""
-        self._look_whether_to_read()
 
     def try_send(self, sent: Upward) -> int | None:
         """Send what has come up to the manager; call again with the same until there is a ticket.

@@ -358,7 +358,7 @@ class Gateway:
             client = source.clients.get(outlet)
             if client is None:  # it has gone meanwhile
                 continue
-            client.took()
+            client.look_whether_to_read()
             if what == _fanout.MORE:
                 again = True
             elif what == _fanout.BLOCKED:
