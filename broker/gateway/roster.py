@@ -33,7 +33,7 @@ _PAUSE: Final = 1.0
 _AT_ONCE: Final = 64
 """Clients that are written down before the gateway goes on with its work."""
 _LISTED_MAX: Final = 1000
-"""Bounds what a roster costs: 6 microseconds for each, measured."""
+"""Bounds what a roster costs."""
 _TEXT_MAX: Final = 256
 """Characters of a text; the longest path of a Unix socket has 108 bytes."""
 _NUMBER_MAX: Final = 2**64 - 1
